@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint types clean
+
+quickstart: .venv/installed      ## prune an MLP at initialization, restore isometry, train it, test it; no download
+	$(BIN)/spl fit --config configs/quickstart.yaml
+
+test: .venv/installed-dev        ## the whole test suite
+	$(BIN)/pytest -n 2
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("spl needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --upgrade pip
+	$(BIN)/pip install --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
