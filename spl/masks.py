@@ -1,0 +1,172 @@
+"""Masks: which weights of a network are alive."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from spl.errors import InputError
+
+
+def top_k(scores: Mapping[str, Tensor], keep: int) -> "Masks":
+    """Keep exactly the `keep` largest of all scores together.
+
+    A k-th value found by selection replaces a threshold comparison, because `score >= threshold` keeps
+    too many of equal scores and `>` too few. Among equal scores the earlier one wins, in the order of the
+    mapping and then of the flattened tensor, so the result is the same on every device, and the masks of
+    a smaller `keep` are contained in those of a larger one.
+
+    Args:
+        scores: one real tensor of any shape per parameter name; a larger score is kept first.
+        keep: how many scores to keep, from 0 to their number.
+
+    Raises:
+        InputError: a score is NaN or infinite; the message names the layer.
+        ValueError: `keep` is out of range.
+    """
+    check_finite(scores)
+    flat = torch.cat([score.detach().flatten() for score in scores.values()])
+    if not 0 <= keep <= flat.numel():
+        raise ValueError(f"keep must lie in [0, {flat.numel()}], got {keep}")
+    alive = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    if keep:
+        threshold = flat.kthvalue(flat.numel() - keep + 1).values
+        alive = flat > threshold
+        ties = (flat == threshold).nonzero().flatten()
+        alive[ties[: keep - int(alive.sum())]] = True
+    parts = torch.split(alive, [score.numel() for score in scores.values()])
+    return Masks(
+        {name: part.view(score.shape).clone() for (name, score), part in zip(scores.items(), parts, strict=True)}
+    )
+
+
+def check_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise an `InputError` that names the first layer with a NaN or infinite score."""
+    for name, score in scores.items():
+        bad = int((~torch.isfinite(score)).sum())
+        if bad:
+            raise InputError(
+                f"{name}: {bad} of {score.numel()} saliency scores are NaN or infinite. Check the initialization "
+                "(too large a variance overflows) and the scoring data."
+            )
+
+
+class Masks(Mapping[str, Tensor]):
+    """One bool tensor per pruned parameter, keyed by the parameter's full name: True where a weight is kept.
+
+    Args:
+        tensors: bool tensors in the shapes of the parameters that they belong to.
+
+    Raises:
+        InputError: a tensor is not bool.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor) or tensor.dtype != torch.bool:
+                kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise InputError(f"The mask of {name} must be a bool tensor, got {kind}.")
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} parameters, kept {self.kept} of {self.size}, sparsity {self.sparsity:.4f})"
+
+    @property
+    def size(self) -> int:
+        """m, the number of weights under a mask."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def kept(self) -> int:
+        """κ, the number of weights alive."""
+        return sum(int(mask.sum()) for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """1 − κ/m, the share of weights removed."""
+        return 1.0 - self.kept / self.size
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """The share of weights removed, by parameter name."""
+        return {name: 1.0 - int(mask.sum()) / mask.numel() for name, mask in self.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of names, shapes and bits: equal masks, equal digests, on any device."""
+        sha = hashlib.sha256()
+        for name, mask in sorted(self.items()):
+            sha.update(f"{name}{tuple(mask.shape)}".encode())
+            sha.update(mask.cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    def to(self, device: torch.device | str) -> "Masks":
+        """The same masks on another device."""
+        return Masks({name: mask.to(device) for name, mask in self.items()})
+
+    def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise an `InputError` that names every mask without a parameter of its name and shape."""
+        wrong = []
+        for name, mask in self.items():
+            if name not in parameters:
+                wrong.append(f"{name} (no such parameter)")
+            elif parameters[name].shape != mask.shape:
+                wrong.append(f"{name} (mask {tuple(mask.shape)}, weights {tuple(parameters[name].shape)})")
+        if wrong:
+            raise InputError(
+                "The masks do not fit the network: " + ", ".join(wrong) + ". Use the network that the masks were "
+                "made for: the `config.yaml` beside the checkpoint's folder names it."
+            )
+
+    @torch.no_grad()
+    def apply_(self, parameters: Mapping[str, Tensor]) -> None:
+        """Set every pruned weight to exactly 0.0, in place; NaN and inf too, which a product would keep."""
+        self.check_fits(parameters)
+        for name, mask in self.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+
+    def revived(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many pruned weights are not exactly 0.0 (NaN included), by name; empty where all are."""
+        counts = {
+            name: int((parameters[name].detach()[~mask.to(parameters[name].device)] != 0).sum())
+            for name, mask in self.items()
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+class BoundMasks:
+    """Masks bound to the parameters of one network, as float factors for one fused product over all layers.
+
+    Bool masks are what is stored; a bool factor costs 2.4 to 3.5 times a float one per product on a CPU.
+
+    Args:
+        masks: what is kept.
+        parameters: the parameters of the network by name; the factors take their devices and dtypes.
+    """
+
+    def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
+        masks.check_fits(parameters)
+        self.parameters = [parameters[name] for name in masks]
+        self.factors = [masks[name].to(parameters[name]) for name in masks]
+
+    def mask_gradients_(self) -> None:
+        """Multiply the gradients by the masks, in place; parameters without a gradient are left out."""
+        live = [(p.grad, f) for p, f in zip(self.parameters, self.factors, strict=True) if p.grad is not None]
+        if live:
+            _multiply_([g for g, _ in live], [f for _, f in live])
+
+    def mask_weights_(self) -> None:
+        """Multiply the weights by the masks, in place."""
+        _multiply_([p.detach() for p in self.parameters], self.factors)
+
+
+def _multiply_(tensors: Iterable[Tensor], factors: Iterable[Tensor]) -> None:
+    torch._foreach_mul_(list(tensors), list(factors))

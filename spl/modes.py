@@ -1,0 +1,43 @@
+"""Looking at a network without leaving a trace."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNormMode = Literal["eval", "batch"]
+
+
+@contextmanager
+def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterator[None]:
+    """Put `network` into evaluation mode and leave it afterwards exactly as it was found.
+
+    Restored are each module's own mode, all buffers bit for bit (BatchNorm statistics) and the random
+    streams. A compiled network runs eagerly inside, so that its backward pass can be taken more than once.
+
+    Args:
+        network: any module.
+        batch_norm: `eval` normalizes by the running statistics, which at initialization are mean 0 and
+            variance 1 (the paper's choice); `batch` by the statistics of each batch.
+    """
+    modes = {module: module.training for module in network.modules()}
+    buffers = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
+    devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+        try:
+            network.eval()
+            if batch_norm == "batch":
+                for module in network.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.train()
+            with torch.compiler.set_stance("force_eager"), torch.enable_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(buffers[name])
