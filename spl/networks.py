@@ -1,0 +1,94 @@
+"""The paper's fully connected networks, from stock layers."""
+
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+from spl.errors import InputError
+
+Activation = Literal["linear", "tanh", "relu", "leaky_relu", "selu"]
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "linear": nn.Identity,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "selu": nn.SELU,
+}
+
+
+def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str, nn.Module]:
+    """Linear layers fc1, fc2, … between `sizes` units, an activation after each but the last."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
+        layers[f"fc{i}"] = nn.Linear(fan_in, fan_out)
+        if i < len(sizes) - 1:
+            layers[f"act{i}"] = _ACTIVATIONS[activation]()
+    return layers
+
+
+class FullyConnected(nn.Sequential):
+    """Linear layers on flattened inputs: [N, ...] → [N, out_features].
+
+    Args:
+        sizes: number of units from the input to the output, two at least.
+        activation: what stands between the layers.
+    """
+
+    def __init__(self, sizes: list[int], activation: Activation) -> None:
+        if activation not in _ACTIVATIONS:
+            raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}.")
+        if min(sizes) < 1:
+            raise InputError(f"Every layer needs at least one unit, got sizes {sizes}.")
+        super().__init__(fully_connected(sizes, activation))
+        self.in_features = sizes[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, out_features] of inputs [N, ...] with in_features numbers each."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.in_features:
+            raise InputError(
+                f"{type(self).__name__} takes {self.in_features} numbers per example, got inputs of shape "
+                f"{tuple(x.shape)}, {flat.shape[1]} each: set in_features={flat.shape[1]}."
+            )
+        logits: Tensor = super().forward(flat)  # type: ignore[no-untyped-call]
+        return logits
+
+
+class MLP(FullyConnected):
+    """Multi-layer perceptron of equal width: MLP-7 of the paper has 130,010 parameters.
+
+    Args:
+        depth: number of weight layers, K of MLP-K.
+        width: units in each hidden layer.
+        activation: linear (none), tanh, relu, leaky_relu or selu.
+        in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
+        out_features: number of classes.
+    """
+
+    def __init__(
+        self,
+        depth: int = 7,
+        width: int = 100,
+        activation: Activation = "tanh",
+        in_features: int = 784,
+        out_features: int = 10,
+    ) -> None:
+        if depth < 1:
+            raise InputError(f"depth must be at least 1, got {depth}.")
+        super().__init__([in_features] + [width] * (depth - 1) + [out_features], activation)
+
+
+class LeNet300(FullyConnected):
+    """LeNet-300-100: two hidden layers of 300 and 100 units; 266,610 parameters on MNIST.
+
+    Args:
+        activation: linear (none), tanh, relu, leaky_relu or selu.
+        in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
+        out_features: number of classes.
+    """
+
+    def __init__(self, activation: Activation = "tanh", in_features: int = 784, out_features: int = 10) -> None:
+        super().__init__([in_features, 300, 100, out_features], activation)
