@@ -1,0 +1,94 @@
+"""Jacobian singular values (JSV): how faithfully a network carries signals from its input to its logits."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spl.errors import InputError
+from spl.modes import BatchNormMode, undisturbed
+
+
+def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_norm: BatchNormMode = "eval") -> Tensor:
+    """Singular values of ∂logits/∂input at each example: [N, ...] → float64 [N, min(C, D)] on the CPU, descending.
+
+    Exact. One forward and C backward passes serve a whole chunk of examples: in evaluation mode no example's
+    logits depend on another's input, so the gradient of a column's sum is that column's gradient at each. The C×D
+    Jacobians are reduced to triangles by QR, and the squares of the triangles' singular values are eigenvalues in
+    float64: the error is that of the network's own arithmetic, about 1e-7 of the largest value in float32.
+
+    Args:
+        network: maps [N, ...] to logits [N, C]; left as it was found.
+        inputs: N examples, as the network takes them, on its device.
+        chunk: examples at a time; memory grows with chunk · C · D.
+        batch_norm: see `spl.modes.undisturbed`; `batch` couples examples, and is then an approximation.
+
+    Raises:
+        InputError: the output is not [N, C].
+    """
+    with undisturbed(network, batch_norm):
+        return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in torch.split(inputs, chunk)])
+
+
+def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
+    """∂logits/∂input: [n, ...] → [n, C, D]."""
+    inputs = inputs.detach().requires_grad_()
+    logits = network(inputs)
+    if logits.ndim != 2 or len(logits) != len(inputs):
+        raise InputError(
+            f"The Jacobian spectrum needs logits of shape [N, classes], got {tuple(logits.shape)} from inputs of "
+            f"shape {tuple(inputs.shape)}."
+        )
+    classes = logits.shape[1]
+    jacobian: Tensor = logits.new_empty(len(inputs), classes, inputs[0].numel())
+    for k, column in enumerate(logits.unbind(1)):
+        (gradient,) = torch.autograd.grad(column.sum(), inputs, retain_graph=k < classes - 1)
+        jacobian[:, k] = gradient.flatten(1)
+    return jacobian
+
+
+def _triangle_values(jacobian: Tensor) -> Tensor:
+    """Singular values of each matrix [n, C, D], descending, in float64 on the CPU; NaN where it is not finite."""
+    tall = jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian
+    triangle = torch.linalg.qr(tall, mode="r").R.cpu().double()
+    finite = triangle.isfinite().all(-1).all(-1)
+    values = torch.full(triangle.shape[:-1], math.nan, dtype=torch.float64)
+    squares = torch.linalg.eigvalsh(triangle[finite].mT @ triangle[finite])
+    values[finite] = squares.clamp(min=0).sqrt().flip(-1)
+    return values
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Statistics over the Jacobian singular values of all examples together.
+
+    Attributes:
+        mean: their mean, 1 under dynamical isometry.
+        std: their standard deviation (of the population, as in the reference).
+        max: the largest of all.
+        min: the smallest of all.
+        condition: max / min; infinite where min is 0.
+    """
+
+    mean: float
+    std: float
+    max: float
+    min: float
+    condition: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Spectrum":
+        """The statistics of singular values of any shape."""
+        largest, smallest = float(values.max()), float(values.min())
+        return cls(
+            mean=float(values.mean()),
+            std=float(values.std(correction=0)),
+            max=largest,
+            min=smallest,
+            condition=largest / smallest if smallest else math.inf,
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """The statistics by name."""
+        return asdict(self)
