@@ -1,0 +1,111 @@
+"""ImageDataModule: what the image data sets share. uint8 in memory, prepared on the device in whole batches."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spl.data.tensors import Batch, ImageTensors, TrainLoader, whole_batches
+from spl.errors import InputError
+
+_EVALUATION_BATCH = 1000
+
+
+class ImageDataModule(LightningDataModule):
+    """Train, validation and test images of one data set.
+
+    A tenth of the training images is held out for validation (the paper's split) by a fixed permutation that no
+    seed changes, so validation images are the same in every run. `seed_everything` and the epoch decide the
+    training order; a checkpoint keeps it.
+
+    Args:
+        batch_size: training examples per step and process.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self, batch_size: int = 100) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+        self.batch_size = batch_size
+        self.seed = 0
+        self.train: ImageTensors | None = None
+        self.val: ImageTensors | None = None
+        self.test: ImageTensors | None = None
+
+    @abstractmethod
+    def load(self) -> tuple[ImageTensors, ImageTensors]:
+        """The whole training and test images, read and checked."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images and split the training ones, once."""
+        if self.train is None:
+            self.seed = torch.initial_seed() % 2**31
+            train, self.test = self.load()
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+            held_out = len(train) // 10
+            self.val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
+            self.train = ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]])
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled training batches, each process its share."""
+        trainer = self.trainer
+        if trainer is None:
+            return TrainLoader(self._split("train"), self.batch_size, self.seed, rank=0, world_size=1)
+        self.seed = trainer.strategy.broadcast(self.seed)  # ranks that nobody seeded have different ones
+        return TrainLoader(self._split("train"), self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
+
+    def scoring_dataloader(self, seed: int = 0) -> DataLoader[Batch]:
+        """The training split in an order decided by `seed`, the same in every process, for scores and spectra."""
+        generator = torch.Generator().manual_seed(seed)
+        return whole_batches(self._split("train"), self.batch_size, shuffle=True, generator=generator)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The images held out of the training ones."""
+        return whole_batches(self._split("val"), _EVALUATION_BATCH)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The data set's own test images."""
+        return whole_batches(self._split("test"), _EVALUATION_BATCH)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test images."""
+        return self.test_dataloader()
+
+    def _split(self, name: str) -> ImageTensors:
+        if self.train is None:
+            self.prepare_data()
+            self.setup()
+        split: ImageTensors = getattr(self, name)
+        return split
+
+    def state_dict(self) -> dict[str, int]:
+        """The seed of the training order and of augmentation."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take up the order of the run that is resumed."""
+        self.seed = state_dict["seed"]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalize, and while training augment, a whole batch on its device."""
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            # a stream of its own per step and rank: a resumed run draws what the uninterrupted one drew
+            step = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
+            images = self.augment(images, torch.Generator(images.device).manual_seed(self.seed + 7919 * step))
+        return self.normalize(images), labels
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Random changes to a batch of training images; none unless a data set says so."""
+        return images
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] → float32 with mean 0 and variance 1 per channel over the training images."""
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std

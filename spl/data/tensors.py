@@ -1,0 +1,97 @@
+"""Whole batches from tensors in memory, and a training order that a resumed run finds again."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageTensors(Dataset[Batch]):
+    """Images and labels in memory, fetched a batch at a time by one indexing operation.
+
+    Args:
+        images: uint8 [N, channels, height, width].
+        labels: int64 [N].
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch: what the stock DataLoader calls instead of one `__getitem__` per example."""
+        chosen = torch.tensor(indices)
+        return self.images[chosen], self.labels[chosen]
+
+
+def whole_batches(dataset: ImageTensors, batch_size: int, **options: Any) -> DataLoader[Batch]:
+    """The stock DataLoader over whole batches; further options are its own."""
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=_identity, **options)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+class EpochOrder(DistributedSampler[int]):
+    """A shuffle decided by (seed, epoch) alone, cut over the ranks, that can begin in the middle."""
+
+    start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.start, None)
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Shuffled whole batches whose position is saved in a checkpoint, so that a resumed epoch goes on where it was.
+
+    Lightning keeps the state of loaders that have `state_dict` and `load_state_dict`.
+
+    Args:
+        dataset: what to draw from.
+        batch_size: examples per batch and rank.
+        seed: of the shuffle.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, dataset: ImageTensors, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.order = EpochOrder(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
+        super().__init__(
+            dataset,
+            batch_sampler=BatchSampler(self.order, batch_size, drop_last=False),
+            collate_fn=_identity,
+            pin_memory=torch.cuda.is_available(),
+        )
+        self._examples_per_batch = batch_size
+        self._position = {"epoch": 0, "batches": 0}
+        self._resume_from: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        resume, self._resume_from = self._resume_from, None
+        done = resume["batches"] if resume and resume["epoch"] == self.order.epoch else 0
+        self.order.start = done * self._examples_per_batch
+        self._position = {"epoch": self.order.epoch, "batches": done}
+        for batch in super().__iter__():
+            self._position["batches"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and number of batches of it that were drawn."""
+        return dict(self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass at `state`, where it is of the same epoch."""
+        self._resume_from = dict(state)
+        self._position = dict(state)
