@@ -1,0 +1,9 @@
+"""Callbacks: prune and correct before fit, measure signal propagation, report, stop safely."""
+
+from spl.callbacks.interrupt import SafeInterrupt
+from spl.callbacks.jacobian_spectrum import JacobianSpectrum
+from spl.callbacks.prune_at_init import PruneAtInit
+from spl.callbacks.stages import StageListener
+from spl.callbacks.summary import Summary
+
+__all__ = ["JacobianSpectrum", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]

@@ -1,0 +1,123 @@
+"""JacobianSpectrum: measures signal propagation before and during training, and logs it."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+
+from spl import tensorboard
+from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.prune_at_init import PruneAtInit
+from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.callbacks.stages import Stage, StageListener
+from spl.errors import InputError
+from spl.figures import compare_spectra
+from spl.jacobian import Spectrum, singular_values
+from spl.modes import BatchNormMode
+from spl.module import SparseClassifier
+
+
+class JacobianSpectrum(StageListener):
+    """Singular values of the input-output Jacobian: dense, pruned, corrected, and while the network trains.
+
+    Logs `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a picture of the
+    three stages, which is also saved as `spectra.png` beside the logs.
+
+    Args:
+        examples: number of training examples to measure at; null for all.
+        every_n_epochs: how often to measure during training; null for never.
+        batch_norm: BatchNorm while measuring: running statistics (eval) or those of each batch (batch).
+        chunk: examples at a time; lower it when memory runs out.
+    """
+
+    def __init__(
+        self,
+        examples: int | None = 1000,
+        every_n_epochs: int | None = 1,
+        batch_norm: BatchNormMode = "eval",
+        chunk: int = 250,
+    ) -> None:
+        for name, value in (("examples", examples), ("every_n_epochs", every_n_epochs), ("chunk", chunk)):
+            if value is not None and value < 1:
+                raise InputError(f"spectrum: {name} must be at least 1, got {value}.")
+        self.examples = examples
+        self.every_n_epochs = every_n_epochs
+        self.batch_norm: BatchNormMode = batch_norm
+        self.chunk = chunk
+        self.spectra: dict[str, Spectrum] = {}
+        self._values: dict[str, Tensor] = {}
+        self._inputs: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics of each stage, for the table of a resumed run."""
+        return {stage: spectrum.as_dict() for stage, spectrum in self.spectra.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.spectra = {stage: Spectrum(**statistics) for stage, statistics in state_dict.items()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before anything runs, what cannot be measured."""
+        if stage == "fit":
+            _datamodule(trainer)
+            if not isinstance(pl_module, SparseClassifier):
+                raise InputError(f"JacobianSpectrum measures a SparseClassifier, got {type(pl_module).__name__}.")
+
+    def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Measure the network at `stage`."""
+        if trainer.is_global_zero:
+            self._values[stage] = self._measure(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the dense network where nothing prunes it."""
+        if not trainer.ckpt_path and not callbacks_of(trainer, PruneAtInit):
+            self.on_stage(trainer, pl_module, "dense")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the stages side by side."""
+        if not self._values:
+            return
+        figure = compare_spectra(self._values)
+        self._values = {}
+        if writer := tensorboard.writer(trainer):
+            tensorboard.add_figure(writer, "jacobian/spectra", figure)
+        if trainer.is_global_zero and (folder := run_folder(trainer)):
+            figure.savefig(folder / "spectra.png")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure every n epochs."""
+        due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and trainer.is_global_zero:
+            self._measure(trainer, pl_module, "train")
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Tensor:
+        assert isinstance(pl_module, SparseClassifier)
+        if self._inputs is None:
+            self._inputs = self._draw(trainer)
+        values = singular_values(pl_module.network, self._inputs, self.chunk, self.batch_norm)
+        spectrum = Spectrum.of(values)
+        self.spectra[stage] = spectrum
+        if trainer.logger is not None:
+            statistics = {f"jacobian/{stage}/{name}": value for name, value in spectrum.as_dict().items()}
+            trainer.logger.log_metrics(statistics, step=trainer.global_step)
+        if writer := tensorboard.writer(trainer):
+            tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, trainer.global_step)
+        return values
+
+    def _draw(self, trainer: Trainer) -> Tensor:
+        parts: list[Tensor] = []
+        count = 0
+        for inputs, _ in EvaluationBatches(trainer, _datamodule(trainer), limit=None, seed=0):
+            parts.append(inputs)
+            count += len(inputs)
+            if self.examples is not None and count >= self.examples:
+                break
+        return torch.cat(parts)[: self.examples]
+
+
+def _datamodule(trainer: Trainer) -> LightningDataModule:
+    datamodule = datamodule_of(trainer)
+    if datamodule is None:
+        raise InputError("JacobianSpectrum measures at training examples: pass a DataModule to fit.")
+    return datamodule

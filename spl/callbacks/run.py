@@ -1,0 +1,32 @@
+"""What callbacks ask of their Trainer."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
+
+C = TypeVar("C", bound=Callback)
+
+
+def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:
+    """Its callbacks of one kind."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 (set without a declaration)
+    return [callback for callback in callbacks if isinstance(callback, kind)]
+
+
+def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
+    """The DataModule that it was given."""
+    datamodule: LightningDataModule | None = getattr(trainer, "datamodule")  # noqa: B009 (set without a declaration)
+    return datamodule
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of its logs, made if need be; None where nothing is logged (no logger, `fast_dev_run`)."""
+    logger: Logger | None = trainer.logger
+    if logger is None or isinstance(logger, DummyLogger) or not trainer.log_dir:
+        return None
+    folder = Path(trainer.log_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,25 @@
+"""Summary: the table at the end of fit."""
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from spl.callbacks.jacobian_spectrum import JacobianSpectrum
+from spl.callbacks.prune_at_init import PruneAtInit
+from spl.callbacks.run import callbacks_of, run_folder
+from spl.module import SparseClassifier
+from spl.report import layer_table, spectrum_table
+
+
+class Summary(Callback):
+    """Prints, when fit ends, what was pruned and corrected layer by layer, the spectra, and how to look further."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print on the first process."""
+        if not trainer.is_global_zero or not isinstance(pl_module, SparseClassifier):
+            return
+        if pl_module.masks is not None:
+            residuals = [pruning.residuals for pruning in callbacks_of(trainer, PruneAtInit)]
+            print("\n" + layer_table(pl_module.masks, residuals[0] if residuals else {}))
+        for spectrum in callbacks_of(trainer, JacobianSpectrum):
+            print("\n" + spectrum_table(spectrum.spectra))
+        if folder := run_folder(trainer):
+            print(f"\nLook at it: tensorboard --logdir {folder}")

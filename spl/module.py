@@ -1,0 +1,271 @@
+"""SparseClassifier: the LightningModule that holds a network and its masks, and trains what is left of it."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from spl.data.tensors import Batch
+from spl.errors import InputError
+from spl.initializers import Initializer
+from spl.masks import BoundMasks, Masks
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """The paper's optimizer: SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+class SparseClassifier(LightningModule):
+    """Trains a classifier whose pruned weights stay exactly 0.0, by cross-entropy.
+
+    Masks come from a callback such as `PruneAtInit`, from a checkpoint, or from `set_masks`. They are applied to
+    the gradients before each optimizer step: after the reduction over processes and the unscaling of mixed
+    precision, before clipping, so that norms and moments see live weights only.
+
+    Args:
+        network: maps inputs [N, ...] to logits [N, classes].
+        num_classes: number of classes.
+        initializer: draws the weights; without one they are as the network made them.
+        optimizer: from parameters to an optimizer. Weight decay spares BatchNorm's parameters.
+        lr_scheduler: from an optimizer to a learning rate schedule.
+        lr_interval: whether the schedule counts optimizer steps or epochs.
+        pretrained: checkpoint of this command whose weights fit starts from, for pruning after training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        initializer: Initializer | None = None,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["step", "epoch"] = "step",
+        pretrained: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.network_config: dict[str, Any] | None = None
+        if initializer is not None:
+            initializer(network)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.pretrained = pretrained
+        self.metrics = nn.ModuleDict()
+        for split in ("train", "val", "test"):
+            self.metrics[f"loss/{split}"] = MeanMetric()
+            self.metrics[f"accuracy/{split}"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self._masks: Masks | None = None
+        self._bound: BoundMasks | None = None
+        self._stepped = False
+        self._reapply = False
+
+    # Masks
+
+    @property
+    def masks(self) -> Masks | None:
+        """Which weights of `network` are alive, by its parameter names; None until it is pruned."""
+        return self._masks
+
+    def set_masks(self, masks: Masks) -> None:
+        """Hold `masks` and set the pruned weights to exactly 0.0.
+
+        Raises:
+            InputError: a mask has no parameter of its name and shape.
+        """
+        masks.apply_(self._parameters_by_name())
+        self._masks = masks.to("cpu")
+        self._bound, self._stepped, self._reapply = None, False, False
+
+    def _parameters_by_name(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Mask the gradients; weight decay then keeps 0 at 0, and momentum never sees a pruned weight."""
+        if self._masks is not None:
+            if self._bound is None:
+                self._bound = BoundMasks(self._masks, self._parameters_by_name())
+            self._bound.mask_gradients_()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step; after an optimizer that moves weights without a gradient (Muon, noise) mask the weights again."""
+        super().optimizer_step(*args, **kwargs)
+        if self._bound is None:
+            return
+        if not self._stepped and self._masks is not None:
+            self._stepped = True
+            self._reapply = bool(self._masks.revived(self._parameters_by_name()))
+            if self._reapply:
+                rank_zero_warn("The optimizer moves weights that have no gradient; pruned ones are set back to 0.0.")
+        if self._reapply:
+            self._bound.mask_weights_()
+
+    # Training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of inputs [N, ...]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch. Logged are means since the last log, not single batches."""
+        loss = self._update("train", batch)
+        trainer = self.trainer
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % every == 0 or trainer.is_last_batch:
+            self._log("train")
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the validation metrics."""
+        self._update("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the test metrics."""
+        self._update("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities [N, classes]."""
+        logits: Tensor = self(batch[0])
+        return logits.softmax(-1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log("test")
+
+    def _metric(self, name: str) -> Metric:
+        metric = self.metrics[name]
+        assert isinstance(metric, Metric)
+        return metric
+
+    def _update(self, split: str, batch: Batch) -> Tensor:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = F.cross_entropy(logits, labels)
+        self._metric(f"loss/{split}").update(loss.detach(), weight=len(labels))
+        self._metric(f"accuracy/{split}").update(logits.detach(), labels)
+        return loss
+
+    def _log(self, split: str) -> None:
+        for name in (f"loss/{split}", f"accuracy/{split}"):
+            metric = self._metric(name)
+            self.log(name, metric.compute(), prog_bar=True)
+            metric.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the schedule that were given."""
+        norms = {
+            id(p) for module in self.network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()
+        }
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.network.parameters() if id(p) not in norms]}]
+        if norms:
+            norm_parameters = [p for p in self.network.parameters() if id(p) in norms]
+            groups.append({"params": norm_parameters, "weight_decay": 0.0})
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": self.lr_interval},
+        }
+
+    # Checkpoints
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained weights, unless a checkpoint of this run is about to be resumed."""
+        if stage == "fit" and self.pretrained is not None and not self.trainer.ckpt_path:
+            state = _read(self.pretrained)["state_dict"]
+            prefix = "network."
+            weights = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            _check_state_fits(weights, self.network, self.pretrained)
+            self.network.load_state_dict(weights)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the masks (bool tensors by name) and, from the command line, the network's class and arguments."""
+        if self._masks is not None:
+            # in place, in the very tensors that `checkpoint` refers to
+            self._masks.apply_(self._parameters_by_name())
+            checkpoint["masks"] = dict(self._masks)
+        if self.network_config is not None:
+            checkpoint["network"] = self.network_config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the masks back, before the weights are loaded."""
+        if "masks" in checkpoint:
+            masks = Masks(checkpoint["masks"])
+            masks.check_fits(self._parameters_by_name())
+            self.set_masks(masks)
+        _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+    ) -> Self:
+        """The trained classifier with its masks.
+
+        Args:
+            checkpoint_path: a checkpoint of this class.
+            map_location: where to put it; see `torch.load`.
+            kwargs: arguments of `SparseClassifier`. `network` is needed where the checkpoint was not made by the
+                `spl` command, which records how to build it.
+
+        Raises:
+            InputError: there is no such file, or it does not say how to build the network and none is given.
+        """
+        if "network" not in kwargs:
+            kwargs["network"] = _build_network(_read(checkpoint_path), checkpoint_path)
+        model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)
+        assert isinstance(model, cls)
+        return model
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise InputError(f"There is no checkpoint {path}. Give the path of a .ckpt file that `spl fit` wrote.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"{path} is no checkpoint: it has no state_dict. Give a .ckpt file that `spl fit` wrote.")
+    return checkpoint
+
+
+def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
+    if "network" not in checkpoint:
+        raise InputError(
+            f"{path} does not say how to build its network: pass it, load_from_checkpoint(path, network=...)."
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    network = parser.instantiate_classes(parser.parse_object({"network": checkpoint["network"]})).network
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | Path) -> None:
+    own = module.state_dict()
+    wrong = [
+        f"{name} ({tuple(state[name].shape) if name in state else 'absent'}, wanted {tuple(tensor.shape)})"
+        for name, tensor in own.items()
+        if name not in state or state[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{what} does not fit the network: {', '.join(wrong)}. Use the network that it was made with: the "
+            "config.yaml of its run names it."
+        )

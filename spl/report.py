@@ -1,0 +1,33 @@
+"""The table at the end of fit: what pruning and correction did, layer by layer."""
+
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+from spl.isometry import Residual
+from spl.jacobian import Spectrum
+from spl.masks import Masks
+
+
+def dead_outputs(masks: Masks) -> dict[str, int]:
+    """How many output units or channels of each layer have lost every incoming weight; biases have none."""
+    return {name: int((~mask.flatten(1).any(1)).sum()) if mask.ndim > 1 else 0 for name, mask in masks.items()}
+
+
+def layer_table(masks: Masks, residuals: Mapping[str, Residual]) -> str:
+    """One row a layer: weights, kept, sparsity, dead outputs, isometry residual before and after; then the total."""
+    dead = dead_outputs(masks)
+    sparsity = masks.layer_sparsity()
+    rows = [
+        [name, mask.numel(), int(mask.sum()), sparsity[name], dead[name], *residuals.get(name, ("-", "-"))]
+        for name, mask in masks.items()
+    ]
+    rows.append(["total", masks.size, masks.kept, masks.sparsity, sum(dead.values()), "", ""])
+    headers = ["layer", "weights", "kept", "sparsity", "dead outputs", "isometry before", "after"]
+    return tabulate(rows, headers, floatfmt=("", "d", "d", ".4f", "d", ".3f", ".3f"))
+
+
+def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:
+    """One row a stage: statistics of the Jacobian singular values."""
+    rows = [[stage, *spectrum.as_dict().values()] for stage, spectrum in spectra.items()]
+    return tabulate(rows, ["Jacobian", "mean", "std", "max", "min", "condition"], floatfmt=".4g")
