@@ -1,16 +1,21 @@
 """The `spl` command: fit, validate, test and predict with a SparseClassifier, from YAML and flags."""
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
-from spl.callbacks import JacobianSpectrum, PruneAtInit, SafeInterrupt, Summary
+from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
+from spl.callbacks.run import run_folder
 from spl.errors import InputError
 from spl.module import SparseClassifier
 
@@ -51,9 +56,14 @@ class SplCLI(LightningCLI):
                 "checkpoint.monitor": "accuracy/val",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
             }
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "weights_only" in self._subcommand_method_arguments[subcommand]:  # Lightning 2.6 and later
+            parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
+        return parser
 
     def before_instantiate_classes(self) -> None:
         """Refuse a checkpoint that is not there, before data and network are made."""
@@ -68,24 +78,32 @@ class SplCLI(LightningCLI):
             root = Path(config["default_root_dir"] or ".", "lightning_logs")
             name = self._get(self.config_init, "name")
             kwargs["logger"] = TensorBoardLogger(root, name=name, default_hp_metric=False)
+        if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
+            bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
+            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar()])]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
         """Let checkpoints say how their network is built."""
-        network = self.parser.dump(self.config)  # a plain tree of primitives
-        self.model.network_config = _network_of(network, str(self.subcommand))
+        primitives = yaml.safe_load(self.parser.dump(self.config))
+        self.model.network_config = primitives[str(self.subcommand)]["model"]["network"]
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the class probabilities of every example to predictions.csv in the run's folder."""
+        outputs = self.trainer.predict(**kwargs) or []
+        probabilities = torch.cat([torch.as_tensor(batch) for batch in outputs])
+        path = (run_folder(self.trainer) or Path()) / "predictions.csv"
+        with path.open("w", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(["example", "predicted", *(f"p{k}" for k in range(probabilities.shape[1]))])
+            for i, row in enumerate(probabilities):
+                rows.writerow([i, int(row.argmax()), *(f"{p:.6g}" for p in row.tolist())])
+        print(f"Predictions of {len(probabilities)} examples: {path}")
 
     def after_fit(self) -> None:
         """Evaluate the final weights on the test set."""
         if self._get(self.config_init, "test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule)
-
-
-def _network_of(dump: str, subcommand: str) -> dict[str, Any]:
-    import yaml
-
-    network: dict[str, Any] = yaml.safe_load(dump)[subcommand]["model"]["network"]
-    return network
 
 
 def main(args: list[str] | None = None) -> None:
@@ -97,9 +115,9 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"callbacks": [SafeInterrupt(), Summary()]},
+            trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
             args=args,
         )
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         print(f"spl: error: {error}", file=sys.stderr)
         sys.exit(2)

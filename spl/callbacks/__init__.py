@@ -2,8 +2,9 @@
 
 from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
+from spl.callbacks.last_checkpoint import LastCheckpoint
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
 
-__all__ = ["JacobianSpectrum", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]
+__all__ = ["JacobianSpectrum", "LastCheckpoint", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]

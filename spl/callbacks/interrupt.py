@@ -11,7 +11,7 @@ from spl.callbacks.run import run_folder
 
 
 class SafeInterrupt(Callback):
-    """On the first Ctrl-C finish the step, save `checkpoints/interrupted.ckpt` in the run's folder, and stop.
+    """On the first Ctrl-C finish the step, save `checkpoints/last.ckpt` in the run's folder, and stop.
 
     Lightning alone would stop wherever the signal falls, in the middle of an optimizer step too. A second Ctrl-C
     stops at once. With several processes Lightning's own way stands, because they would stop at different steps;
@@ -57,6 +57,6 @@ class SafeInterrupt(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         if folder := run_folder(trainer):
-            path = folder / "checkpoints" / "interrupted.ckpt"
+            path = folder / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path)
             print(f"\nInterrupted. Go on: spl fit --config {folder / 'config.yaml'} --ckpt_path {path}", flush=True)
