@@ -99,7 +99,8 @@ class ImageDataModule(LightningDataModule):
             # a stream of its own per step and rank: a resumed run draws what the uninterrupted one drew
             step = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             images = self.augment(images, torch.Generator(images.device).manual_seed(self.seed + 7919 * step))
-        return self.normalize(images), labels
+        images = self.normalize(images)
+        return self.trainer.precision_plugin.convert_input(images) if self.trainer else images, labels
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random changes to a batch of training images; none unless a data set says so."""

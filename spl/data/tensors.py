@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 Batch = tuple[Tensor, Tensor]
 
@@ -70,18 +70,18 @@ class TrainLoader(DataLoader[Batch]):
         self.order = EpochOrder(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
         super().__init__(
             dataset,
-            batch_sampler=BatchSampler(self.order, batch_size, drop_last=False),
+            batch_size=batch_size,
+            sampler=self.order,  # a DistributedSampler, which Lightning leaves in place
             collate_fn=_identity,
             pin_memory=torch.cuda.is_available(),
         )
-        self._examples_per_batch = batch_size
         self._position = {"epoch": 0, "batches": 0}
         self._resume_from: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         resume, self._resume_from = self._resume_from, None
         done = resume["batches"] if resume and resume["epoch"] == self.order.epoch else 0
-        self.order.start = done * self._examples_per_batch
+        self.order.start = done * (self.batch_size or 1)
         self._position = {"epoch": self.order.epoch, "batches": done}
         for batch in super().__iter__():
             self._position["batches"] += 1
