@@ -72,7 +72,7 @@ class ApproximateIsometry(Correction):
 
     def __call__(self, weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Residual]:
         """See `Correction`; shows a progress bar when it takes longer than a second."""
-        layers = tqdm(weights.items(), desc="Isometry", unit="layer", delay=1, leave=False)
+        layers = tqdm(weights.items(), desc="Isometry", unit="layer", delay=1, leave=False, disable=None)
         return {name: self._correct_(weight, masks[name]) for name, weight in layers}
 
     def _correct_(self, weight: Tensor, mask: Tensor) -> Residual:

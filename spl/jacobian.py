@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from spl.errors import InputError
 from spl.modes import BatchNormMode, undisturbed
@@ -28,7 +29,8 @@ def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_
         InputError: the output is not [N, C].
     """
     with undisturbed(network, batch_norm):
-        return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in torch.split(inputs, chunk)])
+        parts = tqdm(torch.split(inputs, chunk), desc="Jacobian", unit="chunk", delay=1, leave=False, disable=None)
+        return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in parts])
 
 
 def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -51,6 +53,8 @@ def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
 def _triangle_values(jacobian: Tensor) -> Tensor:
     """Singular values of each matrix [n, C, D], descending, in float64 on the CPU; NaN where it is not finite."""
     tall = jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian
+    if tall.dtype in (torch.bfloat16, torch.float16):
+        tall = tall.float()
     triangle = torch.linalg.qr(tall, mode="r").R.cpu().double()
     finite = triangle.isfinite().all(-1).all(-1)
     values = torch.full(triangle.shape[:-1], math.nan, dtype=torch.float64)

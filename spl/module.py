@@ -163,7 +163,7 @@ class SparseClassifier(LightningModule):
     def _log(self, split: str) -> None:
         for name in (f"loss/{split}", f"accuracy/{split}"):
             metric = self._metric(name)
-            self.log(name, metric.compute(), prog_bar=True)
+            self.log(name, metric.compute(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
             metric.reset()
 
     def configure_optimizers(self) -> Any:
@@ -252,7 +252,7 @@ def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
-    network = parser.instantiate_classes(parser.parse_object({"network": checkpoint["network"]})).network
+    network = parser.instantiate(parser.parse_object({"network": checkpoint["network"]})).network
     assert isinstance(network, nn.Module)
     return network
 

@@ -163,6 +163,8 @@ def prune(
 def collapsed_layers(scores: Scores, masks: Masks) -> dict[str, float]:
     """The layers that lost every weight to global selection, with the sparsity from which each is empty.
 
+    Biases do not count: without one a layer still passes signals on.
+
     With r scores greater than all of a layer's, the layer is empty once at most r weights are kept, that is from
     sparsity 1 − r/m.
     """
@@ -170,5 +172,5 @@ def collapsed_layers(scores: Scores, masks: Masks) -> dict[str, float]:
     return {
         name: 1.0 - sum(int((s > scores[name].max()).sum()) for s in scores.values()) / size
         for name, mask in masks.items()
-        if not mask.any()
+        if mask.ndim > 1 and not mask.any()
     }

@@ -19,12 +19,19 @@ def layer_table(masks: Masks, residuals: Mapping[str, Residual]) -> str:
     dead = dead_outputs(masks)
     sparsity = masks.layer_sparsity()
     rows = [
-        [name, mask.numel(), int(mask.sum()), sparsity[name], dead[name], *residuals.get(name, ("-", "-"))]
+        [
+            name,
+            mask.numel(),
+            int(mask.sum()),
+            f"{sparsity[name]:.4f}",
+            dead[name],
+            *(f"{r:.3f}" for r in residuals.get(name, ())),
+        ]
         for name, mask in masks.items()
     ]
-    rows.append(["total", masks.size, masks.kept, masks.sparsity, sum(dead.values()), "", ""])
+    rows.append(["total", masks.size, masks.kept, f"{masks.sparsity:.4f}", sum(dead.values())])
     headers = ["layer", "weights", "kept", "sparsity", "dead outputs", "isometry before", "after"]
-    return tabulate(rows, headers, floatfmt=("", "d", "d", ".4f", "d", ".3f", ".3f"))
+    return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 6))
 
 
 def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:

@@ -62,6 +62,7 @@ class EvaluationBatches:
         batch = self.datamodule.on_before_batch_transfer(raw, 0)
         batch = self.datamodule.transfer_batch_to_device(batch, self.trainer.strategy.root_device, 0)
         batch = self.datamodule.on_after_batch_transfer(batch, 0)
+        batch = self.trainer.precision_plugin.convert_input(batch)
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             raise InputError(
                 f"Scoring needs batches of (inputs, labels), got {type(batch).__name__} from "

@@ -175,7 +175,7 @@ class PruneAtInit(Callback):
             trainer.strategy.barrier("scoring data")
             datamodule.setup("fit")
         batches = EvaluationBatches(trainer, datamodule, self.batches, self.seed)
-        progress = tqdm(batches, desc="Scoring", unit="batch", delay=1, leave=False)
+        progress = tqdm(batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None)
         scores = score(classifier.network, parameters, self.criterion, progress, self.targets, self.batch_norm)
         return scores, {
             "data": type(datamodule).__name__,

@@ -23,10 +23,13 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of its logs, made if need be; None where nothing is logged (no logger, `fast_dev_run`)."""
+    """The folder of its logs, made if need be; None where nothing is logged (no logger, `fast_dev_run`).
+
+    For the process that logs, alone: `Trainer.log_dir` would wait there for the others.
+    """
     logger: Logger | None = trainer.logger
-    if logger is None or isinstance(logger, DummyLogger) or not trainer.log_dir:
+    if logger is None or isinstance(logger, DummyLogger):
         return None
-    folder = Path(trainer.log_dir)
+    folder = Path(logger.log_dir or logger.save_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
