@@ -1,0 +1,67 @@
+"""Short real fits, for the tests that need one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from torch import nn
+
+from spl import PruneAtInit, SparseClassifier
+from spl.data import MNISTSample
+from spl.initializers import Orthogonal
+from spl.networks import MLP
+
+PLAIN = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 0,
+    "max_epochs": 1,
+    "limit_train_batches": 6,
+}
+
+
+def classifier(network: nn.Module | None = None, **kwargs: Any) -> SparseClassifier:
+    """A small tanh MLP, seeded."""
+    L.seed_everything(0, verbose=False)
+    kwargs.setdefault("initializer", Orthogonal())
+    return SparseClassifier(network or MLP(depth=3, width=20), **kwargs)
+
+
+def pruning(**kwargs: Any) -> PruneAtInit:
+    """PruneAtInit on a few batches, without the correction unless asked for."""
+    return PruneAtInit(**({"sparsity": 0.9, "batches": 4, "isometry": None} | kwargs))
+
+
+def fit(
+    model: SparseClassifier, callbacks: list[L.Callback], ckpt_path: str | Path | None = None, **trainer: Any
+) -> L.Trainer:
+    """Fit on MNISTSample."""
+    runner = L.Trainer(**(PLAIN | {"callbacks": callbacks} | trainer))
+    runner.fit(model, datamodule=MNISTSample(), ckpt_path=ckpt_path)
+    return runner
+
+
+class ZerosStay(L.Callback):
+    """Asserts after every step that each pruned weight is exactly 0.0, and so is what the optimizer keeps of it."""
+
+    def __init__(self, state_too: bool = True) -> None:
+        self.steps = 0
+        self.state_too = state_too
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, SparseClassifier)
+        assert pl_module.masks is not None
+        parameters = dict(pl_module.network.named_parameters())
+        assert pl_module.masks.revived(parameters) == {}
+        assert any(parameters[name][mask].abs().sum() > 0 for name, mask in pl_module.masks.items())
+        if self.state_too:
+            for name, mask in pl_module.masks.items():
+                for value in trainer.optimizers[0].state[parameters[name]].values():
+                    if isinstance(value, torch.Tensor) and value.shape == mask.shape:
+                        assert bool((value[~mask] == 0).all()), name
+        self.steps += 1

@@ -1,0 +1,265 @@
+"""PruneAtInit: once, before training, exactly, and on the record."""
+
+import pytest
+import pytorch_lightning as L
+import torch
+import yaml
+from fits import PLAIN, classifier, fit, pruning
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from spl import InputError, PruneAtInit, prune
+from spl.callbacks import StageListener
+from spl.callbacks.batches import EvaluationBatches
+from spl.criteria import ConnectionSensitivity, Magnitude, Random
+from spl.data import MNISTSample
+from spl.initializers import Gaussian
+from spl.isometry import ApproximateIsometry
+from spl.networks import MLP
+from spl.pruning import prunable_parameters
+
+
+class Stages(StageListener):
+    """Keeps a copy of the weights at every stage."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def on_stage(self, trainer, pl_module, stage):
+        assert trainer.global_step == 0
+        self.weights[stage] = {n: p.detach().clone() for n, p in pl_module.network.named_parameters()}
+
+
+def test_masks_are_those_of_the_pure_function_on_the_whole_training_split():
+    model = classifier()
+    data = MNISTSample()
+    data.setup()
+    batches = [(data.normalize(x), y) for x, y in data.scoring_dataloader(0)]
+    expected = prune(model.network, ConnectionSensitivity(), 0.9, batches)
+    callback = pruning(batches=None)
+    fit(model, [callback])
+    assert model.masks.digest() == expected.digest()
+    assert (callback.record["batches"], callback.record["examples"]) == (41, 4050)
+
+
+def test_sparsity_is_exact_and_stages_come_in_order():
+    model, stages = classifier(), Stages()
+    fit(model, [stages, pruning(isometry=ApproximateIsometry())])
+    assert list(stages.weights) == ["dense", "pruned", "corrected"]
+    m = sum(p.numel() for p in prunable_parameters(model.network).values())
+    assert model.masks.kept == round(m * 0.1)
+    for name, mask in model.masks.items():
+        dense, pruned, corrected = (stages.weights[s][name] for s in ("dense", "pruned", "corrected"))
+        assert torch.equal(pruned, dense * mask)
+        assert bool((corrected[~mask] == 0).all())
+        assert not torch.equal(corrected, pruned)
+        assert torch.equal(stages.weights["corrected"][name.replace("weight", "bias")], torch.zeros(len(mask)))
+
+
+def test_the_order_of_callbacks_does_not_matter():
+    first, last = Stages(), Stages()
+    a, b = classifier(), classifier()
+    fit(a, [first, pruning()])
+    fit(b, [pruning(), last])
+    assert a.masks.digest() == b.masks.digest()
+    assert list(first.weights) == list(last.weights) == ["dense", "pruned"]
+
+
+def test_scoring_leaves_the_training_stream_alone():
+    """The dropout of the first steps is that of a run that scored nothing."""
+
+    def network():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.Dropout(0.5), nn.Linear(50, 10))
+
+    trained = []
+    for batches in (1, 40):
+        model = classifier(network(), initializer=None)
+        torch.manual_seed(11)
+        fit(model, [pruning(sparsity=0.0, batches=batches)])
+        trained.append(model.network[1].weight)
+    assert torch.equal(*trained)
+
+
+def test_an_augmenting_data_module_is_scored_as_in_validation():
+    seen = []
+
+    class Asks(MNISTSample):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            seen.append(self.trainer.training)
+            return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning(batches=3)], "limit_train_batches": 2}))
+    trainer.fit(classifier(), datamodule=Asks())
+    assert seen == [False, False, False, True, True]
+
+
+def test_any_data_module_with_a_train_dataloader_will_do():
+    class Plain(L.LightningDataModule):
+        def train_dataloader(self):
+            x = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+            return DataLoader(TensorDataset(x, torch.arange(64) % 10), batch_size=16, shuffle=True)
+
+    digests = []
+    for _ in range(2):
+        model = classifier()
+        L.Trainer(**(PLAIN | {"callbacks": [pruning(batches=2)]})).fit(model, datamodule=Plain())
+        digests.append(model.masks.digest())
+    assert digests[0] == digests[1]
+
+
+def test_batches_that_are_no_pairs_are_refused():
+    class Odd(L.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(torch.randn(8, 784), batch_size=4)
+
+    with pytest.raises(InputError, match=r"batches of \(inputs, labels\), got Tensor from Odd"):
+        L.Trainer(**(PLAIN | {"callbacks": [pruning()]})).fit(classifier(), datamodule=Odd())
+
+
+def test_scoring_on_another_data_set_transfers_its_sparsity():
+    class Inverted(MNISTSample):
+        def normalize(self, images):
+            return super().normalize(255 - images)
+
+    own, other, direct = classifier(), classifier(), classifier()
+    fit(own, [pruning()])
+    callback = pruning(scoring_data=Inverted())
+    fit(other, [callback])
+    L.Trainer(**(PLAIN | {"callbacks": [pruning()]})).fit(direct, datamodule=Inverted())
+    assert other.masks.digest() == direct.masks.digest() != own.masks.digest()
+    assert callback.record["data"] == "Inverted"
+
+
+def test_the_seed_decides_which_batches_are_drawn():
+    digests = {}
+    for seed in (0, 0, 1):
+        model = classifier()
+        fit(model, [pruning(batches=1, seed=seed)])
+        digests.setdefault(seed, set()).add(model.masks.digest())
+    assert len(digests[0]) == len(digests[1]) == 1
+    assert digests[0] != digests[1]
+
+
+def test_evaluation_batches_count_what_they_gave():
+    trainer = L.Trainer(**PLAIN)
+    data = MNISTSample()
+    data.setup()
+    batches = EvaluationBatches(trainer, data, limit=3, seed=0)
+    assert len(batches) == 3
+    assert [len(x) for x, _ in batches] == [100] * 3
+    assert (batches.batches, batches.examples) == (3, 300)
+
+
+def test_what_decided_the_masks_is_written_beside_the_run(tmp_path):
+    model = classifier()
+    logger = TensorBoardLogger(tmp_path, name="run")
+    trainer = fit(model, [pruning(exclude=["fc3.*"])], logger=logger)
+    record = yaml.safe_load((tmp_path / "run" / "version_0" / "pruning.yaml").read_text())
+    assert record["masks_sha256"] == model.masks.digest()
+    expected = {"criterion": "ConnectionSensitivity", "sparsity": 0.9, "batches": 4, "examples": 400, "seed": 0}
+    expected |= {"batch_norm": "eval", "sum": "signed, over examples", "targets": "labels", "exclude": ["fc3.*"]}
+    assert expected.items() <= record.items()
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    states = torch.load(tmp_path / "x.ckpt", weights_only=True)["callbacks"]
+    assert states["PruneAtInit"]["record"] == record
+
+
+@pytest.mark.parametrize("criterion", [Magnitude(), Random()], ids=["magnitude", "random"])
+def test_criteria_without_data_need_none(criterion):
+    model = classifier()
+    x = TensorDataset(torch.randn(20, 784), torch.arange(20) % 10)
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning(criterion=criterion)]}))
+    trainer.fit(model, train_dataloaders=DataLoader(x, batch_size=10))
+    assert model.masks.kept == 1628
+
+
+# Refusals, each before anything is trained
+
+
+def refused(match, callbacks=None, model=None, **options):
+    with pytest.raises(InputError, match=match):
+        fit(model or classifier(), callbacks or [pruning()], **options)
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, 90, float("nan")])
+def test_a_sparsity_out_of_range_is_refused_at_once(sparsity):
+    with pytest.raises(InputError, match=r"sparsity must lie in \[0, 1\)"):
+        PruneAtInit(sparsity)
+
+
+def test_a_number_of_batches_below_one_is_refused_at_once():
+    with pytest.raises(InputError, match="null for the whole training split"):
+        PruneAtInit(batches=0)
+
+
+def test_a_network_without_prunable_weights_is_refused():
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))
+    refused("needs trainable Linear or convolutional layers", model=classifier(network))
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    refused(r"'fc9\.\*' matches none of the parameters fc1\.weight", [pruning(exclude=["fc9.*"])])
+
+
+def test_a_criterion_that_needs_data_is_refused_without():
+    loader = DataLoader(TensorDataset(torch.randn(20, 784), torch.arange(20) % 10), batch_size=10)
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning()]}))
+    with pytest.raises(InputError, match=r"PruneAtInit\(scoring_data=\.\.\.\), or use a criterion without data"):
+        trainer.fit(classifier(), train_dataloaders=loader)
+
+
+def test_scores_that_are_not_finite_name_the_layer():
+    refused(
+        r"fc\d\.weight: \d+ of \d+ saliency scores are NaN or infinite",
+        model=classifier(MLP(depth=3, width=20, activation="linear"), initializer=Gaussian(1e30)),
+    )
+
+
+def test_another_lightning_module_is_refused():
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning()]}))
+    with pytest.raises(InputError, match=r"SparseClassifier\(network\)"):
+        trainer.fit(BoringModel(), datamodule=MNISTSample())
+
+
+def test_a_strategy_that_shards_weights_is_refused():
+    trainer = L.Trainer(**PLAIN)
+    trainer._accelerator_connector.strategy = FSDPStrategy()  # which the Trainer itself makes on accelerators only
+    with pytest.raises(InputError, match=r"does not support FSDPStrategy.*use trainer\.strategy auto, ddp"):
+        pruning().setup(trainer, classifier(), "fit")
+
+
+def test_two_of_them_are_refused():
+    refused("a network is pruned once", [_Named("a"), _Named("b")])
+
+
+class _Named(PruneAtInit):
+    """With a state key of its own, or Lightning would refuse the second one first."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    @property
+    def state_key(self):
+        return self.key
+
+
+def test_layer_collapse_is_warned_about_by_name():
+    model = classifier(MLP(depth=3, width=20), initializer=Gaussian(1.0))
+    with torch.no_grad():
+        model.network.fc2.weight.mul_(1e-6)
+    with pytest.warns(UserWarning, match=r"fc2\.weight has no weight left, from sparsity 0\.\d+ on\. Lower"):
+        fit(model, [pruning(criterion=Magnitude())])
+
+
+def test_an_already_pruned_network_keeps_its_masks():
+    model = classifier()
+    fit(model, [pruning()])
+    digest = model.masks.digest()
+    fit(model, [pruning(criterion=Random())])
+    assert model.masks.digest() == digest
+    refused("is pruned already, to sparsity 0.9, but 0.5 is asked", [pruning(sparsity=0.5)], model=model)

@@ -1,0 +1,126 @@
+"""JacobianSpectrum: measures every stage, logs it, draws it, and changes nothing."""
+
+import pytest
+import pytorch_lightning as L
+import torch
+from fits import PLAIN, classifier, fit, pruning
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader, TensorDataset
+
+from spl import InputError, JacobianSpectrum
+from spl.callbacks import Summary
+from spl.data import MNISTSample
+from spl.isometry import ApproximateIsometry
+from spl.jacobian import Spectrum, singular_values
+
+STATISTICS = {"mean", "std", "max", "min", "condition"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A pruned, corrected and trained run, with everything that it logged."""
+    folder = tmp_path_factory.mktemp("run")
+    model = classifier()
+    spectrum = JacobianSpectrum(examples=150, every_n_epochs=2, chunk=64)
+    callbacks = [spectrum, pruning(isometry=ApproximateIsometry()), Summary()]
+    fit(model, callbacks, logger=TensorBoardLogger(folder, name="x"), max_epochs=4, log_every_n_steps=2)
+    events = EventAccumulator(str(folder / "x" / "version_0"), size_guidance={"images": 0, "histograms": 0})
+    events.Reload()
+    return folder / "x" / "version_0", events, model, spectrum
+
+
+def test_every_stage_has_its_statistics(run):
+    _, events, _, spectrum = run
+    for stage in ("dense", "pruned", "corrected", "train"):
+        tags = {tag.rpartition("/")[2] for tag in events.Tags()["scalars"] if tag.startswith(f"jacobian/{stage}/")}
+        assert tags == STATISTICS
+        logged = events.Scalars(f"jacobian/{stage}/mean")[-1].value
+        assert logged == pytest.approx(spectrum.spectra[stage].mean, rel=1e-6)
+        assert f"jacobian/{stage}" in events.Tags()["histograms"]
+
+
+def test_training_is_measured_every_n_epochs(run):
+    _, events, _, _ = run
+    assert [event.step for event in events.Scalars("jacobian/train/mean")] == [12, 24]
+
+
+def test_the_last_measurement_is_that_of_the_network(run):
+    _, _, model, spectrum = run
+    data = MNISTSample()
+    data.setup()
+    inputs = torch.cat([data.normalize(x) for x, _ in data.scoring_dataloader(0)])[:150]
+    assert Spectrum.of(singular_values(model.network, inputs)).mean == pytest.approx(
+        spectrum.spectra["train"].mean, rel=1e-5
+    )
+
+
+def test_correction_brings_the_spectrum_back(run):
+    _, _, _, spectrum = run
+    stages = spectrum.spectra
+    assert stages["pruned"].mean < 0.5 * stages["dense"].mean
+    assert stages["corrected"].mean == pytest.approx(stages["dense"].mean, rel=0.3)
+
+
+def test_tensorboard_has_masks_saliency_sparsity_and_the_picture(run):
+    folder, events, model, _ = run
+    assert set(events.Tags()["images"]) == {"masks/fc1", "masks/fc2", "masks/fc3", "jacobian/spectra"}
+    image = events.Images("masks/fc1")[0]
+    assert (image.width, image.height) == (784, 20)
+    assert {f"saliency_log10/fc{i}" for i in (1, 2, 3)} <= set(events.Tags()["histograms"])
+    assert events.Scalars("sparsity/global")[0].value == pytest.approx(model.masks.sparsity)
+    assert events.Scalars("sparsity/fc1")[0].value == pytest.approx(model.masks.layer_sparsity()["fc1.weight"])
+    assert {"loss/train", "accuracy/train"} <= set(events.Tags()["scalars"])
+    assert (folder / "spectra.png").stat().st_size > 5000
+
+
+def test_the_hparams_tab_is_filled(run):
+    _, events, _, _ = run
+    content = str(events.summary_metadata["_hparams_/session_start_info"])
+    for word in ("criterion", "ConnectionSensitivity", "sparsity", "isometry", "seed"):
+        assert word in content
+    assert "accuracy/test" in str(events.summary_metadata["_hparams_/experiment"])
+
+
+def test_the_table_at_the_end_of_fit_has_layers_and_spectra(tmp_path, capsys):
+    callbacks = [JacobianSpectrum(examples=20, every_n_epochs=None), pruning(isometry=ApproximateIsometry()), Summary()]
+    fit(classifier(), callbacks, logger=TensorBoardLogger(tmp_path, name="x"))
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    assert rows["fc1.weight"][1] == "15680"
+    assert rows["total"][1:4] == ["16280", "1628", "0.9000"]
+    assert float(rows["fc2.weight"][6]) < float(rows["fc2.weight"][5])
+    assert {"dense", "pruned", "corrected"} <= set(rows)
+    assert "train" not in rows
+    assert f"tensorboard --logdir {tmp_path / 'x' / 'version_0'}" in printed
+
+
+def test_measuring_changes_nothing():
+    measured, plain = classifier(), classifier()
+    fit(measured, [pruning(), JacobianSpectrum(examples=20)])
+    fit(plain, [pruning()])
+    assert all(torch.equal(a, b) for a, b in zip(measured.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_run_that_nothing_prunes_is_measured_dense():
+    spectrum = JacobianSpectrum(examples=20, every_n_epochs=None)
+    fit(classifier(), [spectrum])
+    assert set(spectrum.spectra) == {"dense"}
+
+
+def test_all_examples_are_all():
+    spectrum = JacobianSpectrum(examples=None, every_n_epochs=None, chunk=1000)
+    fit(classifier(), [spectrum])
+    assert len(spectrum._inputs) == 4050
+
+
+@pytest.mark.parametrize("name", ["examples", "every_n_epochs", "chunk"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
+        JacobianSpectrum(**{name: 0})
+
+
+def test_data_is_needed():
+    loader = DataLoader(TensorDataset(torch.randn(20, 784), torch.arange(20) % 10), batch_size=10)
+    with pytest.raises(InputError, match="pass a DataModule to fit"):
+        L.Trainer(**(PLAIN | {"callbacks": [JacobianSpectrum()]})).fit(classifier(), train_dataloaders=loader)
