@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from spl.errors import InputError
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -28,6 +30,9 @@ def scoring_loss(targets: Targets) -> Loss:
     Returns:
         A function of logits [N, classes] and labels [N] to a scalar.
     """
+
+    if targets not in get_args(Targets):
+        raise InputError(f"targets must be one of {', '.join(get_args(Targets))}, got {targets!r}.")
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         if targets == "labels":
@@ -86,7 +91,7 @@ class ConnectionSensitivity(Criterion):
         scores = [(w.detach() * g).abs() for w, g in zip(tensors, total, strict=True)]
         scale = torch.stack([s.sum(dtype=torch.float64) for s in scores]).sum()
         if scale > 0:
-            scores = [(s / scale).to(s.dtype) for s in scores]
+            scores = [(s.double() / scale).to(s.dtype) for s in scores]
         return dict(zip(parameters, scores, strict=True))
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from spl.errors import InputError
 
 BatchNormMode = Literal["eval", "batch"]
 
@@ -23,6 +25,8 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
         batch_norm: `eval` normalizes by the running statistics, which at initialization are mean 0 and
             variance 1 (the paper's choice); `batch` by the statistics of each batch.
     """
+    if batch_norm not in get_args(BatchNormMode):
+        raise InputError(f"batch_norm must be one of {', '.join(get_args(BatchNormMode))}, got {batch_norm!r}.")
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
     devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}

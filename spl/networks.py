@@ -40,8 +40,8 @@ class FullyConnected(nn.Sequential):
     def __init__(self, sizes: list[int], activation: Activation) -> None:
         if activation not in _ACTIVATIONS:
             raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}.")
-        if min(sizes) < 1:
-            raise InputError(f"Every layer needs at least one unit, got sizes {sizes}.")
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise InputError(f"A network needs two sizes or more, each at least 1, got {sizes}.")
         super().__init__(fully_connected(sizes, activation))
         self.in_features = sizes[0]
 

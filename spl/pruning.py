@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -31,11 +31,12 @@ def prunable_parameters(
         InputError: nothing is prunable, or a pattern matches nothing.
     """
     kinds = ("weight", "bias") if include_bias else ("weight",)
-    layers = {name for name, module in network.named_modules() if isinstance(module, _PRUNABLE)}
+    layers = [module for module in network.modules() if isinstance(module, _PRUNABLE)]
+    prunable = {id(getattr(layer, kind)) for layer in layers for kind in kinds}
     found = {
         name: parameter
         for name, parameter in network.named_parameters()
-        if name.rpartition(".")[0] in layers and name.rpartition(".")[2] in kinds and parameter.requires_grad
+        if id(parameter) in prunable and parameter.requires_grad
     }
     if not found:
         raise InputError(
@@ -77,7 +78,7 @@ def score(
             "the Trainer, or use a criterion without data (Magnitude, Random)."
         )
     with undisturbed(network, batch_norm):
-        return criterion(network, parameters, _count_checked(batches or ()), scoring_loss(targets))
+        return criterion(network, parameters, _count_checked(() if batches is None else batches), scoring_loss(targets))
 
 
 def _count_checked(batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -105,7 +106,7 @@ def keep_count(size: int, sparsity: float) -> int:
     check_sparsity(sparsity)
     keep = round(size * (1.0 - sparsity))
     if keep == 0:
-        raise InputError(f"sparsity {sparsity} keeps none of {size} weights: at most {1 - 1 / size:.6f} keeps one.")
+        raise InputError(f"sparsity {sparsity} keeps none of {size} weights: at most {1 - 1 / size:.12g} keeps one.")
     return keep
 
 
@@ -115,23 +116,36 @@ def select(scores: Scores, sparsity: float, scope: Scope = "global") -> Masks:
     Args:
         scores: one tensor per parameter name.
         sparsity: κ̄ in [0, 1), over all scores together.
-        scope: `global` compares all scores; `layerwise` gives every layer the same sparsity, to within one weight.
+        scope: see `comparable`.
 
     Raises:
         InputError: see `keep_count`, and NaN or infinite scores.
     """
-    keep = keep_count(sum(s.numel() for s in scores.values()), sparsity)
-    if scope == "layerwise":
-        check_finite(scores)  # ranks would hide it
-        scores = {name: _rank_quantiles(s) for name, s in scores.items()}
-    return top_k(scores, keep)
+    return top_k(comparable(scores, scope), keep_count(sum(s.numel() for s in scores.values()), sparsity))
+
+
+def comparable(scores: Scores, scope: Scope) -> Scores:
+    """Scores whose largest, over all layers together, are the ones to keep.
+
+    Args:
+        scores: one tensor per parameter name.
+        scope: `global` compares the scores as they are; `layerwise` their ranks within the layer, so that all
+            layers have one density, to within half a weight each.
+
+    Raises:
+        InputError: NaN or infinite scores, or an unknown scope.
+    """
+    if scope not in get_args(Scope):
+        raise InputError(f"scope must be one of {', '.join(get_args(Scope))}, got {scope!r}.")
+    check_finite(scores)  # ranks would hide it
+    return scores if scope == "global" else {name: _rank_quantiles(s) for name, s in scores.items()}
 
 
 def _rank_quantiles(scores: torch.Tensor) -> torch.Tensor:
     """−(rank + ½)/n, ranks from 0 at the largest score.
 
-    The top κ of these over all layers are Webster's apportionment: every layer gets its share to within one
-    weight, the total is exact, and a layer never gains weights when the total shrinks.
+    The top κ of these over all layers are Webster's apportionment: the total is exact, and a layer never gains
+    weights when the total shrinks.
     """
     order = scores.flatten().argsort(descending=True, stable=True)
     quantiles = torch.empty(order.numel(), dtype=torch.float64, device=scores.device)
@@ -161,16 +175,18 @@ def prune(
 
 
 def collapsed_layers(scores: Scores, masks: Masks) -> dict[str, float]:
-    """The layers that lost every weight to global selection, with the sparsity from which each is empty.
+    """The layers that lost every weight, with the sparsity from which each is empty.
 
-    Biases do not count: without one a layer still passes signals on.
-
-    With r scores greater than all of a layer's, the layer is empty once at most r weights are kept, that is from
-    sparsity 1 − r/m.
+    `scores` are the comparable ones that `masks` were selected by. With r of them greater than all of a layer's,
+    the layer is empty once at most r weights are kept, that is from sparsity 1 − r/m. Biases do not count: without
+    one a layer still passes signals on.
     """
     size = masks.size
-    return {
-        name: 1.0 - sum(int((s > scores[name].max()).sum()) for s in scores.values()) / size
-        for name, mask in masks.items()
-        if mask.ndim > 1 and not mask.any()
-    }
+    names = list(scores)
+
+    def ahead(name: str) -> int:
+        """How many weights are kept before the first of this layer; of equal scores the earlier layer's."""
+        best, place = scores[name].max(), names.index(name)
+        return sum(int((s >= best if i < place else s > best).sum()) for i, s in enumerate(scores.values()))
+
+    return {name: 1.0 - ahead(name) / size for name, mask in masks.items() if mask.ndim > 1 and not mask.any()}

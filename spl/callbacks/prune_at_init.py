@@ -23,6 +23,7 @@ from spl.pruning import (
     Scope,
     check_sparsity,
     collapsed_layers,
+    comparable,
     keep_count,
     prunable_parameters,
     score,
@@ -146,10 +147,10 @@ class PruneAtInit(Callback):
         scores, data_record = self._score(trainer, classifier, parameters)
         chosen = select(scores, self.sparsity, self.scope)
         masks = Masks(trainer.strategy.broadcast(dict(chosen.to("cpu"))))
-        for name, limit in collapsed_layers(scores, chosen).items():
+        for name, limit in collapsed_layers(comparable(scores, self.scope), chosen).items():
             rank_zero_warn(
-                f"Layer collapse: {name} has no weight left, from sparsity {limit:.4f} on. Lower the sparsity, use "
-                "scope: layerwise, or exclude the layer."
+                f"Layer collapse: {name} has no weight left, from sparsity {limit:.4f} on. Lower the sparsity, "
+                "exclude the layer, or compare layer by layer with scope: layerwise."
             )
         classifier.set_masks(masks)
         announce(trainer, classifier, "pruned")
