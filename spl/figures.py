@@ -19,17 +19,20 @@ def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
     """Distributions of Jacobian singular values, one curve per stage, over a logarithmic axis.
 
     Args:
-        spectra: singular values of any shape, by stage: dense, pruned, corrected. Zeros and NaN are left out.
+        spectra: singular values of any shape, by stage: dense, pruned, corrected. Zeros count as smaller than
+            all others, where a logarithmic axis cannot show them; NaN are left out.
         title: above the axes.
     """
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     for stage, values in spectra.items():
-        positive = np.sort(values[values > 0].flatten().cpu().numpy())
-        if not len(positive):
+        ordered = np.sort(values[values.isfinite()].flatten().cpu().numpy())
+        zeros = int((ordered <= 0).sum())
+        if zeros == len(ordered):
             continue
-        share = np.arange(1, len(positive) + 1) / len(positive)
-        axes.step(positive, share, where="post", label=f"{stage}, mean {positive.mean():.3g}", **_STYLES[stage])
+        share = np.arange(1, len(ordered) + 1) / len(ordered)
+        label = f"{stage}, mean {ordered.mean():.3g}"
+        axes.step(ordered[zeros:], share[zeros:], where="post", label=label, **_STYLES[stage])
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
     axes.set_xlabel("singular value s of the input-output Jacobian")
