@@ -87,9 +87,9 @@ class ApproximateIsometry(Correction):
         solver = torch.optim.LBFGS(
             [values],
             max_iter=self.max_iterations,
-            history_size=20,
-            tolerance_grad=1e-9,
-            tolerance_change=1e-14,
+            history_size=10,
+            tolerance_grad=1e-7,
+            tolerance_change=1e-8,  # leaves residuals of 1e-3 and less above a local optimum
             line_search_fn="strong_wolfe",
         )
 
@@ -100,8 +100,7 @@ class ApproximateIsometry(Correction):
             return float(square.detach())
 
         if len(places):
-            with torch.enable_grad():
-                solver.step(closure)  # type: ignore[no-untyped-call]
+            solver.step(closure)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             weight.copy_(matrix())
         return Residual(before, float(isometry_residual(weight.detach().double(), self.gain)))
