@@ -61,10 +61,11 @@ class SparseClassifier(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.pretrained = pretrained
-        self.metrics = nn.ModuleDict()
-        for split in ("train", "val", "test"):
+        self.metrics = nn.ModuleDict({"loss/train": MeanMetric(), "accuracy/train": MeanMetric()})
+        for split in ("val", "test"):
             self.metrics[f"loss/{split}"] = MeanMetric()
             self.metrics[f"accuracy/{split}"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self._unlogged: list[tuple[Tensor, Tensor, int]] = []
         self._masks: Masks | None = None
         self._bound: BoundMasks | None = None
         self._stepped = False
@@ -119,20 +120,24 @@ class SparseClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch. Logged are means since the last log, not single batches."""
-        loss = self._update("train", batch)
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = F.cross_entropy(logits, labels)
+        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
+        self._unlogged.append((loss.detach(), accuracy, len(labels)))
         trainer = self.trainer
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (trainer.global_step + 1) % every == 0 or trainer.is_last_batch:
-            self._log("train")
+            self._log_train()
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the validation metrics."""
-        self._update("val", batch)
+        self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics."""
-        self._update("test", batch)
+        self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities [N, classes]."""
@@ -152,13 +157,20 @@ class SparseClassifier(LightningModule):
         assert isinstance(metric, Metric)
         return metric
 
-    def _update(self, split: str, batch: Batch) -> Tensor:
+    def _evaluate(self, split: str, batch: Batch) -> None:
         inputs, labels = batch
         logits = self(inputs)
-        loss = F.cross_entropy(logits, labels)
-        self._metric(f"loss/{split}").update(loss.detach(), weight=len(labels))
-        self._metric(f"accuracy/{split}").update(logits.detach(), labels)
-        return loss
+        self._metric(f"loss/{split}").update(F.cross_entropy(logits, labels), weight=len(labels))
+        self._metric(f"accuracy/{split}").update(logits, labels)
+
+    def _log_train(self) -> None:
+        """Feed the metrics all batches since the last log at once: one update a step would be felt on a small net."""
+        losses, accuracies, sizes = zip(*self._unlogged, strict=True)
+        self._unlogged = []
+        weights = torch.tensor(sizes, device=self.device)
+        self._metric("loss/train").update(torch.stack(losses), weights)
+        self._metric("accuracy/train").update(torch.stack(accuracies), weights)
+        self._log("train")
 
     def _log(self, split: str) -> None:
         for name in (f"loss/{split}", f"accuracy/{split}"):
