@@ -1,0 +1,52 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+torch.set_num_threads(1)
+settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("spl")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def spl_data() -> Path:
+    """The folder of the full data sets, laid out as torchvision does."""
+    if "SPL_DATA" not in os.environ:
+        pytest.skip("SPL_DATA is not set: name the folder that has MNIST, FashionMNIST and cifar-10-batches-py")
+    return Path(os.environ["SPL_DATA"])
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[nn.Module], dict[str, Any]]:
+    """Everything about a network, and the random stream, that looking at it may disturb, as values that compare."""
+
+    def taken(network: nn.Module) -> dict[str, Any]:
+        named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in named.items()}
+        gradients = {
+            name: None if p.grad is None else p.grad.numpy().tobytes() for name, p in network.named_parameters()
+        }
+        return {
+            "tensors": tensors,
+            "gradients": gradients,
+            "parameters": {name: id(p) for name, p in network.named_parameters()},
+            "requires_grad": {name: p.requires_grad for name, p in network.named_parameters()},
+            "modes": {name: module.training for name, module in network.named_modules()},
+            "random": torch.get_rng_state().numpy().tobytes(),
+            "grad_enabled": torch.is_grad_enabled(),
+        }
+
+    return taken

@@ -1,0 +1,377 @@
+import copy
+import math
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from spl.criteria import ConnectionSensitivity, Magnitude, Random, scoring_loss
+from spl.errors import InputError
+from spl.masks import Masks
+from spl.pruning import collapsed_layers, keep_count, prunable_parameters, prune, score, select
+
+SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
+SPARSITIES = st.floats(0.0, 0.99)
+BATCH = (torch.linspace(-1, 1, 20).view(5, 4), torch.tensor([0, 1, 2, 1, 0]))
+
+
+def mlp(sizes: list[int]) -> nn.Sequential:
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    return nn.Sequential(*[layer for linear in layers for layer in (linear, nn.Tanh())][:-1])
+
+
+def conv_network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 3)
+    )
+
+
+def image_batches() -> list:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(5, 1, 4, 4, generator=generator) + 1, torch.randint(3, (5,), generator=generator))
+        for _ in range(2)
+    ]
+
+
+def layer_scores(sizes: list[int]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {f"fc{i}": torch.rand(size, generator=generator) for i, size in enumerate(sizes)}
+
+
+def counts(masks: Masks) -> list[int]:
+    return [int(mask.sum()) for mask in masks.values()]
+
+
+# How many
+
+
+@given(
+    SIZES,
+    SPARSITIES,
+    st.sampled_from(["global", "layerwise"]),
+    st.sampled_from([ConnectionSensitivity(), Magnitude(), Random()]),
+    st.booleans(),
+)
+def test_exactly_the_weights_asked_for_are_kept(sizes, sparsity, scope, criterion, include_bias):
+    network = mlp(sizes)
+    size = sum(a * b + (b if include_bias else 0) for a, b in pairwise(sizes))
+    expected = round(size * (1 - sparsity))
+    assume(expected > 0)
+    batches = [(torch.randn(3, sizes[0]), torch.randint(sizes[-1], (3,)))]
+    masks = prune(network, criterion, sparsity, batches, scope, include_bias=include_bias)
+    assert (masks.size, masks.kept) == (size, expected)
+    masks.apply_(dict(network.named_parameters()))
+    assert masks.revived(dict(network.named_parameters())) == {}
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+def test_sparsity_zero_keeps_everything(scope):
+    assert prune(mlp([3, 4, 2]), Random(), 0.0, scope=scope).sparsity == 0.0
+
+
+@given(st.sampled_from(["global", "layerwise"]), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+def test_masks_are_nested_over_sparsities(scope, sizes, data):
+    scores = layer_scores(sizes)
+    low, high = sorted(data.draw(st.tuples(SPARSITIES, SPARSITIES)))
+    assume(round(sum(sizes) * (1 - high)) > 0)
+    small, large = select(scores, high, scope), select(scores, low, scope)
+    assert all(not (small[name] & ~large[name]).any() for name in scores)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), SPARSITIES)
+def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
+    assume(round(sum(sizes) * (1 - sparsity)) > 0)
+    scores = layer_scores(sizes)
+    for name, mask in select(scores, sparsity, "layerwise").items():
+        order = scores[name].argsort(descending=True)
+        assert mask[order].tolist() == sorted(mask.tolist(), reverse=True)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), SPARSITIES)
+def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsity):
+    assume(round(sum(sizes) * (1 - sparsity)) > 0)
+    kept = counts(select(layer_scores(sizes), sparsity, "layerwise"))
+    lowest = max((k - 0.5) / n for k, n in zip(kept, sizes, strict=True))
+    highest = min((k + 0.5) / n for k, n in zip(kept, sizes, strict=True))
+    assert lowest <= highest
+
+
+def test_layerwise_by_hand():
+    scores = {"fc1": torch.tensor([9.0, 8.0, 7.0, 6.0]), "fc2": torch.tensor([[1.0, 2.0]]), "fc3": torch.zeros(4)}
+    masks = select(scores, 0.5, "layerwise")
+    assert masks["fc1"].tolist() == [True, True, False, False]
+    assert masks["fc2"].tolist() == [[False, True]]
+    assert masks["fc3"].tolist() == [True, True, False, False]
+    assert counts(select(scores, 0.5, "global")) == [4, 1, 0]
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=20, max_size=60), SPARSITIES)
+def test_of_equal_scores_the_earliest_are_kept_in_every_scope(values, sparsity):
+    assume(round(len(values) * (1 - sparsity)) > 0)
+    scores = {"fc1": torch.tensor(values)}
+    keep = round(len(values) * (1 - sparsity))
+    first = sorted(range(len(values)), key=lambda i: (-values[i], i))[:keep]
+    for scope in ("global", "layerwise"):
+        assert select(scores, sparsity, scope)["fc1"].nonzero().flatten().tolist() == sorted(first)
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+def test_scores_that_are_not_finite_are_an_error_in_every_scope(scope):
+    with pytest.raises(InputError, match="fc2: 1 of 2 saliency scores are NaN or infinite"):
+        select({"fc1": torch.ones(2), "fc2": torch.tensor([1.0, float("nan")])}, 0.5, scope)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 90.0, float("nan")])
+def test_a_sparsity_out_of_range_is_an_error(sparsity):
+    with pytest.raises(InputError, match=rf"must lie in \[0, 1\), got {sparsity}: .* 0\.9 for 90 %"):
+        keep_count(10, sparsity)
+
+
+def test_a_sparsity_that_keeps_nothing_is_an_error_that_says_what_keeps_one():
+    with pytest.raises(InputError, match=r"sparsity 0\.97 keeps none of 10 weights: at most 0\.9\d* keeps one"):
+        keep_count(10, 0.97)
+
+
+@given(st.integers(1, 10**8))
+@example(10_530_000)
+def test_the_sparsity_that_is_advised_keeps_a_weight(size):
+    with pytest.raises(InputError) as error:
+        keep_count(size, math.nextafter(1, 0))
+    advised = float(re.search(r"at most ([\d.e-]+) keeps one", str(error.value))[1])
+    assert keep_count(size, advised) == 1
+
+
+def test_what_cannot_be_pruned_is_refused_before_any_data_is_read():
+    def batches():
+        raise AssertionError("read")
+        yield
+
+    with pytest.raises(InputError, match="keeps none of 8 weights"):
+        prune(mlp([4, 2]), ConnectionSensitivity(), 0.99, batches())
+    with pytest.raises(InputError, match="must lie in"):
+        prune(mlp([4, 2]), ConnectionSensitivity(), 1.0, batches())
+
+
+# Which parameters
+
+
+def test_weights_of_linear_and_convolutional_layers_are_prunable():
+    network = nn.Sequential(
+        nn.Conv1d(2, 4, 3, groups=2),
+        nn.ConvTranspose2d(4, 2, 3),
+        nn.BatchNorm1d(2),
+        nn.LayerNorm(2),
+        nn.Embedding(3, 2),
+        nn.PReLU(),
+        nn.Linear(2, 2, bias=False),
+    )
+    assert list(prunable_parameters(network)) == ["0.weight", "1.weight", "6.weight"]
+    assert list(prunable_parameters(network, include_bias=True)) == [
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "6.weight",
+    ]
+
+
+def test_prunable_parameters_are_the_networks_own():
+    network = mlp([4, 3, 2])
+    assert prunable_parameters(network)["2.weight"] is network[2].weight
+
+
+def test_a_single_layer_is_a_network():
+    assert list(prunable_parameters(nn.Linear(2, 2))) == ["weight"]
+
+
+def test_frozen_parameters_are_not_pruned():
+    network = mlp([4, 3, 2])
+    network[0].weight.requires_grad_(False)
+    assert list(prunable_parameters(network, include_bias=True)) == ["0.bias", "2.weight", "2.bias"]
+    assert prune(network, ConnectionSensitivity(), 0.5, [(BATCH[0], BATCH[1] % 2)]).size == 6
+
+
+def test_tied_weights_are_counted_once():
+    network = mlp([3, 3, 3])
+    network[2].weight = network[0].weight
+    assert list(prunable_parameters(network)) == ["0.weight"]
+    twice = nn.Sequential(shared := nn.Linear(3, 3), nn.Tanh(), shared)
+    assert list(prunable_parameters(twice)) == ["0.weight"]
+
+
+def test_a_linear_weight_that_is_tied_to_an_embedding_is_prunable():
+    network = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
+    network[1].weight = network[0].weight
+    parameters = prunable_parameters(network)
+    assert list(parameters.values()) == [network[1].weight]
+    prune(network, Random(), 0.5).apply_(dict(network.named_parameters()))
+    assert int((network[1].weight == 0).sum()) == 7
+
+
+def test_excluded_parameters_stay_dense():
+    network = mlp([4, 3, 2])
+    assert list(prunable_parameters(network, exclude=["0.*"])) == ["2.weight"]
+    assert list(prunable_parameters(network, True, ["*.bias", "0.weight"])) == ["2.weight"]
+    assert list(prune(network, Random(), 0.5, exclude=["2.weight"])) == ["0.weight"]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_names():
+    with pytest.raises(InputError, match=r"exclude: 'fc9\.\*' matches none of the parameters 0\.weight, 2\.weight"):
+        prunable_parameters(mlp([4, 3, 2]), exclude=["0.weight", "fc9.*"])
+
+
+def test_patterns_that_leave_nothing_are_an_error():
+    with pytest.raises(InputError, match=r"exclude: \['0\.\*', '2\.\*'\] leaves nothing to prune of 0\.weight, 2\.w"):
+        prunable_parameters(mlp([4, 3, 2]), exclude=["0.*", "2.*"])
+
+
+@pytest.mark.parametrize(
+    "network", [nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), nn.Sequential(nn.Linear(2, 2)).requires_grad_(False)]
+)
+def test_a_network_without_weights_to_prune_is_an_error(network):
+    with pytest.raises(InputError, match="Sequential has no weights to prune: it needs trainable Linear or conv"):
+        prunable_parameters(network)
+
+
+# On which data
+
+
+def test_a_criterion_that_needs_data_says_so():
+    with pytest.raises(InputError, match=r"ConnectionSensitivity scores .* got none: .*\(Magnitude, Random\)"):
+        prune(mlp([4, 3]), ConnectionSensitivity(), 0.5)
+
+
+@pytest.mark.parametrize("batches", [[], (), iter(())])
+def test_data_without_batches_is_an_error(batches):
+    with pytest.raises(InputError, match=r"The scoring data has no batches: give at least one\."):
+        prune(mlp([4, 3]), ConnectionSensitivity(), 0.5, batches)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(*BATCH, strict=True)
+
+
+@pytest.mark.parametrize("batches", [(BATCH,), iter([BATCH]), DataLoader(Stream(), batch_size=2)])
+def test_batches_are_any_iterable(batches):
+    torch.manual_seed(0)
+    network = mlp([4, 3, 3])
+    masks = prune(network, ConnectionSensitivity(), 0.5, batches)
+    assert masks.digest() == prune(network, ConnectionSensitivity(), 0.5, [BATCH]).digest()
+
+
+@pytest.mark.parametrize(
+    "misspelled", [{"scope": "layer-wise"}, {"targets": "label"}, {"batch_norm": "train"}], ids=lambda d: next(iter(d))
+)
+def test_a_misspelled_choice_is_an_error(misspelled):
+    with pytest.raises(InputError, match=next(iter(misspelled.values()))):
+        prune(mlp([4, 3, 3]), ConnectionSensitivity(), 0.5, [BATCH], **misspelled)
+
+
+# Scoring
+
+
+@pytest.mark.parametrize("criterion", [ConnectionSensitivity(), Magnitude(), Random()])
+@pytest.mark.parametrize("batch_norm", ["eval", "batch"])
+def test_pruning_leaves_the_network_as_it_was_found(snapshot, criterion, batch_norm):
+    network = conv_network()
+    x, _ = image_batches()[0]
+    network(x).sum().backward()
+    network[1].eval()
+    before = snapshot(network)
+    prune(network, criterion, 0.5, image_batches(), batch_norm=batch_norm)
+    assert snapshot(network) == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("targets", ["labels", "uniform", "prediction_softmax", "prediction_logits"])
+def test_scores_are_those_of_the_very_weights_that_are_trained(training, targets):
+    network = conv_network().train(training)
+    parameters = prunable_parameters(network)
+    scores = score(network, parameters, ConnectionSensitivity(), image_batches(), targets)
+    network.eval()
+    for x, y in image_batches():
+        scoring_loss(targets)(network(x), y).backward()
+    products = {name: (p * p.grad).abs().detach() for name, p in parameters.items()}
+    total = sum(product.sum() for product in products.values())
+    for name, product in products.items():
+        torch.testing.assert_close(scores[name], product / total)
+    masks = select(scores, 0.8)
+    masks.apply_(dict(network.named_parameters()))
+    lowest = min(float(products[name][mask].min()) for name, mask in masks.items() if mask.any())
+    highest = max(float(products[name][~mask].max()) for name, mask in masks.items())
+    assert lowest >= highest
+    assert int((network[0].weight != 0).sum() + (network[5].weight != 0).sum()) == masks.kept == round(63 * 0.2)
+
+
+def test_batch_norm_is_scored_by_running_statistics_or_by_those_of_each_batch():
+    network = conv_network()
+    network[3] = nn.Identity()
+    parameters = prunable_parameters(network)
+    found = {}
+    for batch_norm in ("eval", "batch"):
+        found[batch_norm] = score(network, parameters, ConnectionSensitivity(), image_batches(), batch_norm=batch_norm)
+        twin = copy.deepcopy(network).train(batch_norm == "batch")
+        for x, y in image_batches():
+            scoring_loss("labels")(twin(x), y).backward()
+        product = (twin[0].weight * twin[0].weight.grad).abs()
+        total = product.sum() + (twin[5].weight * twin[5].weight.grad).abs().sum()
+        torch.testing.assert_close(found[batch_norm]["0.weight"], (product / total).detach())
+    assert not torch.allclose(found["eval"]["0.weight"], found["batch"]["0.weight"], rtol=0.1)
+
+
+def test_dropout_does_not_disturb_scores():
+    network = conv_network().train()
+    first, second = (prune(network, ConnectionSensitivity(), 0.5, image_batches()) for _ in range(2))
+    assert first.digest() == second.digest()
+
+
+def test_magnitude_pruning_by_hand():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[0.1, -5.0], [3.0, 0.2]]))
+        network[1].weight.copy_(torch.tensor([[-4.0, 0.3]]))
+    masks = prune(network, Magnitude(), 0.5)
+    assert masks["0.weight"].tolist() == [[False, True], [True, False]]
+    assert masks["1.weight"].tolist() == [[True, False]]
+
+
+# Layer collapse
+
+
+def test_a_collapsed_layer_is_named_with_the_sparsity_from_which_it_is_empty():
+    scores = {
+        "fc1": torch.tensor([[8.0, 7.0], [6.0, 1.0]]),
+        "fc2": torch.tensor([[5.0, 4.0]]),
+        "fc3": torch.tensor([[9.0, 2.0]]),
+        "fc3.bias": torch.zeros(2),
+    }
+    assert collapsed_layers(scores, select(scores, 0.6)) == {"fc2": 0.6}
+    assert collapsed_layers(scores, select(scores, 0.5)) == {}
+    assert collapsed_layers(scores, select(scores, 0.9)) == {"fc1": 0.9, "fc2": 0.6}
+
+
+def _assert_limits_hold(scores, sparsity):
+    size = sum(s.numel() for s in scores.values())
+    for name, limit in collapsed_layers(scores, select(scores, sparsity)).items():
+        assert limit <= sparsity + 0.5 / size
+        assert not select(scores, limit)[name].any()
+        assert select(scores, limit - 1 / size)[name].any()
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.floats(0.0, 0.95), st.integers(0, 10**6))
+def test_the_limit_of_a_collapsed_layer_holds_just_below_and_above(sizes, sparsity, seed):
+    assume(round(sum(sizes) * 2 * (1 - sparsity)) > 0)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.split(torch.randperm(sum(sizes) * 2, generator=generator), [2 * n for n in sizes])
+    _assert_limits_hold({f"fc{i}": part.view(2, -1).float() for i, part in enumerate(order)}, sparsity)
+
+
+def test_the_limit_of_a_collapsed_layer_holds_among_equal_scores():
+    _assert_limits_hold({"fc1": torch.tensor([[2.0, 0.0, 0.0, 0.0]]), "fc2": torch.zeros(1, 2)}, 0.5)
