@@ -80,7 +80,7 @@ class SplCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name=name, default_hp_metric=False)
         if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
-            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar()])]
+            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:

@@ -127,7 +127,7 @@ class SparseClassifier(LightningModule):
         self._unlogged.append((loss.detach(), accuracy, len(labels)))
         trainer = self.trainer
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % every == 0 or trainer.is_last_batch:
+        if (trainer.global_step + 1) % every == 0:
             self._log_train()
         return loss
 

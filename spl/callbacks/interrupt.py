@@ -58,5 +58,5 @@ class SafeInterrupt(Callback):
     def _save(self, trainer: Trainer) -> None:
         if folder := run_folder(trainer):
             path = folder / "checkpoints" / "last.ckpt"
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             print(f"\nInterrupted. Go on: spl fit --config {folder / 'config.yaml'} --ckpt_path {path}", flush=True)

@@ -92,10 +92,16 @@ class ImageDataModule(LightningDataModule):
         """Take up the order of the run that is resumed."""
         self.seed = state_dict["seed"]
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Both tensors to `device`."""
+        images, labels = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalize, and while training augment, a whole batch on its device."""
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
+        augments = type(self).augment is not ImageDataModule.augment
+        if augments and self.trainer is not None and self.trainer.training:
             # a stream of its own per step and rank: a resumed run draws what the uninterrupted one drew
             step = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             images = self.augment(images, torch.Generator(images.device).manual_seed(self.seed + 7919 * step))
@@ -108,5 +114,5 @@ class ImageDataModule(LightningDataModule):
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] → float32 with mean 0 and variance 1 per channel over the training images."""
-        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return images.float().sub_(255 * mean).div_(255 * std)

@@ -32,7 +32,7 @@ class ImageTensors(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """A batch: what the stock DataLoader calls instead of one `__getitem__` per example."""
         chosen = torch.tensor(indices)
-        return self.images[chosen], self.labels[chosen]
+        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)  # row by row, not by element
 
 
 def whole_batches(dataset: ImageTensors, batch_size: int, **options: Any) -> DataLoader[Batch]:
