@@ -1,0 +1,40 @@
+"""Times of several callables side by side, so that the noise of a shared machine hits all alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from tabulate import tabulate
+
+
+def compare(title: str, candidates: Mapping[str, Callable[[], object]], repeats: int, steps: int = 1) -> None:
+    """Call every candidate once in turn, `repeats` times, and print medians per step and of ratios to the first.
+
+    Each ratio pairs two calls of the same turn. Three turns warm up; every turn begins with another candidate.
+
+    Args:
+        title: what is compared.
+        candidates: what to call, by name; the first is the baseline.
+        repeats: number of turns.
+        steps: how many steps one call makes.
+    """
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-3, repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            begin = time.perf_counter()
+            candidates[name]()
+            elapsed = time.perf_counter() - begin
+            if turn >= 0:
+                seconds[name].append(elapsed / steps)
+    baseline = seconds[names[0]]
+    rows = [
+        (name, 1e3 * median(own), median(a / b for a, b in zip(own, baseline, strict=True)))
+        for name, own in seconds.items()
+    ]
+    print(
+        f"\n{title}: {torch.get_num_threads()} threads, torch {torch.__version__}, {repeats} repeats of {steps} steps"
+    )
+    print(tabulate(rows, headers=["", "ms per step", f"ratio to {names[0]}"], floatfmt=("", ".3f", ".3f")))
