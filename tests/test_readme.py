@@ -1,0 +1,47 @@
+"""What README shows, runs."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from spl.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    spl ")]
+SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 20"
+
+
+def run(monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    main()
+
+
+def test_readme_is_short_and_names_what_is_there():
+    assert len(README.splitlines()) <= 150
+    for path in re.findall(r"(?:configs|docs|benchmarks|lightning_logs)/[\w/.]*\w", README):
+        if not re.search("NAME|METHOD", path):  # a placeholder
+            assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not")
+def test_python_in_readme_runs(block, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_commands_in_readme_run(monkeypatch, tmp_path):
+    """Two processes are test_ddp's business."""
+    monkeypatch.chdir(tmp_path)
+    assert len(COMMANDS) >= 7
+    for command in COMMANDS:
+        if "ddp" not in command:
+            config = command.replace("configs/", f"{ROOT}/configs/")
+            run(monkeypatch, f"{config} {SHORT}".replace("RUN", "lightning_logs/quickstart/version_0"))
+    assert len(list(tmp_path.glob("lightning_logs/quickstart/version_*/pruning.yaml"))) >= 4
