@@ -36,6 +36,7 @@ def test_python_in_readme_runs(block, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a folder of its own
 def test_commands_in_readme_run(monkeypatch, tmp_path):
     """Two processes are test_ddp's business."""
     monkeypatch.chdir(tmp_path)
