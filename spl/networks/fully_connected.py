@@ -1,4 +1,4 @@
-"""The paper's fully connected networks, from stock layers."""
+"""Fully connected networks: MLP and LeNet-300-100."""
 
 from collections import OrderedDict
 from itertools import pairwise

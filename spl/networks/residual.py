@@ -1,0 +1,184 @@
+"""Residual networks for small images: ResNet (v1) and WideResNet (v2), from one set of blocks."""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spl.networks.images import ImageMean, ImageNetwork, check_sizes, scaled
+
+
+def _convolution(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2)
+
+
+class ZeroPadShortcut(nn.Module):
+    """The identity, averaged over stride × stride pixels, with channels of zeros appended: no weights."""
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+        super().__init__()
+        self.extra = fan_out - fan_in
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        if self.stride > 1:
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True)
+        return F.pad(x, (0, 0, 0, 0, 0, self.extra))
+
+
+class Block(nn.Module):
+    """Version 1: convolutions with BatchNorm, ReLU between them, the shortcut added, ReLU.
+
+    He et al. 2016a, with the shortcut that has no weights.
+
+    Args:
+        fan_in: channels of the input.
+        fan_out: channels of the output.
+        stride: of the first convolution.
+        layers: number of 3×3 convolutions.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int, layers: int) -> None:
+        super().__init__()
+        body: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (a, b) in enumerate(pairwise([fan_in] + [fan_out] * layers), start=1):
+            body[f"conv{i}"] = _convolution(a, b, stride=stride if i == 1 else 1)
+            body[f"bn{i}"] = nn.BatchNorm2d(b)
+            if i < layers:
+                body[f"act{i}"] = nn.ReLU(inplace=True)
+        self.body = nn.Sequential(body)
+        same = fan_in == fan_out and stride == 1
+        self.shortcut: nn.Module = nn.Identity() if same else ZeroPadShortcut(fan_in, fan_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class PreActivationBlock(nn.Module):
+    """Version 2: BatchNorm and ReLU before every convolution; the sum is left as it is.
+
+    He et al. 2016b; where the shape changes, the shortcut is a 1×1 convolution of the activated input, as in
+    wide residual networks (Zagoruyko & Komodakis 2016).
+
+    Args:
+        fan_in: channels of the input.
+        fan_out: channels of the output.
+        stride: of the first convolution.
+        layers: number of 3×3 convolutions.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int, layers: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(fan_in)
+        body: OrderedDict[str, nn.Module] = OrderedDict(conv1=_convolution(fan_in, fan_out, stride=stride))
+        for i in range(2, layers + 1):
+            body[f"bn{i}"] = nn.BatchNorm2d(fan_out)
+            body[f"act{i}"] = nn.ReLU(inplace=True)
+            body[f"conv{i}"] = _convolution(fan_out, fan_out)
+        self.body = nn.Sequential(body)
+        same = fan_in == fan_out and stride == 1
+        self.shortcut = None if same else _convolution(fan_in, fan_out, kernel=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        activated = F.relu(self.bn1(x))
+        sum_: Tensor = self.body(activated) + (x if self.shortcut is None else self.shortcut(activated))
+        return sum_
+
+
+def _stages(
+    block: type[Block] | type[PreActivationBlock],
+    blocks_per_stage: int,
+    layers_per_block: int,
+    widths: list[int],
+) -> OrderedDict[str, nn.Module]:
+    """stage1 to stage3 from `widths`, the stem's first; each but the first halves the image."""
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+        stage: OrderedDict[str, nn.Module] = OrderedDict()
+        stage["block1"] = block(fan_in, fan_out, stride=1 if i == 1 else 2, layers=layers_per_block)
+        for j in range(2, blocks_per_stage + 1):
+            stage[f"block{j}"] = block(fan_out, fan_out, stride=1, layers=layers_per_block)
+        stages[f"stage{i}"] = nn.Sequential(stage)
+    return stages
+
+
+def _widths(width_multiplier: float) -> list[int]:
+    """Channels of the stem, which is widened by no multiplier, and of the stages."""
+    return [scaled(16, min(width_multiplier, 1.0)), *(scaled(channels, width_multiplier) for channels in (16, 32, 64))]
+
+
+class ResNet(ImageNetwork):
+    """ResNet v1 for small images: a stem of 16 channels, three stages of 16, 32 and 64, shortcuts without weights.
+
+    He et al. 2016a as in Lee et al. 2020, who average where He et al. subsample. ResNet-20, 32, 56 and 110 have 3,
+    5, 9 and 18 blocks per stage: 269,034, 463,018, 850,986 and 1,723,914 weights and biases on CIFAR-10, beside
+    BatchNorm's.
+
+    Args:
+        blocks_per_stage: residual blocks in each stage.
+        layers_per_block: 3×3 convolutions in each block.
+        width_multiplier: times the channels of the stages.
+        in_channels: 1 for grey images, 3 for colour.
+        num_classes: number of logits.
+    """
+
+    def __init__(
+        self,
+        blocks_per_stage: int = 3,
+        layers_per_block: int = 2,
+        width_multiplier: float = 1.0,
+        in_channels: int = 3,
+        num_classes: int = 10,
+    ) -> None:
+        check_sizes(
+            blocks_per_stage=blocks_per_stage,
+            layers_per_block=layers_per_block,
+            width_multiplier=width_multiplier,
+            in_channels=in_channels,
+            num_classes=num_classes,
+        )
+        widths = _widths(width_multiplier)
+        stem = {"conv": _convolution(in_channels, widths[0]), "bn": nn.BatchNorm2d(widths[0]), "act": nn.ReLU()}
+        stages = _stages(Block, blocks_per_stage, layers_per_block, widths)
+        top = {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
+        super().__init__(OrderedDict({**stem, **stages, **top}), in_channels, halvings=2)
+
+
+class WideResNet(ImageNetwork):
+    """WRN-16-k v2: a stem of 16 channels, three stages of 16 k, 32 k and 64 k, projected shortcuts.
+
+    Zagoruyko & Komodakis 2016; WRN-16-k has two blocks per stage.
+
+    Args:
+        blocks_per_stage: residual blocks in each stage.
+        layers_per_block: 3×3 convolutions in each block.
+        width_multiplier: k, times the channels of the stages.
+        in_channels: 1 for grey images, 3 for colour.
+        num_classes: number of logits.
+    """
+
+    def __init__(
+        self,
+        blocks_per_stage: int = 2,
+        layers_per_block: int = 2,
+        width_multiplier: float = 6.0,
+        in_channels: int = 3,
+        num_classes: int = 10,
+    ) -> None:
+        check_sizes(
+            blocks_per_stage=blocks_per_stage,
+            layers_per_block=layers_per_block,
+            width_multiplier=width_multiplier,
+            in_channels=in_channels,
+            num_classes=num_classes,
+        )
+        widths = _widths(width_multiplier)
+        stem = {"conv": _convolution(in_channels, widths[0])}
+        stages = _stages(PreActivationBlock, blocks_per_stage, layers_per_block, widths)
+        normalized = {"bn": nn.BatchNorm2d(widths[-1]), "act": nn.ReLU()}
+        top = {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
+        super().__init__(OrderedDict({**stem, **stages, **normalized, **top}), in_channels, halvings=2)
