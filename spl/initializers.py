@@ -1,4 +1,4 @@
-"""Initial weights: orthogonal, variance scaling, Gaussian. Biases start at zero."""
+"""Initial weights: orthogonal matrices and convolutions, variance scaling, Gaussian. Biases start at zero."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,21 +17,25 @@ class Initializer(ABC):
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> None:
         """Initialize `network` in place; other layers (normalization, embeddings) keep their own weights."""
-        for name, layer in network.named_modules():
+        for layer in network.modules():
             if isinstance(layer, _LAYERS):
-                self.fill_(layer.weight, name)
+                for block in layer.weight.chunk(getattr(layer, "groups", 1)):
+                    self.fill_(block)
                 if layer.bias is not None:
                     layer.bias.zero_()
 
     @abstractmethod
-    def fill_(self, weight: Tensor, layer: str) -> None:
-        """Draw `weight` [out, in, ...] in place; `layer` is its layer's name, for messages."""
+    def fill_(self, weight: Tensor) -> None:
+        """Draw `weight` [out, in, ...] in place; of a grouped convolution each group's is drawn on its own."""
 
 
 class Orthogonal(Initializer):
-    """Layerwise dynamical isometry (LDI): W is uniform among matrices whose singular values all equal `gain`.
+    """Layerwise dynamical isometry (LDI): every singular value of every layer equals `gain`.
 
-    Saxe et al. 2014; section 4 of Lee et al. 2020, whose gain is 1 for every activation.
+    Matrices are uniform among the orthogonal ones (Saxe et al. 2014). Of convolutions it is the operator that is
+    orthogonal, not the reshaped kernel: at stride 1, on images whose borders wrap around, it keeps the norm of every
+    image where c_in ≤ c_out (Xiao et al. 2018, algorithm 1), and its transpose does where c_in > c_out, with any
+    stride. Section 4 of Lee et al. 2020, whose gain is 1 for every activation.
 
     Args:
         gain: the value of every singular value.
@@ -42,20 +46,67 @@ class Orthogonal(Initializer):
             raise InputError(f"gain must be positive, got {gain}.")
         self.gain = gain
 
-    def fill_(self, weight: Tensor, layer: str) -> None:
-        """Draw an orthogonal matrix; a reshaped kernel would not be orthogonal as an operator, so none is drawn."""
-        if weight.ndim > 2:
-            raise InputError(
-                f"Orthogonal initializes Linear layers, but {layer} is a convolution, and an orthogonal reshaped "
-                "kernel is no isometry. Use LeCunNormal, GlorotNormal or HeNormal."
-            )
-        nn.init.orthogonal_(weight, self.gain)
+    def fill_(self, weight: Tensor) -> None:
+        """Draw an orthogonal matrix or a convolutional-orthogonal kernel."""
+        if weight.ndim == 2:
+            nn.init.orthogonal_(weight, self.gain)
+        else:
+            _copy_taps_(weight, self.gain * self._taps(weight))
+
+    def _taps(self, weight: Tensor) -> Tensor:
+        """The convolution of an orthogonal matrix with k − 1 projections P and 1 − P along each axis."""
+        sizes = weight.shape[2:]
+        taps = _orthogonal(weight)[(None,) * len(sizes)]
+        for step in range(1, max(sizes)):
+            for axis, size in enumerate(sizes):
+                if step < size:
+                    projected = _projection(taps.shape[-2], taps) @ taps
+                    blank = torch.zeros_like(taps.narrow(axis, 0, 1))
+                    taps = torch.cat([projected, blank], axis) + torch.cat([blank, taps - projected], axis)
+        return taps
+
+
+class DeltaOrthogonal(Orthogonal):
+    """Orthogonal matrices, and kernels whose only tap, the middle one, is an orthogonal matrix.
+
+    Isometries as those of `Orthogonal`, and also on images with borders of zeros; Xiao et al. 2018, algorithm 2.
+
+    Args:
+        gain: the value of every singular value.
+    """
+
+    def _taps(self, weight: Tensor) -> Tensor:
+        """Zeros, and a matrix in the middle."""
+        sizes = weight.shape[2:]
+        matrix = _orthogonal(weight)
+        taps = matrix.new_zeros(*sizes, *matrix.shape)
+        taps[tuple((size - 1) // 2 for size in sizes)] = matrix
+        return taps
+
+
+def _orthogonal(weight: Tensor) -> Tensor:
+    """A uniform matrix with orthonormal columns, as many as the smaller side of `weight` has, in float64."""
+    sides = sorted(weight.shape[:2], reverse=True)
+    return nn.init.orthogonal_(torch.empty(*sides, dtype=torch.float64, device=weight.device))
+
+
+def _projection(size: int, like: Tensor) -> Tensor:
+    """The projection onto a random subspace: of each axis of a random frame, a coin decides whether it lies inside."""
+    frame = nn.init.orthogonal_(like.new_empty(size, size))
+    inside = frame[:, torch.rand(size, device=like.device) < 0.5]
+    return inside @ inside.mT
+
+
+def _copy_taps_(weight: Tensor, taps: Tensor) -> None:
+    """Copy taps [..., larger side, smaller side] into a weight [out, in, ...]."""
+    larger, smaller = (-2, -1) if weight.shape[0] >= weight.shape[1] else (-1, -2)
+    weight.copy_(taps.movedim((larger, smaller), (0, 1)))
 
 
 class LeCunNormal(Initializer):
     """VS-L: N(0, 1/fan_in)."""
 
-    def fill_(self, weight: Tensor, layer: str) -> None:
+    def fill_(self, weight: Tensor) -> None:
         """Draw with variance 1/fan_in."""
         fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
         weight.normal_(0.0, math.sqrt(1.0 / fan_in))
@@ -64,7 +115,7 @@ class LeCunNormal(Initializer):
 class GlorotNormal(Initializer):
     """VS-G: N(0, 2/(fan_in + fan_out)), Glorot & Bengio 2010."""
 
-    def fill_(self, weight: Tensor, layer: str) -> None:
+    def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/(fan_in + fan_out)."""
         fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
         weight.normal_(0.0, math.sqrt(2.0 / (fan_in + fan_out)))
@@ -73,7 +124,7 @@ class GlorotNormal(Initializer):
 class HeNormal(Initializer):
     """VS-H: N(0, 2/fan_in), He et al. 2015."""
 
-    def fill_(self, weight: Tensor, layer: str) -> None:
+    def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/fan_in."""
         fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
         weight.normal_(0.0, math.sqrt(2.0 / fan_in))
@@ -91,6 +142,6 @@ class Gaussian(Initializer):
             raise InputError(f"variance must be positive, got {variance}.")
         self.variance = variance
 
-    def fill_(self, weight: Tensor, layer: str) -> None:
+    def fill_(self, weight: Tensor) -> None:
         """Draw with variance γ."""
         weight.normal_(0.0, math.sqrt(self.variance))
