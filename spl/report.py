@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from spl.isometry import Residual
+from spl.isometry import Change
 from spl.jacobian import Spectrum
 from spl.masks import Masks
 
@@ -14,10 +14,16 @@ def dead_outputs(masks: Masks) -> dict[str, int]:
     return {name: int((~mask.flatten(1).any(1)).sum()) if mask.ndim > 1 else 0 for name, mask in masks.items()}
 
 
-def layer_table(masks: Masks, residuals: Mapping[str, Residual]) -> str:
-    """One row a layer: weights, kept, sparsity, dead outputs, isometry residual before and after; then the total."""
+def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
+    """One row a layer: weights, kept, sparsity, dead outputs, isometry residuals before and after; then the total.
+
+    The residuals of the convolutions as operators have columns of their own where they differ from the matrices'.
+    """
     dead = dead_outputs(masks)
     sparsity = masks.layer_sparsity()
+    kinds = ["isometry"]
+    if any(residuals.operator != residuals.matrix for change in changes.values() for residuals in change):
+        kinds.append("operator")
     rows = [
         [
             name,
@@ -25,13 +31,15 @@ def layer_table(masks: Masks, residuals: Mapping[str, Residual]) -> str:
             int(mask.sum()),
             f"{sparsity[name]:.4f}",
             dead[name],
-            *(f"{r:.3f}" for r in residuals.get(name, ())),
+            *(f"{residuals[i]:.3f}" for i in range(len(kinds)) for residuals in changes.get(name, ())),
         ]
         for name, mask in masks.items()
     ]
     rows.append(["total", masks.size, masks.kept, f"{masks.sparsity:.4f}", sum(dead.values())])
-    headers = ["layer", "weights", "kept", "sparsity", "dead outputs", "isometry before", "after"]
-    return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 6))
+    headers = ["layer", "weights", "kept", "sparsity", "dead outputs"]
+    for kind in kinds:
+        headers += [f"{kind} before", "after"]
+    return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 
 def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:

@@ -1,36 +1,60 @@
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from operators import CONVOLUTIONS, around, convolutions, dense
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import structural_rank
 from torch import Tensor, nn
 
 from spl.errors import InputError
-from spl.isometry import ApproximateIsometry, isometry_residual
+from spl.isometry import (
+    ApproximateIsometry,
+    Change,
+    Correction,
+    GradientDescentIsometry,
+    OperatorIsometry,
+    Residuals,
+    isometry_residual,
+    operator_residual,
+    orthogonality_score,
+)
 from spl.masks import Masks
 
 SHAPES = [(6, 6), (3, 8), (8, 3), (1, 5), (5, 1), (4, 2, 3, 3), (16, 1, 2, 2)]
+CORRECTIONS = [ApproximateIsometry(), OperatorIsometry(), GradientDescentIsometry(iterations=100)]
 
 
-def masked(weight: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Masks]:
-    masks = Masks({"fc1.weight": mask})
-    weights = {"fc1.weight": weight}
-    masks.apply_(weights)
-    return weights, masks
+def named(value: object) -> str:
+    return type(value).__name__
 
 
-def correct(weight: Tensor, mask: Tensor | None = None, **options):
-    """Apply the mask, correct, and return the residuals before and after."""
-    everything = torch.ones(weight.shape, dtype=torch.bool)
-    return ApproximateIsometry(**options)(*masked(weight, everything if mask is None else mask))["fc1.weight"]
+def network_of(weight: Tensor, **geometry) -> nn.Module:
+    """A network of one layer, fc1, that shares its memory with `weight`."""
+    if weight.ndim == 2:
+        layer = nn.Linear(1, 1)
+    else:
+        fan_in = weight.shape[1] * geometry.get("groups", 1)
+        layer = CONVOLUTIONS[weight.ndim - 2](fan_in, weight.shape[0], weight.shape[2:], bias=False, **geometry)
+    layer.weight = nn.Parameter(weight)
+    return nn.Sequential(OrderedDict(fc1=layer))
+
+
+def correct(weight: Tensor, mask: Tensor | None = None, correction: Correction | None = None, **geometry) -> Change:
+    """Correct `weight` in place."""
+    masks = Masks({"fc1.weight": torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask})
+    return (correction or ApproximateIsometry())(network_of(weight, **geometry), masks)["fc1.weight"]
 
 
 def orthonormal(weight: Tensor, gain: float = 1.0) -> Tensor:
     """How far the singular values are from the gain."""
     return (torch.linalg.svdvals(weight.detach().flatten(1).double()) - gain).abs().max()
+
+
+# Residuals
 
 
 def test_residual_by_hand():
@@ -51,47 +75,112 @@ def test_residual_of_a_kernel_is_that_of_its_reshaped_matrix():
     assert float(isometry_residual(kernel)) == float(isometry_residual(kernel.view(4, 18)))
 
 
-def smaller_side(shape: tuple[int, ...]) -> int:
-    return min(shape[0], math.prod(shape[1:]))
-
-
 @pytest.mark.parametrize("gain", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_residual_is_zero_where_every_singular_value_is_the_gain(shape, gain):
     weight = nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), gain)
+    smaller_side = min(weight.flatten(1).shape)
     assert float(isometry_residual(weight, gain)) < 1e-12
-    assert float(isometry_residual(weight, 2 * gain)) == pytest.approx(3 * gain**2 * math.sqrt(smaller_side(shape)))
+    assert float(isometry_residual(weight, 2 * gain)) == pytest.approx(3 * gain**2 * math.sqrt(smaller_side))
+
+
+def test_residual_adds_up_the_squares_of_the_groups():
+    # 2² - 1 and 3² - 1
+    assert float(isometry_residual(torch.tensor([[2.0], [3.0]]), groups=2)) == pytest.approx(math.sqrt(9 + 64))
+
+
+def test_operator_residual_by_hand():
+    # along one axis, K ⋆ K = [1·2, 2² + 1², 2·1], at stride 2 only the middle is left
+    kernel = torch.tensor([[[2.0, 1.0]]])
+    assert float(operator_residual(kernel)) == pytest.approx(math.sqrt(4 + 16 + 4))
+    assert float(operator_residual(kernel, gain=2.0)) == pytest.approx(math.sqrt(4 + 1 + 4))
+    assert float(operator_residual(kernel, stride=[2])) == pytest.approx(4.0)
+    assert float(operator_residual(kernel, dilation=[3])) == pytest.approx(math.sqrt(4 + 16 + 4))
+    # taps at 0 and 3, moved by 2, meet nowhere; taps at 0 and 2 do
+    assert float(operator_residual(kernel, stride=[2], dilation=[3])) == pytest.approx(4.0)
+    assert float(operator_residual(kernel, stride=[2], dilation=[2])) == pytest.approx(math.sqrt(4 + 16 + 4))
+
+
+@given(convolutions(channels=3, kernels=(5, 3, 2), strides=3), st.sampled_from([0.5, 1.0, 2.0]))
+def test_operator_residual_is_that_of_the_matrix_of_the_convolution_an_output_pixel(layer, gain):
+    taps = [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+    outputs = [math.ceil((2 * k - 1) / s) for k, s in zip(taps, layer.stride, strict=True)]
+    operator = dense(layer, tuple(n * s for n, s in zip(outputs, layer.stride, strict=True)))
+    gram = operator @ operator.T if operator.shape[0] <= operator.shape[1] else operator.T @ operator
+    expected = (gram - gain**2 * torch.eye(len(gram))).norm() / math.sqrt(math.prod(outputs))
+    actual = operator_residual(layer.weight.detach(), gain, layer.stride, layer.dilation, layer.groups)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (4, 6, 1), (6, 4, 1, 1), (4, 6, 1, 1, 1)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_operator_residual_of_matrices_is_the_isometry_residual(shape, groups):
+    weight = torch.randn(shape, dtype=torch.float64)
+    expected = isometry_residual(weight, 0.7, groups)
+    torch.testing.assert_close(operator_residual(weight, 0.7, groups=groups), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        ((3, 5), {}),
+        ((5, 3), {}),
+        ((2, 3, 3), {"dilation": [2]}),
+        ((4, 2, 2, 3), {"groups": 2}),
+        ((2, 2, 3, 2), {"stride": [2, 1]}),
+        ((5, 1, 2, 2), {"stride": [2, 2]}),
+    ],
+)
+def test_residuals_have_the_gradient_that_finite_differences_find(shape, geometry):
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: isometry_residual(w, 0.7, geometry.get("groups", 1)), weight)
+    assert torch.autograd.gradcheck(lambda w: operator_residual(w, 0.7, **geometry), weight)
+
+
+def test_orthogonality_score_is_the_mean_over_layers_along_the_outputs():
+    # [[5 - 1, 2], [2, 1 - 1]] and, of three outputs and one input, [[1/3 - 1, 1/3, …], …]: √2 at best
+    square = nn.Parameter(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    tall = torch.full((3, 1), 1 / math.sqrt(3))
+    assert orthogonality_score([square]) == pytest.approx(math.sqrt(24))
+    assert orthogonality_score([tall]) == pytest.approx(math.sqrt(2))
+    assert orthogonality_score([tall.T]) == pytest.approx(0.0, abs=1e-6)
+    assert orthogonality_score(w for w in (square, tall)) == pytest.approx((math.sqrt(24) + math.sqrt(2)) / 2)
+    kernel = torch.randn(4, 2, 3, 3)
+    assert orthogonality_score([kernel]) == orthogonality_score([kernel.view(4, 18)])
+
+
+# Approximate isometry
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dense_layer_becomes_an_isometry(shape, gain):
     weight = torch.randn(shape)
-    before, after = correct(weight, gain=gain)
-    assert before > 0.1
-    assert after < 1e-3
+    before, after = correct(weight, correction=ApproximateIsometry(gain))
+    assert before.matrix > 0.1
+    assert after.matrix < 1e-3
     assert orthonormal(weight, gain) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_weights_keep_their_precision(dtype):
     weight = torch.randn(6, 9).to(dtype)
-    assert correct(weight).after < (1e-3 if dtype == torch.float64 else 0.03)
+    assert correct(weight).after.matrix < (1e-3 if dtype == torch.float64 else 0.03)
     assert weight.dtype == dtype
 
 
 def test_a_diagonal_becomes_plus_and_minus_one():
     weight = torch.diag(torch.tensor([0.3, -2.0, 0.7, -0.1]))
     before, after = correct(weight, torch.eye(4, dtype=torch.bool))
-    assert before == pytest.approx(math.sqrt(0.91**2 + 3.0**2 + 0.51**2 + 0.99**2))
-    assert after < 1e-3
+    assert before.matrix == pytest.approx(math.sqrt(0.91**2 + 3.0**2 + 0.51**2 + 0.99**2))
+    assert after.matrix < 1e-3
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.0, -1.0, 1.0, -1.0])), atol=1e-3, rtol=0)
 
 
 def test_a_permutation_is_found_in_a_mask_that_has_one():
     mask = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     weight = torch.tensor([[0.4, 0.3, 0.0], [0.0, 0.5, -0.2], [0.0, 0.0, -0.6]])
-    assert correct(weight, mask).after < 1e-3
+    assert correct(weight, mask).after.matrix < 1e-3
     # an upper triangle with orthonormal rows is diagonal
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.0, 1.0, -1.0])), atol=0.03, rtol=0)
 
@@ -109,11 +198,11 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(layers(), st.sampled_from([0.5, 1.0, 2.0]))
 def test_a_correction_never_makes_it_worse_nor_beats_the_structural_rank(layer, gain):
     weight, mask = layer
-    before, after = correct(weight, mask, gain=gain)
+    before, after = correct(weight, mask, ApproximateIsometry(gain))
     tolerance = 1e-5 * gain**2
-    assert after <= before + tolerance
+    assert after.matrix <= before.matrix + tolerance
     floor = gain**2 * math.sqrt(min(mask.shape) - structural_rank(csr_array(mask.numpy())))
-    assert after >= floor - tolerance
+    assert after.matrix >= floor - tolerance
     assert weight.isfinite().all()
     assert not weight[~mask].any()
 
@@ -123,68 +212,29 @@ def test_the_floor_of_the_structural_rank_is_reached():
     mask = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
     weight = torch.randn(4, 4)
     assert structural_rank(csr_array(mask.numpy())) == 2
-    assert correct(weight, mask).after == pytest.approx(math.sqrt(2), abs=1e-3)
+    assert correct(weight, mask).after.matrix == pytest.approx(math.sqrt(2), abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sparse_layer_comes_closer_and_its_pruned_weights_stay_zero(shape):
+def test_a_sparse_layer_comes_closer_and_keeps_every_weight_alive(shape):
     weight = torch.randn(shape) * 0.1
     mask = torch.rand(shape) < 0.6
     before, after = correct(weight, mask)
-    assert after < before
-    assert not weight[~mask].any()
+    assert after.matrix < before.matrix
     assert (weight[mask] != 0).all()
-    assert after == pytest.approx(float(isometry_residual(weight.double())), abs=1e-12)
 
 
-def test_a_layer_that_lost_every_weight_stays_zero():
-    weight = torch.randn(3, 4)
-    assert correct(weight, torch.zeros(3, 4, dtype=torch.bool)) == (math.sqrt(3), math.sqrt(3))
-    assert not weight.any()
-
-
-def test_every_layer_is_corrected_and_nothing_else_is_touched(snapshot):
-    network = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
-    network(torch.randn(3, 6)).square().sum().backward()
-    masks = Masks({f"{i}.weight": torch.rand_like(network[i].weight) < 0.8 for i in (0, 2)})
-    masks.apply_(dict(network.named_parameters()))
-    before = snapshot(network)
-    weights = {name: p for name, p in network.named_parameters() if name in masks}
-    expected = {name: float(isometry_residual(p.detach().double())) for name, p in weights.items()}
-    residuals = ApproximateIsometry()(weights, masks)
-    assert {name: r.before for name, r in residuals.items()} == expected
-    assert all(r.after < r.before for r in residuals.values())
-    after = snapshot(network)
-    changed = [name for name in before["tensors"] if before["tensors"][name] != after["tensors"][name]]
-    assert changed == ["0.weight", "2.weight"]
-    assert before | {"tensors": None} == after | {"tensors": None}
-    assert masks.revived(weights) == {}
-
-
-def test_a_layer_is_corrected_whatever_its_memory_layout():
-    mask = torch.rand(4, 3, 2, 2) < 0.7
-    plain = torch.randn(4, 3, 2, 2)
-    channels_last = plain.clone().to(memory_format=torch.channels_last)
-    correct(plain, mask)
-    correct(channels_last, mask)
-    assert torch.equal(plain, channels_last)
-
-
-def test_a_correction_is_deterministic_and_works_without_gradients():
-    start, mask = torch.randn(7, 9), torch.rand(7, 9) < 0.5
-    results = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        weight = start.clone()
-        with torch.no_grad():
-            correct(weight, mask)
-        results.append(weight)
-    assert torch.equal(*results)
+def test_every_group_of_a_convolution_becomes_an_isometry():
+    weight = torch.randn(8, 1, 2, 2)
+    assert correct(weight, groups=2).after.matrix < 1e-3
+    assert all(orthonormal(group) < 1e-3 for group in weight.chunk(2))
 
 
 def test_more_iterations_come_closer():
     start = torch.randn(8, 8)
-    residuals = [correct(start.clone(), max_iterations=n).after for n in (1, 5, 500)]
+    residuals = [
+        correct(start.clone(), correction=ApproximateIsometry(max_iterations=n)).after.matrix for n in (1, 5, 500)
+    ]
     assert residuals[0] > 2 * residuals[1] > 4 * residuals[2]
 
 
@@ -195,12 +245,255 @@ def test_an_isometry_is_left_as_it_is():
     torch.testing.assert_close(weight, start, atol=1e-5, rtol=0)
 
 
+# Isometry of the operator
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0])
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        ((4, 6, 3, 3), {}),
+        ((6, 4, 3, 3), {}),
+        ((4, 6, 2, 2), {}),
+        ((3, 4, 3), {"dilation": 2}),
+        ((3, 2, 2, 2, 2), {}),
+        ((6, 2, 3, 3), {"stride": 2}),  # to fewer outputs than inputs at the four places of a stride
+        ((12, 2, 3, 3), {"stride": 2}),  # and to more
+        ((4, 3, 3, 3), {"groups": 2}),
+    ],
+)
+def test_a_dense_convolution_becomes_an_isometry_of_images(shape, geometry, gain):
+    weight = torch.randn(shape)
+    before, after = correct(weight, correction=OperatorIsometry(gain), **geometry)
+    assert before.operator > 1
+    assert after.operator < 3e-3 * gain**2
+    operator = dense(network_of(weight, **geometry).fc1, (6,) * (len(shape) - 2))
+    values = torch.linalg.svdvals(operator)
+    torch.testing.assert_close(values, torch.full_like(values, gain), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 8, 3, 3), (9, 4, 5)])
+def test_a_sparse_convolution_comes_closer_as_an_operator(shape):
+    weight = torch.randn(shape) * 0.2
+    before, after = correct(weight, torch.rand(shape) < 0.3, OperatorIsometry())
+    assert after.operator < 0.5 * before.operator
+
+
+def test_each_correction_ends_closer_in_the_residual_that_it_minimizes():
+    start, mask = torch.randn(8, 6, 3, 3) * 0.2, torch.rand(8, 6, 3, 3) < 0.3
+    matrix = correct(start.clone(), mask).after
+    operator = correct(start.clone(), mask, OperatorIsometry()).after
+    assert matrix.matrix < 0.1 * operator.matrix
+    assert operator.operator < 0.1 * matrix.operator
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (8, 5), (5, 8, 1, 1)])
+def test_matrices_are_corrected_as_by_approximate_isometry(shape):
+    start, mask = torch.randn(shape), torch.rand(shape) < 0.6
+    weights = [start.clone(), start.clone()]
+    changes = [correct(w, mask, c) for w, c in zip(weights, (ApproximateIsometry(), OperatorIsometry()), strict=True)]
+    assert changes[0] == changes[1]
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], start)
+
+
+# Gradient descent
+
+
+def test_a_step_of_gradient_descent_by_hand():
+    # |w² - 1| has the slope 2 w above 1 and -2 w below
+    weight = torch.tensor([[3.0]])
+    correct(weight, correction=GradientDescentIsometry(learning_rate=0.1, iterations=1))
+    assert float(weight) == pytest.approx(3.0 - 0.1 * 6)
+    weight = torch.tensor([[0.5]])
+    correct(weight, correction=GradientDescentIsometry(learning_rate=0.1, iterations=1))
+    assert float(weight) == pytest.approx(0.5 + 0.1 * 1)
+    # and that of |w² - 4| is -6 at 3's mirror image, -3
+    weight = torch.tensor([[-3.0]])
+    correct(weight, correction=GradientDescentIsometry(gain=2.0, learning_rate=0.5, iterations=1))
+    assert float(weight) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.5])
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        ((4, 6), {}),
+        ((6, 4), {}),
+        ((4, 2, 3, 3), {}),
+        ((20, 1, 3), {}),
+        ((8, 1, 2, 2), {"groups": 2}),
+        ((4, 2, 3, 3), {"groups": 4}),
+    ],
+)
+def test_steps_go_down_the_gradient_of_the_norm_along_the_outputs(shape, geometry, gain):
+    weight, mask = torch.randn(shape, dtype=torch.float64), torch.rand(shape) < 0.7
+    expected = nn.Parameter(weight * mask)
+    solver = torch.optim.SGD([expected], lr=0.05)
+    for _ in range(3):
+        solver.zero_grad()
+        squares = 0.0
+        for group in (expected * mask).chunk(geometry.get("groups", 1)):
+            matrix = group.flatten(1)
+            squares += (matrix @ matrix.T - gain**2 * torch.eye(len(matrix))).square().sum()
+        squares.sqrt().backward()
+        solver.step()
+    correct(weight, mask, GradientDescentIsometry(gain, 0.05, iterations=3), **geometry)
+    torch.testing.assert_close(weight, expected.detach())
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 9), (6, 2, 3, 3)])
+def test_more_steps_come_closer_and_approximate_isometry_as_close_at_least(shape):
+    start, mask = torch.randn(shape), torch.rand(shape) < 0.5
+    residuals = [
+        correct(start.clone(), mask, GradientDescentIsometry(iterations=n)).after.matrix for n in (1, 10, 1000)
+    ]
+    assert residuals[0] > residuals[1] > residuals[2]
+    assert correct(start.clone(), mask).after.matrix < residuals[2] + 1e-3
+
+
+def test_steps_end_where_the_residual_is_zero():
+    weight = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
+    start = weight.clone()
+    correct(weight, correction=GradientDescentIsometry(iterations=5))
+    assert torch.equal(weight, start)
+
+
+# All corrections
+
+
+def network_and_masks() -> tuple[nn.Sequential, Masks]:
+    """Layers of all kinds for images of 3×3; every parameter of all but the last has a mask."""
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, groups=2))
+    network = nn.Sequential(body, nn.Flatten(), nn.Linear(16, 5), nn.Linear(5, 2))
+    names = [name for name, _ in network.named_parameters() if not name.startswith("3.")]
+    return network, Masks({name: torch.rand_like(network.get_parameter(name)) < 0.6 for name in names})
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_weights_of_linear_and_convolutional_layers_are_corrected_and_nothing_else_is_touched(correction, snapshot):
+    network, masks = network_and_masks()
+    network(torch.randn(3, 3, 3, 3)).square().sum().backward()
+    before = snapshot(network)
+    changes = correction(network, masks)
+    assert list(changes) == ["0.0.weight", "0.2.weight", "2.weight"]
+    after = snapshot(network)
+    changed = [name for name in before["tensors"] if before["tensors"][name] != after["tensors"][name]]
+    assert changed == list(changes)
+    assert before | {"tensors": None} == after | {"tensors": None}
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_both_residuals_are_reported_before_and_after(correction):
+    network, masks = network_and_masks()
+    geometries = {"0.0.weight": {"stride": (2, 2)}, "0.2.weight": {"groups": 2}, "2.weight": {}}
+
+    def residuals() -> dict[str, Residuals]:
+        found = {}
+        for name, geometry in geometries.items():
+            weight = (network.get_parameter(name).detach() * masks[name]).double()
+            matrix = isometry_residual(weight, groups=geometry.get("groups", 1))
+            found[name] = Residuals(float(matrix), float(operator_residual(weight, **geometry)))
+        return found
+
+    before = residuals()
+    changes = correction(network, masks)
+    after = residuals()
+    assert changes == {name: Change(before[name], after[name]) for name in geometries}
+    assert before["0.0.weight"].matrix != before["0.0.weight"].operator
+    assert before["2.weight"].matrix == before["2.weight"].operator
+
+
+def test_the_stride_of_a_transposed_convolution_counts():
+    layer = nn.ConvTranspose2d(6, 2, 3, stride=2, bias=False)
+    change = OperatorIsometry()(layer, Masks({"weight": torch.ones(6, 2, 3, 3, dtype=torch.bool)}))["weight"]
+    assert change.after.operator < 3e-3
+    images = torch.randn(1, 6, 5, 5)
+    assert float(around(layer, images).detach().norm()) == pytest.approx(float(images.norm()), rel=1e-2)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_pruned_weights_are_zero_whatever_stood_there(correction):
+    weight, mask = torch.randn(4, 2, 3, 3), torch.rand(4, 2, 3, 3) < 0.6
+    clean = weight * mask
+    weight[~mask] = torch.tensor([math.nan, math.inf, 5.0])[torch.arange(int((~mask).sum())) % 3]
+    assert correct(weight, mask, correction) == correct(clean, mask, correction)
+    assert torch.equal(weight, clean)
+    assert not weight[~mask].any()
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
+def test_a_layer_that_lost_every_weight_stays_zero(shape, correction):
+    weight = torch.randn(shape)
+    lost = Residuals(pytest.approx(math.sqrt(3)), pytest.approx(math.sqrt(3)))
+    assert correct(weight, torch.zeros(shape, dtype=torch.bool), correction) == (lost, lost)
+    assert not weight.any()
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_a_layer_is_corrected_whatever_its_memory_layout(correction):
+    mask = torch.rand(4, 3, 2, 2) < 0.7
+    plain = torch.randn(4, 3, 2, 2)
+    channels_last = plain.clone().to(memory_format=torch.channels_last)
+    correct(plain, mask, correction)
+    correct(channels_last, mask, correction)
+    torch.testing.assert_close(channels_last, plain)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_a_correction_is_deterministic_and_works_without_gradients(correction):
+    start, mask = torch.randn(7, 3, 3), torch.rand(7, 3, 3) < 0.5
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        weight = start.clone()
+        with torch.no_grad():
+            correct(weight, mask, correction)
+        results.append(weight)
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], start * mask)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"fc2.weight": torch.ones(2, 3, dtype=torch.bool)}, r"fc2\.weight \(no such parameter\)"),
+        ({"fc1.weight": torch.ones(3, 2, dtype=torch.bool)}, r"fc1\.weight \(mask \(3, 2\), weights \(2, 3\)\)"),
+    ],
+)
+def test_masks_of_another_network_are_an_error_that_names_them(mask, message):
+    weight = torch.randn(2, 3)
+    start = weight.clone()
+    with pytest.raises(InputError, match=f"The masks do not fit the network: {message}"):
+        ApproximateIsometry()(network_of(weight), Masks(mask))
+    assert torch.equal(weight, start)
+
+
+@pytest.mark.parametrize("correction", [ApproximateIsometry, OperatorIsometry, GradientDescentIsometry])
 @pytest.mark.parametrize("gain", [0.0, -1.0, float("nan")])
-def test_a_gain_that_is_not_positive_is_an_error(gain):
+def test_a_gain_that_is_not_positive_is_an_error(gain, correction):
     with pytest.raises(InputError, match=f"gain must be positive, got {gain}"):
-        ApproximateIsometry(gain=gain)
+        correction(gain=gain)
 
 
-def test_no_iterations_are_an_error():
-    with pytest.raises(InputError, match="max_iterations must be at least 1, got 0"):
-        ApproximateIsometry(max_iterations=0)
+@pytest.mark.parametrize("rate", [0.0, -0.1, float("nan")])
+def test_a_learning_rate_that_is_not_positive_is_an_error(rate):
+    with pytest.raises(InputError, match=f"learning_rate must be positive, got {rate}"):
+        GradientDescentIsometry(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("correction", "name"),
+    [
+        (ApproximateIsometry, "max_iterations"),
+        (OperatorIsometry, "max_iterations"),
+        (GradientDescentIsometry, "iterations"),
+    ],
+)
+def test_no_iterations_are_an_error(correction, name):
+    with pytest.raises(InputError, match=f"^{name} must be at least 1, got 0"):
+        correction(**{name: 0})

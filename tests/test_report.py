@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from spl import tensorboard
 from spl.figures import compare_spectra
-from spl.isometry import Residual
+from spl.isometry import Change, Residuals
 from spl.jacobian import Spectrum
 from spl.masks import Masks
 from spl.report import dead_outputs, layer_table, spectrum_table
@@ -25,6 +25,11 @@ MASKS = Masks(
         "conv.weight": torch.tensor([1, 1, 0, 0, 0, 0], dtype=torch.bool).view(3, 1, 1, 2),
     }
 )
+
+
+def titles(table: str) -> list[str]:
+    """The header, cut at two or more spaces."""
+    return [title.strip() for title in table.splitlines()[0].split("  ") if title.strip()]
 
 
 def cells(table: str) -> list[list[str]]:
@@ -40,8 +45,13 @@ def test_dead_outputs_have_lost_every_incoming_weight_and_biases_have_none():
 
 
 def test_layer_table_has_one_row_a_layer_and_their_total():
-    residuals = {"fc1.weight": Residual(1.23456, 0.00049), "conv.weight": Residual(2.0, 1.0)}
-    assert cells(layer_table(MASKS, residuals)) == [
+    changes = {
+        "fc1.weight": Change(Residuals(1.23456, 1.23456), Residuals(0.00049, 0.00049)),
+        "conv.weight": Change(Residuals(2.0, 2.0), Residuals(1.0, 1.0)),
+    }
+    table = layer_table(MASKS, changes)
+    assert titles(table)[5:] == ["isometry before", "after"]
+    assert cells(table) == [
         ["fc1.weight", "12", "3", "0.7500", "2", "1.235", "0.000"],
         ["fc1.bias", "4", "1", "0.7500", "0"],
         ["conv.weight", "6", "2", "0.6667", "2", "2.000", "1.000"],
@@ -49,10 +59,27 @@ def test_layer_table_has_one_row_a_layer_and_their_total():
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [
+        (Change(Residuals(2.0, 3.25), Residuals(0.5, 0.5)), ["2.000", "0.500", "3.250", "0.500"]),
+        (Change(Residuals(2.0, 2.0), Residuals(0.5, 0.75)), ["2.000", "0.500", "2.000", "0.750"]),
+    ],
+)
+def test_layer_table_has_the_residuals_of_operators_where_they_differ_from_the_matrices(change, columns):
+    same = Change(Residuals(4.0, 4.0), Residuals(1.0, 1.0))
+    table = layer_table(MASKS, {"fc1.weight": same, "conv.weight": change})
+    assert titles(table)[5:] == ["isometry before", "after", "operator before", "after"]
+    fc1, bias, conv, total = cells(table)
+    assert fc1[5:] == ["4.000", "1.000", "4.000", "1.000"]
+    assert conv[5:] == columns
+    assert len(bias) == len(total) == 5
+
+
 def test_layer_table_without_correction():
     table = layer_table(MASKS, {})
     assert cells(table)[0] == ["fc1.weight", "12", "3", "0.7500", "2"]
-    assert table.splitlines()[0].split("  ")[0] == "layer"
+    assert titles(table) == ["layer", "weights", "kept", "sparsity", "dead outputs"]
     assert len({len(line.rstrip()) for line in table.splitlines()[2:]}) == 1  # numbers end in one column
 
 

@@ -15,7 +15,7 @@ from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import announce
 from spl.criteria import ConnectionSensitivity, Criterion, Scores, Targets
 from spl.errors import InputError
-from spl.isometry import ApproximateIsometry, Correction, Residual
+from spl.isometry import ApproximateIsometry, Change, Correction, Residuals
 from spl.masks import Masks
 from spl.modes import BatchNormMode
 from spl.module import SparseClassifier
@@ -82,16 +82,16 @@ class PruneAtInit(Callback):
         self.exclude = list(exclude or [])
         self.isometry = isometry
         self.record: dict[str, Any] = {}
-        self.residuals: dict[str, Residual] = {}
+        self.changes: dict[str, Change] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What decided the masks, and the isometry residuals, for the table of a resumed run."""
-        return {"record": self.record, "residuals": {name: tuple(r) for name, r in self.residuals.items()}}
+        return {"record": self.record, "changes": {n: [list(r) for r in change] for n, change in self.changes.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take both back."""
         self.record = state_dict["record"]
-        self.residuals = {name: Residual(*r) for name, r in state_dict["residuals"].items()}
+        self.changes = {n: Change(*(Residuals(*r) for r in c)) for n, c in state_dict["changes"].items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
@@ -146,7 +146,7 @@ class PruneAtInit(Callback):
         announce(trainer, classifier, "dense")
         scores, data_record = self._score(trainer, classifier, parameters)
         chosen = select(scores, self.sparsity, self.scope)
-        masks = Masks(trainer.strategy.broadcast(dict(chosen.to("cpu"))))
+        masks = Masks(trainer.strategy.broadcast(dict(chosen)))
         for name, limit in collapsed_layers(comparable(scores, self.scope), chosen).items():
             rank_zero_warn(
                 f"Layer collapse: {name} has no weight left, from sparsity {limit:.4f} on. Lower the sparsity, "
@@ -155,10 +155,9 @@ class PruneAtInit(Callback):
         classifier.set_masks(masks)
         announce(trainer, classifier, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            weights = {name: parameters[name] for name in masks if masks[name].ndim > 1}
-            self.residuals = self.isometry(weights, masks)
-            for weight in weights.values():  # equal bit for bit on every process, whatever its hardware
-                weight.data.copy_(trainer.strategy.broadcast(weight.detach().cpu()))
+            self.changes = self.isometry(classifier.network, masks)
+            for name in self.changes:  # equal bit for bit on every process, whatever its hardware
+                parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             announce(trainer, classifier, "corrected")
         self.record = self._describe(masks) | data_record
         self._log(trainer, masks, scores)

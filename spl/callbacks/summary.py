@@ -17,8 +17,8 @@ class Summary(Callback):
         if not trainer.is_global_zero or not isinstance(pl_module, SparseClassifier):
             return
         if pl_module.masks is not None:
-            residuals = [pruning.residuals for pruning in callbacks_of(trainer, PruneAtInit)]
-            print("\n" + layer_table(pl_module.masks, residuals[0] if residuals else {}))
+            changes = [pruning.changes for pruning in callbacks_of(trainer, PruneAtInit)]
+            print("\n" + layer_table(pl_module.masks, changes[0] if changes else {}))
         for spectrum in callbacks_of(trainer, JacobianSpectrum):
             print("\n" + spectrum_table(spectrum.spectra))
         if folder := run_folder(trainer):
