@@ -1,15 +1,17 @@
 """CIFAR-10, from torchvision's data set."""
 
 from pathlib import Path
+from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision import datasets
 
+from spl.data.augment import Border, cutout, flip_and_shift
 from spl.data.files import check_files, download_missing
 from spl.data.images import ImageDataModule
 from spl.data.tensors import ImageTensors
+from spl.errors import InputError
 
 _SHIFT = 4
 
@@ -23,13 +25,28 @@ class CIFAR10(ImageDataModule):
         root: folder of the data sets; the files lie in `root/cifar-10-batches-py`.
         batch_size: training examples per step and process.
         download: fetch the files that are not there.
+        border: what a shift uncovers: black (zero), or the image mirrored at its border (reflect).
+        cutout: side in pixels of a square that is blanked in each training image; 0 for none.
     """
 
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
-    def __init__(self, root: Path = Path("data"), batch_size: int = 128, download: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path = Path("data"),
+        batch_size: int = 128,
+        download: bool = True,
+        border: Border = "zero",
+        cutout: int = 0,
+    ) -> None:
         super().__init__(batch_size)
+        if border not in get_args(Border):
+            raise InputError(f"border must be one of {', '.join(get_args(Border))}, got {border!r}.")
+        if not 0 <= cutout <= 32:
+            raise InputError(f"cutout must lie in [0, 32], the side of a square in pixels, got {cutout}.")
+        self.border: Border = border
+        self.cutout = cutout
         source = datasets.CIFAR10
         self.root = Path(root)
         self.folder = self.root / source.base_folder
@@ -48,17 +65,12 @@ class CIFAR10(ImageDataModule):
         return train, test
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirror and shift [N, C, H, W], each image on its own; what a shift uncovers is black."""
-        n, _, height, width = images.shape
-        device = images.device
-        flip = torch.rand(n, 1, generator=generator, device=device) < 0.5
-        down, right = torch.randint(2 * _SHIFT + 1, (2, n, 1), generator=generator, device=device)
-        rows = torch.arange(height, device=device) + down  # of the padded image
-        columns = torch.arange(width, device=device).expand(n, width)
-        columns = torch.where(flip, width - 1 - columns, columns) + right
-        padded = F.pad(images, [_SHIFT] * 4).permute(0, 2, 3, 1)
-        example = torch.arange(n, device=device)[:, None, None]
-        return padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        """Mirror, shift and cut out, each image [C, H, W] of the batch on its own."""
+        images = flip_and_shift(images, _SHIFT, self.border, generator)
+        if self.cutout:
+            grey = torch.tensor(self.mean, device=images.device).mul(255).round().to(images.dtype)
+            images = cutout(images, self.cutout, grey, generator)
+        return images
 
 
 def _tensors(source: datasets.CIFAR10) -> ImageTensors:

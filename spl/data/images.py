@@ -1,4 +1,4 @@
-"""ImageDataModule: what the image data sets share. uint8 in memory, prepared on the device in whole batches."""
+"""ImageDataModule: what the image data sets share. uint8 on the device, prepared there in whole batches."""
 
 from abc import abstractmethod
 from typing import Any
@@ -43,11 +43,12 @@ class ImageDataModule(LightningDataModule):
         """The whole training and test images, read and checked."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images and split the training ones, once."""
+        """Read the images, bring them to the Trainer's device, and split the training ones, once."""
         if self.train is None:
             self.seed = torch.initial_seed() % 2**31
-            train, self.test = self.load()
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            train, self.test = (split.to(device) for split in self.load())
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
             held_out = len(train) // 10
             self.val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
             self.train = ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]])

@@ -23,6 +23,10 @@ class ImageTensors(Dataset[Batch]):
         self.images = images
         self.labels = labels
 
+    def to(self, device: torch.device) -> "ImageTensors":
+        """The same on another device."""
+        return ImageTensors(self.images.to(device), self.labels.to(device))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -31,7 +35,7 @@ class ImageTensors(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """A batch: what the stock DataLoader calls instead of one `__getitem__` per example."""
-        chosen = torch.tensor(indices)
+        chosen = torch.tensor(indices, device=self.images.device)
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)  # row by row, not by element
 
 
@@ -73,7 +77,6 @@ class TrainLoader(DataLoader[Batch]):
             batch_size=batch_size,
             sampler=self.order,  # a DistributedSampler, which Lightning leaves in place
             collate_fn=_identity,
-            pin_memory=torch.cuda.is_available(),
         )
         self._position = {"epoch": 0, "batches": 0}
         self._resume_from: dict[str, int] | None = None
