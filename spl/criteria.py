@@ -82,17 +82,22 @@ class ConnectionSensitivity(Criterion):
     def __call__(
         self, network: nn.Module, parameters: Mapping[str, Tensor], batches: Iterable[Batch], loss: Loss
     ) -> Scores:
-        """Scores that sum to 1 over all weights, or are all 0 where no gradient arrives."""
+        """Scores that sum to 1 over all weights, or are all 0 where no gradient arrives.
+
+        The sums are turned into scores in place: beside one forward and backward pass, one copy of the weights.
+        """
         tensors = list(parameters.values())
         total = [torch.zeros_like(tensor) for tensor in tensors]
         for inputs, labels in batches:
             value = loss(network(inputs), labels)
             torch._foreach_add_(total, torch.autograd.grad(value, tensors, materialize_grads=True))
-        scores = [(w.detach() * g).abs() for w, g in zip(tensors, total, strict=True)]
-        scale = torch.stack([s.sum(dtype=torch.float64) for s in scores]).sum()
+        torch._foreach_mul_(total, [tensor.detach() for tensor in tensors])
+        torch._foreach_abs_(total)
+        scale = float(torch.stack([s.sum(dtype=torch.float64) for s in total]).sum())
         if scale > 0:
-            scores = [(s.double() / scale).to(s.dtype) for s in scores]
-        return dict(zip(parameters, scores, strict=True))
+            for s in total:
+                s.copy_(s.double().div_(scale))  # the sum itself may be too large for a float32
+        return dict(zip(parameters, total, strict=True))
 
 
 class Magnitude(Criterion):

@@ -1,6 +1,8 @@
 """Jacobian singular values (JSV): how faithfully a network carries signals from its input to its logits."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -22,15 +24,30 @@ def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_
     Args:
         network: maps [N, ...] to logits [N, C]; left as it was found.
         inputs: N examples, as the network takes them, on its device.
-        chunk: examples at a time; memory grows with chunk · C · D.
+        chunk: examples at a time, at most; memory grows with chunk, and not with N beyond the result.
         batch_norm: see `spl.modes.undisturbed`; `batch` couples examples, and is then an approximation.
 
     Raises:
-        InputError: the output is not [N, C].
+        InputError: the output is not [N, C], or memory runs out.
     """
-    with undisturbed(network, batch_norm):
-        parts = tqdm(torch.split(inputs, chunk), desc="Jacobian", unit="chunk", delay=1, leave=False, disable=None)
-        return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in parts])
+    chunks = torch.tensor_split(inputs, math.ceil(len(inputs) / chunk))  # of equal size, so that none is of one
+    progress = tqdm(chunks, desc="Jacobian", unit="chunk", delay=1, leave=False, disable=None)
+    with undisturbed(network, batch_norm), _memory_advice(len(chunks[0])):
+        return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in progress])
+
+
+@contextmanager
+def _memory_advice(chunk: int) -> Iterator[None]:
+    """Turn PyTorch's errors about memory into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "tried to allocate" not in str(error).lower():  # as torch says it of every device
+            raise
+        raise InputError(
+            f"The Jacobian spectrum ran out of memory at {chunk} examples at a time: lower the chunk "
+            f"(spectrum.chunk, singular_values(chunk=...)) to {max(1, chunk // 4)}. The spectrum stays the same."
+        ) from error
 
 
 def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -15,21 +15,25 @@ def top_k(scores: Mapping[str, Tensor], keep: int) -> "Masks":
     A k-th value found by selection replaces a threshold comparison, because `score >= threshold` keeps
     too many of equal scores and `>` too few. Among equal scores the earlier one wins, in the order of the
     mapping and then of the flattened tensor, so the result is the same on every device, and the masks of
-    a smaller `keep` are contained in those of a larger one.
+    a smaller `keep` are contained in those of a larger one. Selection runs on the CPU: on CUDA the k-th value has
+    no deterministic algorithm in every release that is supported.
 
     Args:
         scores: one real tensor of any shape per parameter name; a larger score is kept first.
         keep: how many scores to keep, from 0 to their number.
+
+    Returns:
+        Masks on the CPU.
 
     Raises:
         InputError: a score is NaN or infinite; the message names the layer.
         ValueError: `keep` is out of range.
     """
     check_finite(scores)
-    flat = torch.cat([score.detach().flatten() for score in scores.values()])
+    flat = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
     if not 0 <= keep <= flat.numel():
         raise ValueError(f"keep must lie in [0, {flat.numel()}], got {keep}")
-    alive = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    alive = torch.zeros(flat.numel(), dtype=torch.bool)
     if keep:
         threshold = flat.kthvalue(flat.numel() - keep + 1).values
         alive = flat > threshold
@@ -160,7 +164,8 @@ class BoundMasks:
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
         masks.check_fits(parameters)
         self.parameters = [parameters[name] for name in masks]
-        self.factors = [masks[name].to(parameters[name]) for name in masks]
+        # in the parameter's own memory format, without which a product with channels-last kernels is slow
+        self.factors = [torch.empty_like(parameters[name]).copy_(masks[name]) for name in masks]
 
     def mask_gradients_(self) -> None:
         """Multiply the gradients by the masks, in place; parameters without a gradient are left out."""

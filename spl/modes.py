@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.errors import InputError
@@ -24,11 +24,15 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
         network: any module.
         batch_norm: `eval` normalizes by the running statistics, which at initialization are mean 0 and
             variance 1 (the paper's choice); `batch` by the statistics of each batch.
+
+    Raises:
+        InputError: the network sees a batch of one example while normalizing by the statistics of each batch.
     """
     if batch_norm not in get_args(BatchNormMode):
         raise InputError(f"batch_norm must be one of {', '.join(get_args(BatchNormMode))}, got {batch_norm!r}.")
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
+    hooks = []
     devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
@@ -37,11 +41,22 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
                 for module in network.modules():
                     if isinstance(module, _BatchNorm):
                         module.train()
+                        hooks.append(module.register_forward_pre_hook(_refuse_a_batch_of_one))
             with torch.compiler.set_stance("force_eager"), torch.enable_grad():
                 yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for module, mode in modes.items():
                 module.training = mode
             with torch.no_grad():
                 for name, buffer in network.named_buffers():
                     buffer.copy_(buffers[name])
+
+
+def _refuse_a_batch_of_one(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if len(inputs[0]) == 1:
+        raise InputError(
+            "BatchNorm cannot normalize a batch of one example by the batch's own statistics: take batches (of the "
+            "spectrum: chunks) of two examples or more, or batch_norm: eval."
+        )

@@ -1,0 +1,78 @@
+"""Scores and spectra stream: their memory does not grow with the data."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from memory import PeakMemory
+
+from spl import jacobian
+from spl.criteria import ConnectionSensitivity
+from spl.errors import InputError
+from spl.jacobian import singular_values
+from spl.networks import VGG16, ResNet
+from spl.pruning import prunable_parameters, score
+
+
+def test_the_measure_counts_what_lives_at_once():
+    with PeakMemory() as memory:
+        a = torch.zeros(1000)
+        b = a.view(10, 100) + 1  # a and b
+        del a
+        c = b * 2  # b and c
+        del b
+        d = c * 2  # c and d
+    assert memory.peak == 2 * 4000
+    assert d.sum() == 4000
+
+
+def test_scoring_vgg16_takes_one_forward_and_backward_pass_and_one_copy_of_the_weights():
+    network, images, labels = VGG16(), torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    parameters = prunable_parameters(network, include_bias=True)
+    copy = sum(4 * p.numel() for p in parameters.values())
+    with PeakMemory() as once:
+        F.cross_entropy(network.eval()(images), labels, reduction="sum").backward()
+    network.zero_grad()
+    peaks = []
+    for batches in (1, 5):
+        stream = ((images.clone(), labels) for _ in range(batches))
+        with PeakMemory() as memory:
+            score(network, parameters, ConnectionSensitivity(), stream)
+        peaks.append(memory.peak)
+    assert peaks[0] == peaks[1]
+    assert copy < peaks[0] <= 1.02 * (once.peak + copy)
+
+
+@pytest.mark.parametrize("network", [VGG16(width_multiplier=0.25), ResNet(blocks_per_stage=5)], ids=["VGG16", "ResNet"])
+def test_a_spectrum_takes_the_memory_of_one_chunk(network):
+    images = torch.randn(24, 3, 32, 32)
+    peaks = {}
+    for examples, chunk in ((4, 4), (24, 4), (24, 24)):
+        with PeakMemory() as memory:
+            singular_values(network, images[:examples], chunk)
+        peaks[examples, chunk] = memory.peak
+    result = 8 * 24 * 10
+    assert peaks[24, 4] <= peaks[4, 4] + 2 * result
+    assert peaks[24, 24] > 4 * peaks[24, 4]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40960000 bytes."),
+    ],
+    ids=["CUDA", "CPU"],
+)
+def test_a_spectrum_that_runs_out_of_memory_says_what_to_do(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(jacobian, "_input_jacobian", fail)
+    advice = r"ran out of memory at 20 examples at a time: lower the chunk \(spectrum\.chunk, .*\) to 5"
+    with pytest.raises(InputError, match=advice):
+        singular_values(ResNet(), torch.randn(40, 3, 32, 32), chunk=20)
+
+
+def test_another_error_is_passed_on():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        singular_values(torch.nn.Linear(3, 2), torch.randn(4, 5))
