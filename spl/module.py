@@ -40,6 +40,9 @@ class SparseClassifier(LightningModule):
         lr_scheduler: from an optimizer to a learning rate schedule.
         lr_interval: whether the schedule counts optimizer steps or epochs.
         pretrained: checkpoint of this command whose weights fit starts from, for pruning after training.
+        channels_last: lay images and kernels out in memory channel by channel of a pixel, which convolutions in
+            mixed precision prefer.
+        compile: train through `torch.compile`; scores and spectra are taken without it.
     """
 
     def __init__(
@@ -51,12 +54,18 @@ class SparseClassifier(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["step", "epoch"] = "step",
         pretrained: Path | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.network_config: dict[str, Any] | None = None
         if initializer is not None:
             initializer(network)
+        network.to(memory_format=self.memory_format)
+        if compile:
+            network.compile()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
@@ -115,6 +124,8 @@ class SparseClassifier(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] of inputs [N, ...]."""
+        if x.ndim == 4:
+            x = x.to(memory_format=self.memory_format)
         logits: Tensor = self.network(x)
         return logits
 

@@ -1,0 +1,116 @@
+"""What a person would switch on to train faster, or repeatably: masks hold under each."""
+
+import pytest
+import torch
+from fits import ZerosStay, classifier, fit, pruning
+
+from spl import JacobianSpectrum, SparseClassifier
+from spl.isometry import ApproximateIsometry
+from spl.networks import ResNet
+
+OPTIONS = {
+    "channels_last": ({"channels_last": True}, {}),
+    "bf16-mixed": ({}, {"precision": "bf16-mixed"}),
+    "deterministic": ({}, {"deterministic": True}),
+    "all but compile": ({"channels_last": True}, {"precision": "bf16-mixed", "deterministic": True}),
+    "compile": ({"compile": True}, {}),
+    "compile and all": (
+        {"compile": True, "channels_last": True},
+        {"precision": "bf16-mixed", "deterministic": True},
+    ),
+}
+CASES = [
+    pytest.param(*options, id=name, marks=pytest.mark.slow if "compile" in options[0] else ())
+    for name, options in OPTIONS.items()
+]
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.compiler.reset()
+
+
+def resnet(**options) -> SparseClassifier:
+    torch.manual_seed(0)
+    return classifier(ResNet(blocks_per_stage=1, width_multiplier=0.5, in_channels=1), **options)
+
+
+def weights(model: SparseClassifier) -> dict[str, bytes]:
+    return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("model_options", "trainer_options"), CASES)
+def test_pruned_weights_stay_zero_and_a_resumed_run_is_the_uninterrupted_one(model_options, trainer_options, tmp_path):
+    check = ZerosStay()
+    whole = resnet(**model_options)
+    callbacks = [pruning(isometry=ApproximateIsometry(max_iterations=3)), check]
+    fit(whole, callbacks, max_epochs=2, limit_train_batches=3, **trainer_options)
+    assert check.steps == 6
+    assert whole.masks.kept == round(0.1 * whole.masks.size)
+
+    half = resnet(**model_options)
+    callbacks = [pruning(isometry=ApproximateIsometry(max_iterations=3))]
+    fit(half, callbacks, limit_train_batches=3, **trainer_options).save_checkpoint(tmp_path / "half.ckpt")
+    assert weights(half) != weights(whole)
+    resumed = resnet(**model_options)
+    check = ZerosStay()
+    fit(
+        resumed,
+        [pruning(isometry=ApproximateIsometry(max_iterations=3)), check],
+        ckpt_path=tmp_path / "half.ckpt",
+        max_epochs=2,
+        limit_train_batches=3,
+        **trainer_options,
+    )
+    assert check.steps == 3
+    assert resumed.masks == whole.masks
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize(("model_options", "trainer_options"), CASES)
+def test_masks_and_spectra_do_not_depend_on_how_the_network_is_trained(model_options, trainer_options):
+    plain, fast = resnet(), resnet(**model_options)
+    spectra = []
+    for model, options in ((plain, {}), (fast, trainer_options)):
+        spectrum = JacobianSpectrum(examples=20)
+        fit(model, [pruning(), spectrum], limit_train_batches=1, **options)
+        spectra.append(spectrum.spectra["pruned"].as_dict())
+    assert spectra[1] == pytest.approx(spectra[0], rel=1e-3)
+    differing = sum(int((fast.masks[name] != mask).sum()) for name, mask in plain.masks.items())
+    assert differing <= 0.001 * plain.masks.size  # where two scores differ by less than their rounding
+
+
+@pytest.mark.parametrize(("model_options", "trainer_options"), CASES)
+def test_sparsity_zero_is_the_dense_run_bit_for_bit(model_options, trainer_options):
+    dense, pruned = resnet(**model_options), resnet(**model_options)
+    fit(dense, [], limit_train_batches=3, **trainer_options)
+    fit(pruned, [pruning(sparsity=0.0)], limit_train_batches=3, **trainer_options)
+    assert weights(dense) == weights(pruned)
+
+
+def test_channels_last_reaches_kernels_images_and_masks(tmp_path):
+    seen = []
+    model = resnet(channels_last=True)
+    model.network.conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    fit(model, [pruning()], limit_train_batches=1).save_checkpoint(tmp_path / "x.ckpt")
+    kernel = model.network.stage1.block1.body.conv1.weight
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert not kernel.is_contiguous()
+    assert all(f.stride() == p.stride() for f, p in zip(model._bound.factors, model._bound.parameters, strict=True))
+    plain = SparseClassifier.load_from_checkpoint(tmp_path / "x.ckpt", network=resnet().network)
+    assert torch.equal(plain.network.stage1.block1.body.conv1.weight, kernel)
+    assert plain.masks == model.masks
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_and_loads_into_a_plain_one(tmp_path):
+    torch._dynamo.utils.counters.clear()
+    model = resnet(compile=True)
+    fit(model, [pruning()], limit_train_batches=2).save_checkpoint(tmp_path / "x.ckpt")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    plain = SparseClassifier.load_from_checkpoint(tmp_path / "x.ckpt", network=resnet().network)
+    assert weights(plain).keys() == weights(model).keys()
+    assert plain.masks == model.masks
