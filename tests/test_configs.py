@@ -5,26 +5,41 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from spl.cli import main
+from spl.data import images
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "pruning:" in path.read_text())
-SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.enable_progress_bar", "false"]
-SHORT += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1", "--spectrum.examples", "20"]
-SHORT += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "3", "--pruning.batches", "2"]
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if "\nname:" in path.read_text())
+SCHEDULES = sorted((CONFIGS / "cifar10").glob("*_schedule.yaml"))
+OPTIONS = sorted((CONFIGS / "options").glob("*.yaml"))
+SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+SHORT += ["--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2", "--spectrum.examples", "5"]
+SHORT += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2", "--pruning.batches", "2"]
+METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
 
 
-def run(monkeypatch, path, *more):
+def run(monkeypatch, path, overlay=None, *more):
+    """Fit for two steps; convolutional networks a quarter as wide, on a few images at a time."""
     config = yaml.safe_load(path.read_text())
     options = [*SHORT, *more]
-    if "mnist.yaml" in config["data"]:
-        root = os.environ.get("SPL_DATA")
-        options += ["--data.root", root] if root else ["--data", "spl.data.MNISTSample"]
+    root = os.environ.get("SPL_DATA")
+    if "cifar10.yaml" in config["data"]:
+        monkeypatch.setattr(images, "_EVALUATION_BATCH", 8)
+        options += ["--data.batch_size", "8", "--model.network.init_args.width_multiplier", "0.25"]
+        if not root:
+            options += ["--data", "spl.data.MNISTSample", "--model.network.init_args.in_channels", "1"]
+    elif "mnist.yaml" in config["data"] and not root:
+        options += ["--data", "spl.data.MNISTSample"]
+    if root and "sample" not in config["data"]:
+        options += ["--data.root", root]
     if config["pruning"].get("isometry", "default") is not None:
         options += ["--pruning.isometry.max_iterations", "5"]
-    monkeypatch.setattr(sys, "argv", ["spl", "fit", "--config", str(path), *options])
+    overlays = ["--config", str(overlay)] if overlay else []
+    monkeypatch.setattr(sys, "argv", ["spl", "fit", "--config", str(path), *overlays, *options])
     main()
     return yaml.safe_load(Path("lightning_logs", config["name"], "version_0", "pruning.yaml").read_text())
 
@@ -36,13 +51,35 @@ def test_an_experiment_runs(path, monkeypatch, tmp_path):
     if path.stem.endswith("_magnitude"):
         run(monkeypatch, path.with_stem(path.stem.replace("_magnitude", "_dense")))
     record = run(monkeypatch, path)
-    asked = yaml.safe_load(path.read_text())["pruning"]["sparsity"]
-    assert record["kept"] == round(record["weights"] * (1 - asked))
-    expected = {"magnitude": "Magnitude", "random": "Random"}.get(path.stem.rpartition("_")[2], "ConnectionSensitivity")
-    assert record["criterion"] == expected
-    assert record["isometry"] == (
-        "none" if path.stem.rpartition("_")[2] not in ("ai", "quickstart") else "ApproximateIsometry"
+    asked = yaml.safe_load(path.read_text())["pruning"]
+    assert record["kept"] == round(record["weights"] * (1 - asked["sparsity"]))
+    assert record["criterion"] == asked.get("criterion", "spl.criteria.ConnectionSensitivity").rpartition(".")[2]
+    assert record["isometry"] == ("none" if "isometry" in asked else "ApproximateIsometry")
+
+
+@pytest.mark.filterwarnings("ignore:.*Discarding init_args")
+@pytest.mark.parametrize("overlay", [*SCHEDULES, *OPTIONS], ids=lambda path: path.stem)
+def test_an_overlay_runs(overlay, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run(
+        monkeypatch,
+        CONFIGS / "cifar10" / "resnet20_cs_ai.yaml",
+        overlay,
+        "--model.network.init_args.blocks_per_stage",
+        "1",
     )
+    merged = yaml.safe_load(Path("lightning_logs/resnet20_cs_ai/version_0/config.yaml").read_text())
+    torch.use_deterministic_algorithms(False)
+
+    def leaves(tree, found):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, found[key])
+            else:
+                yield key, value, found[key]
+
+    for key, wanted, found in leaves(yaml.safe_load(overlay.read_text()), merged):
+        assert key in ("max_steps", "examples", "batches") or found == wanted, key  # but what the test shortens
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -52,8 +89,22 @@ def test_an_experiment_says_its_command(path):
     assert all(line.startswith("#") for line in header.splitlines())
 
 
-def test_figure_2_is_complete():
+def test_the_methods_of_an_experiment_are_what_their_names_say():
+    for path in EXPERIMENTS:
+        asked = yaml.safe_load(path.read_text())["pruning"]
+        criterion = asked.get("criterion", "spl.criteria.ConnectionSensitivity").rpartition(".")[2]
+        method = next((m for m in sorted(METHODS, key=len, reverse=True) if path.stem.endswith(f"_{m}")), None)
+        if method is not None:
+            assert (asked["sparsity"] == 0) == (method == "dense"), path
+            assert ("isometry" not in asked) == (method == "cs_ai"), path
+        if method in ("random", "magnitude"):
+            assert criterion == method.capitalize(), path
+        if method in ("cs", "cs_ai"):
+            assert criterion == "ConnectionSensitivity", path
+
+
+def test_figures_2_and_8_and_table_2_are_complete():
     names = {path.stem for path in EXPERIMENTS}
-    methods = ("dense", "random", "magnitude", "cs", "cs_ai")
-    wanted = {f"{a}_{i}_{m}" for a in ("linear", "tanh") for i in ("ldi", "vs") for m in methods}
-    assert wanted <= names
+    figure_2 = {f"{a}_{i}_{m}" for a in ("linear", "tanh") for i in ("ldi", "vs") for m in METHODS}
+    networks = ("vgg16", "resnet20", "resnet32", "resnet56", "resnet110", "wrn16_6")
+    assert figure_2 | {f"{n}_{m}" for n in networks for m in METHODS} <= names
