@@ -10,11 +10,13 @@ from urllib.error import URLError
 import pytest
 import pytorch_lightning as L
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from spl.data import CIFAR10, MNIST, FashionMNIST, ImageDataModule, MNISTSample
+from spl.data.augment import cutout
 from spl.data.files import check_files, download_missing
 from spl.data.tensors import ImageTensors, TrainLoader, whole_batches
 from spl.errors import InputError
@@ -256,6 +258,18 @@ def test_loaders_read_the_data_by_themselves():
     assert len(MNISTSample(batch_size=450).val_dataloader()) == 1
 
 
+def test_images_live_on_the_device_of_the_trainer(monkeypatch):
+    data = MNISTSample()
+    data.trainer = trainer()
+    monkeypatch.setattr(type(data.trainer.strategy), "root_device", torch.device("meta"))
+    data.setup("fit")
+    splits = [data.train, data.val, data.test]
+    assert {split.images.device.type for split in splits} == {split.labels.device.type for split in splits} == {"meta"}
+    assert [len(split) for split in splits] == [4050, 450, 500]
+    for images, labels in (next(iter(data.val_dataloader())), data.train.__getitems__([3, 1])):
+        assert (images.device.type, images.dtype, labels.device.type) == ("meta", torch.uint8, "meta")
+
+
 def test_batches_are_normalized_on_their_way_to_the_device(sample):
     images, labels = sample.train.__getitems__([0, 1])
     prepared, same = sample.on_after_batch_transfer((images, labels), 0)
@@ -303,6 +317,48 @@ def test_augmented_images_are_themselves_mirrored_and_shifted_every_way_equally_
         shares = (shifts + 4).bincount(minlength=9) / n
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), atol=0.02, rtol=0)
     assert abs(float(torch.corrcoef(torch.stack([flips, downs, rights]).float()).triu(1).abs().max())) < 0.06
+
+
+def test_a_reflected_border_continues_the_image_by_its_mirror_image():
+    image = torch.randint(1, 256, (2, 6, 7), dtype=torch.uint8)
+    continued = F.pad(image.float(), [4] * 4, mode="reflect").byte()
+    candidates = {
+        mirrored[:, down : down + 6, right : right + 7].numpy().tobytes()
+        for mirrored in (continued, continued.flip(-1))
+        for down, right in product(range(9), repeat=2)
+    }
+    augmented = CIFAR10(border="reflect").augment(image.expand(2000, 2, 6, 7), torch.Generator().manual_seed(0))
+    assert {one.numpy().tobytes() for one in augmented} == candidates
+
+
+def test_cutout_blanks_one_square_of_the_mean_colour_anywhere():
+    data = CIFAR10(cutout=5)
+    white = torch.full((3000, 3, 32, 32), 255, dtype=torch.uint8)
+    blanked = cutout(white, 5, torch.tensor([1, 2, 3], dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert blanked[:, :, :, :].amin((0, 2, 3)).tolist() == [1, 2, 3]
+    blank = blanked[:, 0] == 1
+    assert torch.equal(blank, blanked[:, 1] == 2)
+    rows, columns = blank.any(2).sum(1), blank.any(1).sum(1)
+    assert torch.equal(blank.sum((1, 2)), rows * columns)  # a rectangle
+    assert sorted(set(rows.tolist())) == sorted(set(columns.tolist())) == [3, 4, 5]  # the border cuts it
+    assert float((rows == 5).float().mean()) == pytest.approx(28 / 32, abs=0.03)
+    assert blank.float().mean(0)[4:-4, 4:-4].std() < 0.01  # every place as often
+    augmented = data.augment(white, torch.Generator().manual_seed(0))
+    assert (augmented.permute(0, 2, 3, 1) == torch.tensor([125, 123, 114])).all(-1).any((1, 2)).all()
+    assert float(data.normalize(torch.tensor([125, 123, 114]).view(1, 3, 1, 1)).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"border": "wrap"}, "border must be one of zero, reflect, got 'wrap'"),
+        ({"cutout": -1}, r"cutout must lie in \[0, 32\], the side of a square in pixels, got -1"),
+        ({"cutout": 33}, r"cutout must lie in \[0, 32\]"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_is_an_error(options, message):
+    with pytest.raises(InputError, match=message):
+        CIFAR10(**options)
 
 
 def test_each_image_is_augmented_from_itself():

@@ -2,7 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from spl.criteria import ConnectionSensitivity
+from spl.errors import InputError
+from spl.jacobian import singular_values
 from spl.modes import undisturbed
+from spl.networks import ResNet
+from spl.pruning import prune
 
 
 def network() -> nn.Sequential:
@@ -105,3 +110,16 @@ def test_a_compiled_network_runs_eagerly_inside_so_that_gradients_can_be_taken_t
     assert torch.equal(first, second)
     assert torch.equal(layers(x), y)
     assert len(compilations) == 1
+
+
+def test_a_batch_of_one_is_refused_where_batch_norm_would_normalize_it_by_itself():
+    network = ResNet(blocks_per_stage=1, width_multiplier=0.25)
+    batches = [(torch.randn(n, 3, 8, 8), torch.zeros(n, dtype=torch.long)) for n in (2, 1)]
+    advice = r"normalize a batch of one example .* two examples or more, or batch_norm: eval"
+    with pytest.raises(InputError, match=advice):
+        prune(network, ConnectionSensitivity(), 0.5, batches, batch_norm="batch")
+    with pytest.raises(InputError, match=advice):
+        singular_values(network, batches[0][0], chunk=1, batch_norm="batch")
+    assert prune(network, ConnectionSensitivity(), 0.5, batches).sparsity == pytest.approx(0.5, abs=1e-3)
+    assert singular_values(network, torch.randn(5, 3, 8, 8), chunk=4, batch_norm="batch").shape == (5, 10)
+    assert not any(module._forward_pre_hooks for module in network.modules())
