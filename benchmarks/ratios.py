@@ -8,20 +8,23 @@ import torch
 from tabulate import tabulate
 
 
-def compare(title: str, candidates: Mapping[str, Callable[[], object]], repeats: int, steps: int = 1) -> None:
+def compare(
+    title: str, candidates: Mapping[str, Callable[[], object]], repeats: int, steps: int = 1, warmups: int = 3
+) -> None:
     """Call every candidate once in turn, `repeats` times, and print medians per step and of ratios to the first.
 
-    Each ratio pairs two calls of the same turn. Three turns warm up; every turn begins with another candidate.
+    Each ratio pairs two calls of the same turn. Every turn begins with another candidate.
 
     Args:
         title: what is compared.
         candidates: what to call, by name; the first is the baseline.
         repeats: number of turns.
         steps: how many steps one call makes.
+        warmups: turns beforehand that do not count.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-3, repeats):
+    for turn in range(-warmups, repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             begin = time.perf_counter()
