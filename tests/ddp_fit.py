@@ -35,7 +35,7 @@ def main(folder: Path, devices: int, seed_ranks_alike: bool, fail_on: int) -> No
     if rank == fail_on:
 
         class Fails(ApproximateIsometry):
-            def __call__(self, weights, masks):
+            def __call__(self, network, masks):
                 raise RuntimeError("this rank broke")
 
         correction = Fails()

@@ -54,7 +54,8 @@ def test_an_experiment_runs(path, monkeypatch, tmp_path):
     asked = yaml.safe_load(path.read_text())["pruning"]
     assert record["kept"] == round(record["weights"] * (1 - asked["sparsity"]))
     assert record["criterion"] == asked.get("criterion", "spl.criteria.ConnectionSensitivity").rpartition(".")[2]
-    assert record["isometry"] == ("none" if "isometry" in asked else "ApproximateIsometry")
+    correction = asked.get("isometry", "spl.isometry.ApproximateIsometry") or "none"
+    assert record["isometry"] == correction.rpartition(".")[2]
 
 
 @pytest.mark.filterwarnings("ignore:.*Discarding init_args")

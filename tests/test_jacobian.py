@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spl.errors import InputError
 from spl.initializers import Orthogonal
 from spl.jacobian import Spectrum, singular_values
-from spl.networks import MLP
+from spl.networks import MLP, VGG16, ResNet, WideResNet
 
 
 def one_by_one(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -21,6 +21,14 @@ def one_by_one(network: nn.Module, inputs: Tensor) -> Tensor:
         jacobian = torch.autograd.functional.jacobian(lambda x: network(x[None])[0], x)
         rows.append(torch.linalg.svdvals(jacobian.flatten(1).double()))
     return torch.stack(rows)
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """In float64, orthogonal, and with BatchNorm statistics of some batches."""
+    Orthogonal()(network.double())
+    for _ in range(30):
+        network.train()(torch.randn(8, 3, 20, 20).double())
+    return network
 
 
 def conv_network() -> nn.Sequential:
@@ -39,11 +47,15 @@ def conv_network() -> nn.Sequential:
         (lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 7)), (3,)),
         (lambda: nn.Linear(5, 1), (5,)),
         (conv_network, (2, 4, 4)),
+        (lambda: trained(VGG16(width_multiplier=0.1, num_classes=4)), (3, 20, 20)),
+        (lambda: trained(ResNet(blocks_per_stage=2, width_multiplier=0.5, num_classes=4)), (3, 9, 9)),
+        (lambda: trained(WideResNet(width_multiplier=0.5, num_classes=4)), (3, 9, 9)),
     ],
-    ids=["wide", "tall", "one logit", "convolution"],
+    ids=["wide", "tall", "one logit", "convolution", "VGG16", "ResNet", "WideResNet"],
 )
 def test_singular_values_are_those_of_each_examples_jacobian(network: Callable[[], nn.Module], shape):
-    model, inputs = network(), torch.randn(7, *shape)
+    model = network()
+    inputs = torch.randn(7, *shape, dtype=next(model.parameters()).dtype)
     values = singular_values(model, inputs, chunk=3)
     expected = one_by_one(model, inputs)
     assert values.dtype == torch.float64
