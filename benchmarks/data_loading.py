@@ -98,7 +98,7 @@ def mnist(data: MNIST) -> None:
         "torchvision": endless(DataLoader(images, 100, True)),
         "torchvision, 2 workers": endless(DataLoader(images, 100, True, num_workers=2, persistent_workers=True)),
     }
-    compare("MNIST, one step = one batch of 100", candidates, repeats=20, steps=BATCHES)
+    compare("MNIST, one step = one batch of 100", candidates, repeats=20, steps=BATCHES, pause=0.5)
 
 
 def cifar10(data: CIFAR10) -> None:
@@ -110,7 +110,7 @@ def cifar10(data: CIFAR10) -> None:
         "torchvision": endless(DataLoader(images, 128, True)),
         "torchvision, 2 workers": endless(DataLoader(images, 128, True, num_workers=2, persistent_workers=True)),
     }
-    compare("CIFAR-10, one step = one batch of 128", candidates, repeats=10, steps=BATCHES)
+    compare("CIFAR-10, one step = one batch of 128", candidates, repeats=10, steps=BATCHES, pause=0.5)
 
 
 def fit(data: CIFAR10, network: nn.Module) -> None:

@@ -9,7 +9,12 @@ from tabulate import tabulate
 
 
 def compare(
-    title: str, candidates: Mapping[str, Callable[[], object]], repeats: int, steps: int = 1, warmups: int = 3
+    title: str,
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int,
+    steps: int = 1,
+    warmups: int = 3,
+    pause: float = 0.0,
 ) -> None:
     """Call every candidate once in turn, `repeats` times, and print medians per step and of ratios to the first.
 
@@ -21,12 +26,14 @@ def compare(
         repeats: number of turns.
         steps: how many steps one call makes.
         warmups: turns beforehand that do not count.
+        pause: seconds before each call, in which the workers of another candidate come to rest.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warmups, repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            time.sleep(pause)
             begin = time.perf_counter()
             candidates[name]()
             elapsed = time.perf_counter() - begin

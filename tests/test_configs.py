@@ -22,14 +22,16 @@ SHORT += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2
 METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
 
 
-def run(monkeypatch, path, overlay=None, *more):
-    """Fit for two steps; convolutional networks a quarter as wide, on a few images at a time."""
+def run(monkeypatch, path, overlay=None):
+    """Fit for two steps; convolutional networks narrow and shallow, on a few images at a time."""
     config = yaml.safe_load(path.read_text())
-    options = [*SHORT, *more]
+    options = [*SHORT]
     root = os.environ.get("SPL_DATA")
     if "cifar10.yaml" in config["data"]:
         monkeypatch.setattr(images, "_EVALUATION_BATCH", 8)
         options += ["--data.batch_size", "8", "--model.network.init_args.width_multiplier", "0.25"]
+        if "resnet" in str(config["model"]["network"]):
+            options += ["--model.network.init_args.blocks_per_stage", "1"]
         if not root:
             options += ["--data", "spl.data.MNISTSample", "--model.network.init_args.in_channels", "1"]
     elif "mnist.yaml" in config["data"] and not root:
