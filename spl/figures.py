@@ -40,5 +40,6 @@ def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
     axes.grid(alpha=0.3)
     axes.set_title(title)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        # above the axes, because no corner is sure to be free
+        figure.legend(frameon=False, loc="outside upper center", ncols=len(spectra), fontsize="small")
     return figure

@@ -64,13 +64,7 @@ def test_an_experiment_runs(path, monkeypatch, tmp_path):
 @pytest.mark.parametrize("overlay", [*SCHEDULES, *OPTIONS], ids=lambda path: path.stem)
 def test_an_overlay_runs(overlay, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    run(
-        monkeypatch,
-        CONFIGS / "cifar10" / "resnet20_cs_ai.yaml",
-        overlay,
-        "--model.network.init_args.blocks_per_stage",
-        "1",
-    )
+    run(monkeypatch, CONFIGS / "cifar10" / "resnet20_cs_ai.yaml", overlay)
     merged = yaml.safe_load(Path("lightning_logs/resnet20_cs_ai/version_0/config.yaml").read_text())
     torch.use_deterministic_algorithms(False)
 

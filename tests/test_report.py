@@ -107,7 +107,8 @@ def test_a_figure_has_one_curve_a_stage_that_climbs_from_the_smallest_value_to_t
     assert dense.get_xdata().tolist() == [1.0, 2.0, 4.0, 8.0]
     assert dense.get_ydata().tolist() == [0.25, 0.5, 0.75, 1.0]
     assert corrected.get_xdata().tolist() == [0.5]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dense, mean 3.75", "corrected, mean 0.5"]
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dense, mean 3.75", "corrected, mean 0.5"]
     assert axes.get_xscale() == "log"
     assert axes.get_title() == "MLP-7"
     assert dense.get_color() != corrected.get_color()
@@ -126,7 +127,7 @@ def test_zeros_do_not_fit_a_logarithmic_axis_but_count_as_smaller_values():
 def test_a_stage_without_positive_values_has_no_curve(values):
     figure = compare_spectra({"dense": torch.ones(2), "pruned": values})
     assert len(figure.axes[0].lines) == 1
-    assert compare_spectra({"pruned": values}).axes[0].get_legend() is None
+    assert compare_spectra({"pruned": values}).legends == []
 
 
 @pytest.mark.parametrize("stages", [[], ["dense"], ["dense", "pruned", "corrected"]])
