@@ -34,6 +34,7 @@ def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
         label = f"{stage}, mean {ordered.mean():.3g}"
         axes.step(ordered[zeros:], share[zeros:], where="post", label=label, **_STYLES[stage])
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", labelsize=6)  # labelled where few decades are shown; larger ones touch
     axes.set_ylim(0, 1)
     axes.set_xlabel("singular value s of the input-output Jacobian")
     axes.set_ylabel("share of values ≤ s")
