@@ -7,18 +7,17 @@ from torch import Tensor, nn
 from spl.errors import InputError
 
 
-def check_sizes(**sizes: float) -> None:
-    """Raise an `InputError` that names the first argument below 1; a width multiplier need only be positive."""
+def check_sizes(**sizes: int) -> None:
+    """Raise an `InputError` that names the first size below 1."""
     for name, size in sizes.items():
-        if name == "width_multiplier":
-            if not size > 0:
-                raise InputError(f"width_multiplier must be positive, got {size}.")
-        elif size < 1:
+        if size < 1:
             raise InputError(f"{name} must be at least 1, got {size}.")
 
 
 def scaled(channels: int, width_multiplier: float) -> int:
     """`channels` times the multiplier, rounded, at least 1."""
+    if not width_multiplier > 0:
+        raise InputError(f"width_multiplier must be positive, got {width_multiplier}.")
     return max(1, round(channels * width_multiplier))
 
 

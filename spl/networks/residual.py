@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from itertools import pairwise
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,6 +107,10 @@ def _stages(
     return stages
 
 
+def _normalized(channels: int) -> dict[str, nn.Module]:
+    return {"bn": nn.BatchNorm2d(channels), "act": nn.ReLU(inplace=True)}
+
+
 def _widths(width_multiplier: float) -> list[int]:
     """Channels of the stem, which is widened by no multiplier, and of the stages."""
     return [scaled(16, min(width_multiplier, 1.0)), *(scaled(channels, width_multiplier) for channels in (16, 32, 64))]
@@ -126,6 +131,8 @@ class ResNet(ImageNetwork):
         num_classes: number of logits.
     """
 
+    _block: ClassVar[type[Block] | type[PreActivationBlock]] = Block
+
     def __init__(
         self,
         blocks_per_stage: int = 3,
@@ -137,18 +144,21 @@ class ResNet(ImageNetwork):
         check_sizes(
             blocks_per_stage=blocks_per_stage,
             layers_per_block=layers_per_block,
-            width_multiplier=width_multiplier,
             in_channels=in_channels,
             num_classes=num_classes,
         )
         widths = _widths(width_multiplier)
-        stem = {"conv": _convolution(in_channels, widths[0]), "bn": nn.BatchNorm2d(widths[0]), "act": nn.ReLU()}
-        stages = _stages(Block, blocks_per_stage, layers_per_block, widths)
-        top = {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
-        super().__init__(OrderedDict({**stem, **stages, **top}), in_channels, halvings=2)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=_convolution(in_channels, widths[0]))
+        if self._block is Block:
+            layers |= _normalized(widths[0])
+        layers |= _stages(self._block, blocks_per_stage, layers_per_block, widths)
+        if self._block is PreActivationBlock:
+            layers |= _normalized(widths[-1])
+        layers |= {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
+        super().__init__(layers, in_channels, halvings=2)
 
 
-class WideResNet(ImageNetwork):
+class WideResNet(ResNet):
     """WRN-16-k v2: a stem of 16 channels, three stages of 16 k, 32 k and 64 k, projected shortcuts.
 
     Zagoruyko & Komodakis 2016; WRN-16-k has two blocks per stage.
@@ -161,6 +171,8 @@ class WideResNet(ImageNetwork):
         num_classes: number of logits.
     """
 
+    _block = PreActivationBlock
+
     def __init__(
         self,
         blocks_per_stage: int = 2,
@@ -169,16 +181,4 @@ class WideResNet(ImageNetwork):
         in_channels: int = 3,
         num_classes: int = 10,
     ) -> None:
-        check_sizes(
-            blocks_per_stage=blocks_per_stage,
-            layers_per_block=layers_per_block,
-            width_multiplier=width_multiplier,
-            in_channels=in_channels,
-            num_classes=num_classes,
-        )
-        widths = _widths(width_multiplier)
-        stem = {"conv": _convolution(in_channels, widths[0])}
-        stages = _stages(PreActivationBlock, blocks_per_stage, layers_per_block, widths)
-        normalized = {"bn": nn.BatchNorm2d(widths[-1]), "act": nn.ReLU()}
-        top = {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
-        super().__init__(OrderedDict({**stem, **stages, **normalized, **top}), in_channels, halvings=2)
+        super().__init__(blocks_per_stage, layers_per_block, width_multiplier, in_channels, num_classes)

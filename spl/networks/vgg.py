@@ -31,7 +31,7 @@ class VGG16(ImageNetwork):
     """
 
     def __init__(self, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 10) -> None:
-        check_sizes(width_multiplier=width_multiplier, in_channels=in_channels, num_classes=num_classes)
+        check_sizes(in_channels=in_channels, num_classes=num_classes)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         fan_in, index = in_channels, 0
         for i, block in enumerate(_BLOCKS, start=1):
