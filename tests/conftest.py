@@ -16,6 +16,11 @@ settings.register_profile("spl", deadline=None, derandomize=True, max_examples=5
 settings.load_profile("spl")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that none is left to one worker at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ class ApproximateIsometry(Correction):
 class OperatorIsometry(ApproximateIsometry):
     """min over the kept entries of ‖K ⋆ K − σ² δ‖_F: approximate isometry of the convolution, not of a reshaped kernel.
 
-    See `spl.isometry.operator_residual`. Linear layers and 1×1 convolutions are corrected as by
+    See `spl.isometry.operator_residual`. Linear layers, and 1×1 convolutions at stride 1, are corrected as by
     `ApproximateIsometry`. A kernel of 512×512×3×3 takes many minutes on a CPU.
 
     Args:
