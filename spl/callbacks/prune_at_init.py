@@ -91,7 +91,8 @@ class PruneAtInit(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take both back."""
         self.record = state_dict["record"]
-        self.changes = {n: Change(*(Residuals(*r) for r in c)) for n, c in state_dict["changes"].items()}
+        changes = state_dict.get("changes", {})  # which checkpoints of earlier revisions do not have
+        self.changes = {name: Change(*(Residuals(*r) for r in change)) for name, change in changes.items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
