@@ -27,11 +27,11 @@ MEAN_JSV = {
     "linear": {"dense": 1.0, "cs": 0.042, "cs_ai": 0.978, "random": 2.7e-4},
     "tanh": {"dense": 0.351, "cs": 0.027, "cs_ai": 0.346, "random": 2.5e-4},
 }
-# orthogonality scores at 90 %: LDI, and corrected; the steps of gradient descent that the test takes of the
-# reference's 10,000; our iterations
+# orthogonality scores at 90 %, LDI and corrected; how many batches of 128 decide the masks: those of ResNet-32 are
+# settled by five, VGG16's score is 0.5 too low with as few; and our iterations
 TABLE_2 = {
-    "ResNet-32": (lambda: ResNet(blocks_per_stage=5), 4.43, 2.62, 10_000, 500),
-    "VGG16": (VGG16, 13.33, 6.43, 1_000, 60),
+    "ResNet-32": (lambda: ResNet(blocks_per_stage=5), 4.43, 2.62, 5, 500),
+    "VGG16": (VGG16, 13.33, 6.43, 50, 60),
 }
 
 
@@ -95,14 +95,13 @@ def test_mean_jsv_dense_pruned_corrected_and_random(activation, batches):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE_2)
 def test_table_2_orthogonality_scores(name, spl_data):
-    build, pruned, corrected, steps, iterations = TABLE_2[name]
+    build, pruned, corrected, count, iterations = TABLE_2[name]
     data = CIFAR10(spl_data, download=False)
     data.setup()
     torch.manual_seed(0)
     network = build()
     Orthogonal()(network)
-    # five batches: from 500 images to 2,000 the score of ResNet-32 moves by 0.005
-    batches = ((data.normalize(images), labels) for images, labels in islice(data.scoring_dataloader(0), 5))
+    batches = ((data.normalize(images), labels) for images, labels in islice(data.scoring_dataloader(0), count))
     masks = prune(network, ConnectionSensitivity(), 0.9, batches, include_bias=True)
     parameters = dict(network.named_parameters())
     masks.apply_(parameters)
@@ -110,9 +109,14 @@ def test_table_2_orthogonality_scores(name, spl_data):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     assert orthogonality_score(layers) == pytest.approx(pruned, abs=0.3)
-    GradientDescentIsometry(iterations=steps)(network, masks)
-    theirs = orthogonality_score(layers)
-    assert theirs == pytest.approx(corrected, abs=0.3)
-    network.load_state_dict(before)
     ApproximateIsometry(max_iterations=iterations)(network, masks)
-    assert orthogonality_score(layers) < theirs - 0.02
+    ours = orthogonality_score(layers)
+    assert ours == pytest.approx(corrected, abs=0.3)
+    if name == "ResNet-32":  # all 10,000 steps of the reference, which take half an hour on VGG16
+        network.load_state_dict(before)
+        GradientDescentIsometry()(network, masks)
+        theirs = orthogonality_score(layers)
+        assert theirs == pytest.approx(corrected, abs=0.3)
+        assert ours < theirs - 0.02
+    else:
+        assert ours < corrected
