@@ -57,22 +57,24 @@ def main() -> None:
     }
     if chosen.network != "VGG16":
         corrections["OperatorIsometry"] = OperatorIsometry()
+
+    def measured() -> tuple[float, float]:
+        """Orthogonality score and mean JSV of the network as it is."""
+        score = orthogonality_score(parameters[name] for name in masks if masks[name].ndim > 1)
+        return score, Spectrum.of(singular_values(network, batches[0][0][:50])).mean
+
     rows = []
+    score, signal = measured()
     for name, correction in corrections.items():
         network.load_state_dict(pruned)
-        scores = [orthogonality_score(parameters[n] for n in masks if masks[n].ndim > 1)]
-        signals = [Spectrum.of(singular_values(network, batches[0][0][:50])).mean]
         begin = time.perf_counter()
         changes = correction(network, masks).values()
         seconds = time.perf_counter() - begin
-        scores.append(orthogonality_score(parameters[n] for n in masks if masks[n].ndim > 1))
-        signals.append(Spectrum.of(singular_values(network, batches[0][0][:50])).mean)
-        matrices, operators = (
-            [mean(getattr(c[i], kind) for c in changes) for i in (0, 1)] for kind in ("matrix", "operator")
-        )
+        before, after = ([mean(c[i][kind] for c in changes) for kind in (0, 1)] for i in (0, 1))
         if not rows:
-            rows.append(["none", scores[0], matrices[0], operators[0], signals[0], 0.0])
-        rows.append([name, scores[1], matrices[1], operators[1], signals[1], seconds])
+            rows.append(["none", score, *before, signal, 0.0])
+        score, signal = measured()
+        rows.append([name, score, *after, signal, seconds])
     print(f"{chosen.network}, dense mean JSV {dense:.3g}, 1 thread, torch {torch.__version__}")
     headers = ["correction", "orthogonality score", "matrix", "convolution", "mean JSV", "seconds"]
     print(tabulate(rows, headers, floatfmt=("", ".3f", ".3f", ".3f", ".3g", ".1f")))

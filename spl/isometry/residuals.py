@@ -60,7 +60,7 @@ def orthogonality_score(weights: Iterable[Tensor]) -> float:
 
 def matrix_error(weight: Tensor, gain: float, groups: int = 1) -> Tensor:
     """The square of `isometry_residual`; smooth, and differentiable where that is zero."""
-    matrices = grouped(weight, groups).flatten(2)
+    matrices = _grouped(weight, groups).flatten(2)
     return squared_deviation(_wide(matrices), gain).sum()
 
 
@@ -71,7 +71,7 @@ def operator_error(
 
     K ⋆ K has 2k − 1 taps along an axis of k, so as many frequencies make the mean exact.
     """
-    kernel = grouped(weight, groups)
+    kernel = _grouped(weight, groups)
     strides = tuple(stride) or (1,) * (kernel.ndim - 3)
     if max(strides, default=1) > 1:
         kernel = _phases(_dilated(kernel, tuple(dilation) or (1,) * len(strides)), strides)
@@ -85,7 +85,7 @@ def operator_error(
     return mean
 
 
-def grouped(weight: Tensor, groups: int) -> Tensor:
+def _grouped(weight: Tensor, groups: int) -> Tensor:
     """[out, in, ...] → [groups, out/groups, in, ...]."""
     return weight.reshape(groups, -1, *weight.shape[1:])
 
