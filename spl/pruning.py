@@ -1,16 +1,19 @@
 """Pruning: from scores to masks. Pure functions that leave the network as they found it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from spl.criteria import Batch, Criterion, Scores, Targets, scoring_loss
+from spl.criteria import Batch, Criterion, Scores, Subject, Targets, scoring_loss
 from spl.errors import InputError
 from spl.masks import Masks, check_finite, top_k
 from spl.modes import BatchNormMode, undisturbed
+from spl.schedules import Schedule
 
 Scope = Literal["global", "layerwise"]
 
@@ -51,6 +54,67 @@ def prunable_parameters(
     return kept
 
 
+def find_masks(
+    network: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    criterion: Criterion,
+    sparsity: float,
+    batches: Iterable[Batch] | None = None,
+    scope: Scope = "global",
+    schedule: Schedule | None = None,
+    targets: Targets = "labels",
+    batch_norm: BatchNormMode = "eval",
+) -> tuple[Masks, Scores]:
+    """Masks of `parameters` at `sparsity`, and the scores of the last round, which selected them.
+
+    Weights, buffers, gradients, modes and random streams are left as they were found.
+
+    Args:
+        network: the very network that will be trained.
+        parameters: parameters of `network`, by name.
+        criterion: what scores them.
+        sparsity: κ̄ in [0, 1), over all of them together.
+        batches: inputs [N, ...] and labels [N] on the network's device.
+        scope: see `comparable`.
+        schedule: the rounds; the criterion's own without one.
+        targets: see `spl.criteria.scoring_loss`.
+        batch_norm: see `spl.modes.undisturbed`.
+
+    Raises:
+        InputError: the criterion needs data and gets none, or reads it more often than it can be read.
+    """
+    size = sum(p.numel() for p in parameters.values())
+    keeps = (schedule or criterion.schedule).keeps(size, keep_count(size, sparsity))
+    batches = _readable(criterion, batches, len(keeps))
+    loss = scoring_loss(targets)
+    once = len(keeps) == 1
+    weights = {name: p.detach() if once else p.detach().clone() for name, p in parameters.items()}
+    masks, scores = None, Scores()
+    with undisturbed(network, batch_norm), _restored(parameters, weights):
+        for keep in tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None):
+            if masks is not None:
+                for name, p in parameters.items():
+                    p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
+            scores = criterion(Subject(network, weights, masks, batches, loss, keep))
+            check_finite(scores)
+            if masks is not None and not criterion.revives:
+                low = min(float(s.min()) for s in scores.values()) - 1.0
+                scores = {name: s.masked_fill(~masks[name].to(s.device), low) for name, s in scores.items()}
+            masks = select(scores, 1 - keep / size, scope)
+    assert masks is not None
+    return masks, scores
+
+
+@contextmanager
+def _restored(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Give the parameters their weights back, whatever happens."""
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.detach().copy_(weights[name])
+
+
 def score(
     network: nn.Module,
     parameters: Mapping[str, nn.Parameter],
@@ -59,34 +123,43 @@ def score(
     targets: Targets = "labels",
     batch_norm: BatchNormMode = "eval",
 ) -> Scores:
-    """Saliency scores of `parameters`, leaving weights, buffers, gradients, modes and random streams alone.
-
-    Args:
-        network: the very network that will be trained.
-        parameters: parameters of `network`, by name.
-        criterion: what scores them.
-        batches: inputs [N, ...] and labels [N] on the network's device.
-        targets: see `spl.criteria.scoring_loss`.
-        batch_norm: see `spl.modes.undisturbed`.
-
-    Raises:
-        InputError: the criterion needs data and gets none.
-    """
-    if criterion.needs_data and batches is None:
-        raise InputError(
-            f"{type(criterion).__name__} scores weights on data and got none: pass batches, or a DataModule to "
-            "the Trainer, or use a criterion without data (Magnitude, Random)."
-        )
+    """Saliency scores of `parameters` in one round: see `find_masks`."""
+    weights = {name: p.detach() for name, p in parameters.items()}
+    size = sum(p.numel() for p in parameters.values())
+    subject = Subject(network, weights, None, _readable(criterion, batches, 1), scoring_loss(targets), size)
     with undisturbed(network, batch_norm):
-        return criterion(network, parameters, _count_checked(() if batches is None else batches), scoring_loss(targets))
+        return criterion(subject)
 
 
-def _count_checked(batches: Iterable[Batch]) -> Iterable[Batch]:
-    batch = None
-    for batch in batches:
-        yield batch
-    if batch is None:
-        raise InputError("The scoring data has no batches: give at least one.")
+def _readable(criterion: Criterion, batches: Iterable[Batch] | None, rounds: int) -> Iterable[Batch]:
+    """`batches`, if the criterion can read them as often as it needs to."""
+    if not criterion.needs_data:
+        return ()
+    name = type(criterion).__name__
+    if batches is None:
+        raise InputError(
+            f"{name} scores weights on data and got none: pass batches, or a DataModule to the Trainer, or use a "
+            "criterion without data (Magnitude, Random)."
+        )
+    if isinstance(batches, Iterator) and (rounds > 1 or criterion.passes > 1):
+        raise InputError(
+            f"{name} reads its batches several times, and an iterator gives them once: pass a list or a DataLoader."
+        )
+    return _Checked(batches)
+
+
+class _Checked:
+    """Batches, of which there is one at least."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        batch = None
+        for batch in self.batches:
+            yield batch
+        if batch is None:
+            raise InputError("The scoring data has no batches: give at least one.")
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -160,6 +233,7 @@ def prune(
     sparsity: float,
     batches: Iterable[Batch] | None = None,
     scope: Scope = "global",
+    schedule: Schedule | None = None,
     targets: Targets = "labels",
     batch_norm: BatchNormMode = "eval",
     include_bias: bool = False,
@@ -167,11 +241,10 @@ def prune(
 ) -> Masks:
     """Masks of `network` at `sparsity`; `masks.apply_(dict(network.named_parameters()))` then prunes it.
 
-    See `prunable_parameters`, `score` and `select`, which this composes, for the arguments and errors.
+    See `prunable_parameters` and `find_masks`, which this composes, for the arguments and errors.
     """
     parameters = prunable_parameters(network, include_bias, exclude)
-    keep_count(sum(p.numel() for p in parameters.values()), sparsity)  # refuse before scoring, which may be long
-    return select(score(network, parameters, criterion, batches, targets, batch_norm), sparsity, scope)
+    return find_masks(network, parameters, criterion, sparsity, batches, scope, schedule, targets, batch_norm)[0]
 
 
 def collapsed_layers(scores: Scores, masks: Masks) -> dict[str, float]:

@@ -22,9 +22,10 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        for tensor in _tensors(result):
+            if tensor.untyped_storage()._cdata not in given:  # a view of what it was given is not made here
+                self._count(tensor.untyped_storage())
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -33,3 +34,7 @@ class PeakMemory(TorchDispatchMode):
             self._live[key] = storage.nbytes()
             weakref.finalize(storage, self._live.pop, key, None)
             self.peak = max(self.peak, sum(self._live.values()))
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

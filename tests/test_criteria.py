@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -7,7 +8,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from spl.criteria import Batch, ConnectionSensitivity, Criterion, Loss, Magnitude, Random, Scores, scoring_loss
+from spl.criteria import (
+    Batch,
+    ConnectionSensitivity,
+    Criterion,
+    Loss,
+    Magnitude,
+    Random,
+    Scores,
+    Subject,
+    scoring_loss,
+)
 
 LABELS = scoring_loss("labels")
 # softmax of these logits is (1/4, 3/4)
@@ -15,8 +26,13 @@ LOGITS = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)
 
 
 def scores_of(network: nn.Module, batches: list[Batch], criterion: Criterion | None = None) -> Scores:
-    criterion = criterion or ConnectionSensitivity()
-    return criterion(network, dict(network.named_parameters()), batches, LABELS)
+    return (criterion or ConnectionSensitivity())(subject(network, batches))
+
+
+def subject(network: nn.Module, batches: Iterable[Batch], loss: Loss = LABELS) -> Subject:
+    """All parameters of `network`, in the first round."""
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return Subject(network, weights, None, batches, loss, keep=1)
 
 
 def two_weights(a: float, b: float) -> nn.Linear:
@@ -60,7 +76,7 @@ def test_connection_sensitivity_of_a_zero_weight_is_zero_whatever_its_gradient()
 def test_connection_sensitivity_is_the_gradient_of_a_mask_on_each_weight(targets):
     network, batches = mlp(), [examples(5), examples(3), examples(1)]
     loss = scoring_loss(targets)
-    scores = ConnectionSensitivity()(network, dict(network.named_parameters()), batches, loss)
+    scores = ConnectionSensitivity()(subject(network, batches, loss))
     expected = absolute_sum_of_mask_gradients(network, batches, loss)
     assert scores.keys() == expected.keys()
     for name, score in scores.items():
@@ -223,4 +239,4 @@ def test_criteria_without_data_read_none(criterion):
         yield
 
     assert not criterion.needs_data
-    assert list(criterion(two_weights(1.0, 2.0), {"weight": torch.ones(1)}, batches(), LABELS)) == ["weight"]
+    assert list(criterion(subject(two_weights(1.0, 2.0), batches()))) == ["weight"]
