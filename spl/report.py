@@ -15,15 +15,15 @@ def dead_outputs(masks: Masks) -> dict[str, int]:
 
 
 def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
-    """One row a layer: weights, kept, sparsity, dead outputs, isometry residuals before and after; then the total.
+    """One row a layer: what pruning left of it and what the correction did to it; then the total.
 
-    The residuals of the convolutions as operators have columns of their own where they differ from the matrices'.
+    Columns: weights, kept, sparsity, dead outputs; isometry residual before and after the correction, and its floor;
+    the residuals of the convolutions as operators where they differ; structural rank; how far the weights moved, and
+    how many of them vanished.
     """
     dead = dead_outputs(masks)
     sparsity = masks.layer_sparsity()
-    kinds = ["isometry"]
-    if any(residuals.operator != residuals.matrix for change in changes.values() for residuals in change):
-        kinds.append("operator")
+    operators = any(r.operator != r.matrix for change in changes.values() for r in (change.before, change.after))
     rows = [
         [
             name,
@@ -31,15 +31,27 @@ def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
             int(mask.sum()),
             f"{sparsity[name]:.4f}",
             dead[name],
-            *(f"{residuals[i]:.3f}" for i in range(len(kinds)) for residuals in changes.get(name, ())),
+            *_cells(changes, name, operators),
         ]
         for name, mask in masks.items()
     ]
     rows.append(["total", masks.size, masks.kept, f"{masks.sparsity:.4f}", sum(dead.values())])
     headers = ["layer", "weights", "kept", "sparsity", "dead outputs"]
-    for kind in kinds:
-        headers += [f"{kind} before", "after"]
+    if changes:
+        headers += ["isometry before", "after", "floor"]
+        headers += ["operator before", "after"] if operators else []
+        headers += ["rank", "moved", "vanished"]
     return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def _cells(changes: Mapping[str, Change], name: str, operators: bool) -> list[str]:
+    if name not in changes:
+        return []
+    change = changes[name]
+    residuals = [change.before.matrix, change.after.matrix, change.floor]
+    if operators:
+        residuals += [change.before.operator, change.after.operator]
+    return [*(f"{r:.4f}" for r in residuals), str(change.rank), f"{change.moved:.2f}", str(change.vanished)]
 
 
 def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:

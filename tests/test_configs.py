@@ -46,6 +46,14 @@ def run(monkeypatch, path, overlay=None):
     return yaml.safe_load(Path("lightning_logs", config["name"], "version_0", "pruning.yaml").read_text())
 
 
+def correction_of(path, asked):
+    """The class of the correction that an experiment asks for, by itself or in a file of its own."""
+    isometry = asked.get("isometry", "spl.isometry.ApproximateIsometry") or "none"
+    if isometry.endswith(".yaml"):
+        isometry = yaml.safe_load((path.parent / isometry).read_text())["class_path"]
+    return isometry.rpartition(".")[2]
+
+
 @pytest.mark.filterwarnings("ignore:.*Discarding init_args")
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_runs(path, monkeypatch, tmp_path):
@@ -56,8 +64,7 @@ def test_an_experiment_runs(path, monkeypatch, tmp_path):
     asked = yaml.safe_load(path.read_text())["pruning"]
     assert record["kept"] == round(record["weights"] * (1 - asked["sparsity"]))
     assert record["criterion"] == asked.get("criterion", "spl.criteria.ConnectionSensitivity").rpartition(".")[2]
-    correction = asked.get("isometry", "spl.isometry.ApproximateIsometry") or "none"
-    assert record["isometry"] == correction.rpartition(".")[2]
+    assert record["isometry"] == correction_of(path, asked)
 
 
 @pytest.mark.filterwarnings("ignore:.*Discarding init_args")
@@ -93,7 +100,7 @@ def test_the_methods_of_an_experiment_are_what_their_names_say():
         method = next((m for m in sorted(METHODS, key=len, reverse=True) if path.stem.endswith(f"_{m}")), None)
         if method is not None:
             assert (asked["sparsity"] == 0) == (method == "dense"), path
-            assert ("isometry" not in asked) == (method == "cs_ai"), path
+            assert (correction_of(path, asked) == "ApproximateIsometry") == (method == "cs_ai"), path
         if method in ("random", "magnitude"):
             assert criterion == method.capitalize(), path
         if method in ("cs", "cs_ai"):

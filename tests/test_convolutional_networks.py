@@ -192,7 +192,7 @@ def test_the_names_of_the_weights_are_those_that_checkpoints_and_masks_hold():
     ]
     assert names(unfilled(WideResNet, blocks_per_stage=1, layers_per_block=3)) == [
         "conv",
-        *(f"stage{i}.block1.{name}" for i in (1, 2, 3) for name in (*(f"body.conv{k}" for k in (1, 2, 3)), "shortcut")),
+        *(f"stage{i}.block1.{name}" for i in (1, 2, 3) for name in ("shortcut", *(f"body.conv{k}" for k in (1, 2, 3)))),
         "fc",
     ]
 

@@ -46,7 +46,7 @@ def network_of(weight: Tensor, **geometry) -> nn.Module:
 def correct(weight: Tensor, mask: Tensor | None = None, correction: Correction | None = None, **geometry) -> Change:
     """Correct `weight` in place."""
     masks = Masks({"fc1.weight": torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask})
-    return (correction or ApproximateIsometry())(network_of(weight, **geometry), masks)["fc1.weight"]
+    return (correction or ApproximateIsometry())(network_of(weight, **geometry), masks).changes["fc1.weight"]
 
 
 def orthonormal(weight: Tensor, gain: float = 1.0) -> Tensor:
@@ -156,9 +156,9 @@ def test_orthogonality_score_is_the_mean_over_layers_along_the_outputs():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dense_layer_becomes_an_isometry(shape, gain):
     weight = torch.randn(shape)
-    before, after = correct(weight, correction=ApproximateIsometry(gain))
+    before, after, *_ = correct(weight, correction=ApproximateIsometry(gain))
     assert before.matrix > 0.1
-    assert after.matrix < 1e-3
+    assert after.matrix < 5e-4 * gain**2
     assert orthonormal(weight, gain) < 1e-3
 
 
@@ -171,7 +171,7 @@ def test_weights_keep_their_precision(dtype):
 
 def test_a_diagonal_becomes_plus_and_minus_one():
     weight = torch.diag(torch.tensor([0.3, -2.0, 0.7, -0.1]))
-    before, after = correct(weight, torch.eye(4, dtype=torch.bool))
+    before, after, *_ = correct(weight, torch.eye(4, dtype=torch.bool))
     assert before.matrix == pytest.approx(math.sqrt(0.91**2 + 3.0**2 + 0.51**2 + 0.99**2))
     assert after.matrix < 1e-3
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.0, -1.0, 1.0, -1.0])), atol=1e-3, rtol=0)
@@ -198,7 +198,7 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(layers(), st.sampled_from([0.5, 1.0, 2.0]))
 def test_a_correction_never_makes_it_worse_nor_beats_the_structural_rank(layer, gain):
     weight, mask = layer
-    before, after = correct(weight, mask, ApproximateIsometry(gain))
+    before, after, *_ = correct(weight, mask, ApproximateIsometry(gain))
     tolerance = 1e-5 * gain**2
     assert after.matrix <= before.matrix + tolerance
     floor = gain**2 * math.sqrt(min(mask.shape) - structural_rank(csr_array(mask.numpy())))
@@ -219,7 +219,7 @@ def test_the_floor_of_the_structural_rank_is_reached():
 def test_a_sparse_layer_comes_closer_and_keeps_every_weight_alive(shape):
     weight = torch.randn(shape) * 0.1
     mask = torch.rand(shape) < 0.6
-    before, after = correct(weight, mask)
+    before, after, *_ = correct(weight, mask)
     assert after.matrix < before.matrix
     assert (weight[mask] != 0).all()
 
@@ -228,14 +228,6 @@ def test_every_group_of_a_convolution_becomes_an_isometry():
     weight = torch.randn(8, 1, 2, 2)
     assert correct(weight, groups=2).after.matrix < 1e-3
     assert all(orthonormal(group) < 1e-3 for group in weight.chunk(2))
-
-
-def test_more_iterations_come_closer():
-    start = torch.randn(8, 8)
-    residuals = [
-        correct(start.clone(), correction=ApproximateIsometry(max_iterations=n)).after.matrix for n in (1, 5, 500)
-    ]
-    assert residuals[0] > 2 * residuals[1] > 4 * residuals[2]
 
 
 def test_an_isometry_is_left_as_it_is():
@@ -264,7 +256,7 @@ def test_an_isometry_is_left_as_it_is():
 )
 def test_a_dense_convolution_becomes_an_isometry_of_images(shape, geometry, gain):
     weight = torch.randn(shape)
-    before, after = correct(weight, correction=OperatorIsometry(gain), **geometry)
+    before, after, *_ = correct(weight, correction=OperatorIsometry(gain), **geometry)
     assert before.operator > 1
     assert after.operator < 3e-3 * gain**2
     operator = dense(network_of(weight, **geometry).fc1, (6,) * (len(shape) - 2))
@@ -275,7 +267,7 @@ def test_a_dense_convolution_becomes_an_isometry_of_images(shape, geometry, gain
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 8, 3, 3), (9, 4, 5)])
 def test_a_sparse_convolution_comes_closer_as_an_operator(shape):
     weight = torch.randn(shape) * 0.2
-    before, after = correct(weight, torch.rand(shape) < 0.3, OperatorIsometry())
+    before, after, *_ = correct(weight, torch.rand(shape) < 0.3, OperatorIsometry())
     assert after.operator < 0.5 * before.operator
 
 
@@ -375,7 +367,7 @@ def test_weights_of_linear_and_convolutional_layers_are_corrected_and_nothing_el
     network, masks = network_and_masks()
     network(torch.randn(3, 3, 3, 3)).square().sum().backward()
     before = snapshot(network)
-    changes = correction(network, masks)
+    changes = correction(network, masks).changes
     assert list(changes) == ["0.0.weight", "0.2.weight", "2.weight"]
     after = snapshot(network)
     changed = [name for name in before["tensors"] if before["tensors"][name] != after["tensors"][name]]
@@ -397,16 +389,16 @@ def test_both_residuals_are_reported_before_and_after(correction):
         return found
 
     before = residuals()
-    changes = correction(network, masks)
+    changes = correction(network, masks).changes
     after = residuals()
-    assert changes == {name: Change(before[name], after[name]) for name in geometries}
+    assert {n: (c.before, c.after) for n, c in changes.items()} == {n: (before[n], after[n]) for n in geometries}
     assert before["0.0.weight"].matrix != before["0.0.weight"].operator
     assert before["2.weight"].matrix == before["2.weight"].operator
 
 
 def test_the_stride_of_a_transposed_convolution_counts():
     layer = nn.ConvTranspose2d(6, 2, 3, stride=2, bias=False)
-    change = OperatorIsometry()(layer, Masks({"weight": torch.ones(6, 2, 3, 3, dtype=torch.bool)}))["weight"]
+    change = OperatorIsometry()(layer, Masks({"weight": torch.ones(6, 2, 3, 3, dtype=torch.bool)})).changes["weight"]
     assert change.after.operator < 3e-3
     images = torch.randn(1, 6, 5, 5)
     assert float(around(layer, images).detach().norm()) == pytest.approx(float(images.norm()), rel=1e-2)
@@ -427,7 +419,8 @@ def test_pruned_weights_are_zero_whatever_stood_there(correction):
 def test_a_layer_that_lost_every_weight_stays_zero(shape, correction):
     weight = torch.randn(shape)
     lost = Residuals(pytest.approx(math.sqrt(3)), pytest.approx(math.sqrt(3)))
-    assert correct(weight, torch.zeros(shape, dtype=torch.bool), correction) == (lost, lost)
+    change = correct(weight, torch.zeros(shape, dtype=torch.bool), correction)
+    assert change == Change(lost, lost, floor=lost.matrix, rank=0, gain=1.0, moved=0.0, vanished=0)
     assert not weight.any()
 
 

@@ -44,35 +44,39 @@ def test_dead_outputs_have_lost_every_incoming_weight_and_biases_have_none():
     assert dead_outputs(MASKS) == {"fc1.weight": 2, "fc1.bias": 0, "conv.weight": 2}
 
 
+def change(before: Residuals, after: Residuals, floor: float = 0.0) -> Change:
+    return Change(before, after, floor, rank=2, gain=1.0, moved=1.2345, vanished=1)
+
+
 def test_layer_table_has_one_row_a_layer_and_their_total():
     changes = {
-        "fc1.weight": Change(Residuals(1.23456, 1.23456), Residuals(0.00049, 0.00049)),
-        "conv.weight": Change(Residuals(2.0, 2.0), Residuals(1.0, 1.0)),
+        "fc1.weight": change(Residuals(1.23456, 1.23456), Residuals(0.00049, 0.00049)),
+        "conv.weight": change(Residuals(2.0, 2.0), Residuals(1.0, 1.0), floor=1.0),
     }
     table = layer_table(MASKS, changes)
-    assert titles(table)[5:] == ["isometry before", "after"]
+    assert titles(table)[5:] == ["isometry before", "after", "floor", "rank", "moved", "vanished"]
     assert cells(table) == [
-        ["fc1.weight", "12", "3", "0.7500", "2", "1.235", "0.000"],
+        ["fc1.weight", "12", "3", "0.7500", "2", "1.2346", "0.0005", "0.0000", "2", "1.23", "1"],
         ["fc1.bias", "4", "1", "0.7500", "0"],
-        ["conv.weight", "6", "2", "0.6667", "2", "2.000", "1.000"],
+        ["conv.weight", "6", "2", "0.6667", "2", "2.0000", "1.0000", "1.0000", "2", "1.23", "1"],
         ["total", "22", "6", "0.7273", "4"],
     ]
 
 
 @pytest.mark.parametrize(
-    ("change", "columns"),
+    ("before", "after", "columns"),
     [
-        (Change(Residuals(2.0, 3.25), Residuals(0.5, 0.5)), ["2.000", "0.500", "3.250", "0.500"]),
-        (Change(Residuals(2.0, 2.0), Residuals(0.5, 0.75)), ["2.000", "0.500", "2.000", "0.750"]),
+        (Residuals(2.0, 3.25), Residuals(0.5, 0.5), ["2.0000", "0.5000", "0.0000", "3.2500", "0.5000"]),
+        (Residuals(2.0, 2.0), Residuals(0.5, 0.75), ["2.0000", "0.5000", "0.0000", "2.0000", "0.7500"]),
     ],
 )
-def test_layer_table_has_the_residuals_of_operators_where_they_differ_from_the_matrices(change, columns):
-    same = Change(Residuals(4.0, 4.0), Residuals(1.0, 1.0))
-    table = layer_table(MASKS, {"fc1.weight": same, "conv.weight": change})
-    assert titles(table)[5:] == ["isometry before", "after", "operator before", "after"]
+def test_layer_table_has_the_residuals_of_operators_where_they_differ_from_the_matrices(before, after, columns):
+    same = change(Residuals(4.0, 4.0), Residuals(1.0, 1.0))
+    table = layer_table(MASKS, {"fc1.weight": same, "conv.weight": change(before, after)})
+    assert titles(table)[5:10] == ["isometry before", "after", "floor", "operator before", "after"]
     fc1, bias, conv, total = cells(table)
-    assert fc1[5:] == ["4.000", "1.000", "4.000", "1.000"]
-    assert conv[5:] == columns
+    assert fc1[5:10] == ["4.0000", "1.0000", "0.0000", "4.0000", "1.0000"]
+    assert conv[5:10] == columns
     assert len(bias) == len(total) == 5
 
 

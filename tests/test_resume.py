@@ -151,4 +151,4 @@ def test_the_table_of_a_resumed_run_still_knows_the_correction(tmp_path, capsys)
     fit(classifier(), [pruning(isometry=ApproximateIsometry())]).save_checkpoint(tmp_path / "x.ckpt")
     fit(classifier(), [pruning(isometry=ApproximateIsometry()), Summary()], ckpt_path=tmp_path / "x.ckpt", max_epochs=2)
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("fc1.weight"))
-    assert len(row) == 7
+    assert len(row) == 11

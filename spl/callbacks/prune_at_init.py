@@ -86,13 +86,17 @@ class PruneAtInit(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What decided the masks, and the isometry residuals, for the table of a resumed run."""
-        return {"record": self.record, "changes": {n: [list(r) for r in change] for n, change in self.changes.items()}}
+        return {"record": self.record, "changes": {name: _primitives(change) for name, change in self.changes.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take both back."""
         self.record = state_dict["record"]
         changes = state_dict.get("changes", {})  # which checkpoints of earlier revisions do not have
-        self.changes = {name: Change(*(Residuals(*r) for r in change)) for name, change in changes.items()}
+        self.changes = {
+            name: Change(Residuals(*before), Residuals(*after), *rest)
+            for name, (before, after, *rest) in changes.items()
+            if rest
+        }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
@@ -156,7 +160,8 @@ class PruneAtInit(Callback):
         classifier.set_masks(masks)
         announce(trainer, classifier, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            self.changes = self.isometry(classifier.network, masks)
+            masks, self.changes = self.isometry(classifier.network, masks)
+            classifier.set_masks(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             announce(trainer, classifier, "corrected")
@@ -225,3 +230,7 @@ def _sparse(pl_module: LightningModule) -> SparseClassifier:
             "SparseClassifier(network)."
         )
     return pl_module
+
+
+def _primitives(change: Change) -> list[Any]:
+    return [list(value) if isinstance(value, Residuals) else value for value in change]

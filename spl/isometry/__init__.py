@@ -1,18 +1,24 @@
 """Isometry of layers: how far a layer is from it, and corrections that bring sparse layers back."""
 
-from spl.isometry.approximate import ApproximateIsometry, OperatorIsometry
-from spl.isometry.correction import Change, Correction, Residuals
+from spl.isometry.approximate import ApproximateIsometry
+from spl.isometry.correction import Change, Corrected, Correction, Layer, Residuals
 from spl.isometry.gradient_descent import GradientDescentIsometry
+from spl.isometry.operator import OperatorIsometry
 from spl.isometry.residuals import isometry_residual, operator_residual, orthogonality_score
+from spl.isometry.structure import isometry_floor, structural_rank
 
 __all__ = [
     "ApproximateIsometry",
     "Change",
+    "Corrected",
     "Correction",
     "GradientDescentIsometry",
+    "Layer",
     "OperatorIsometry",
     "Residuals",
+    "isometry_floor",
     "isometry_residual",
     "operator_residual",
     "orthogonality_score",
+    "structural_rank",
 ]

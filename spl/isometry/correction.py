@@ -1,15 +1,21 @@
 """Correction: what brings a pruned network back before training, and what it reports."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from tqdm import tqdm
 
 from spl.errors import InputError
 from spl.isometry.residuals import isometry_residual, operator_residual
+from spl.isometry.structure import isometry_floor, structural_rank
 from spl.masks import Masks
+from spl.mean_field import layer_gains
+
+Gain = Literal["mean_field"] | float
 
 
 class Residuals(NamedTuple):
@@ -25,25 +31,81 @@ class Residuals(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The residuals of one layer before and after correction."""
+    """What a correction did to one layer, and how close it could have come.
+
+    Attributes:
+        before: the residuals of the pruned layer.
+        after: those of the corrected one.
+        floor: the least residual of a matrix under the layer's mask; see `isometry_floor`.
+        rank: the structural rank of the mask.
+        gain: σ, the singular value that was aimed at.
+        moved: ‖ΔW‖ / ‖W‖, how far the weights went.
+        vanished: how many kept weights went below 1e-4 of the layer's largest.
+    """
 
     before: Residuals
     after: Residuals
+    floor: float
+    rank: int
+    gain: float
+    moved: float
+    vanished: int
+
+
+class Corrected(NamedTuple):
+    """The masks after a correction, those it was given unless it draws others, and what it did to each layer."""
+
+    masks: Masks
+    changes: dict[str, Change]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One pruned layer, to be corrected in place.
+
+    Attributes:
+        name: of its weight.
+        weight: [out, in, ...], 0.0 where pruned.
+        mask: bool, in its shape; what is kept.
+        gain: σ, the singular value to bring it to.
+        geometry: stride, dilation and groups of a convolution; empty of other layers.
+    """
+
+    name: str
+    weight: Tensor
+    mask: Tensor
+    gain: float
+    geometry: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        """Into how many matrices the weight falls apart."""
+        groups: int = self.geometry.get("groups", 1)
+        return groups
+
+    def residuals(self) -> Residuals:
+        """How far it is from σ times an isometry, computed in float64."""
+        exact = self.weight.double()
+        matrix = isometry_residual(exact, self.gain, self.groups)
+        return Residuals(float(matrix), float(operator_residual(exact, self.gain, **self.geometry)))
 
 
 class Correction(ABC):
-    """Changes the kept weights of a pruned network, layer by layer, before training.
+    """Changes the kept weights of a pruned network before training.
 
     Args:
-        gain: σ, the singular value to bring every layer to.
+        gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the
+            layer: √2 for ReLU, 1 for none, 1.024 for tanh. The paper's is 1 for every activation.
     """
 
-    def __init__(self, gain: float = 1.0) -> None:
-        if not gain > 0:
+    def __init__(self, gain: Gain = "mean_field") -> None:
+        if isinstance(gain, str) and gain not in get_args(get_args(Gain)[0]):
+            raise InputError(f"gain must be mean_field or a positive number, got {gain!r}.")
+        if not isinstance(gain, str) and not gain > 0:
             raise InputError(f"gain must be positive, got {gain}.")
         self.gain = gain
 
-    def __call__(self, network: nn.Module, masks: Masks) -> dict[str, Change]:
+    def __call__(self, network: nn.Module, masks: Masks) -> Corrected:
         """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 after it.
 
         Biases, normalization and layers without a mask are left alone. Shows a progress bar when it takes longer
@@ -52,37 +114,50 @@ class Correction(ABC):
         Args:
             network: the pruned network.
             masks: what is kept of its parameters, by their names.
-
-        Returns:
-            The residuals of each corrected layer before and after.
         """
-        parameters = dict(network.named_parameters())
+        layers = self._layers(network, masks)
+        before = {layer.name: (layer.residuals(), layer.weight.clone(), _vanishing(layer)) for layer in layers}
+        self.correct_(layers)
+        changes = {layer.name: _change(layer, *before.pop(layer.name)) for layer in layers}
+        return Corrected(
+            Masks({**masks, **{layer.name: layer.mask.to(masks[layer.name].device) for layer in layers}}), changes
+        )
+
+    def _layers(self, network: nn.Module, masks: Masks) -> list[Layer]:
+        parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
         masks.check_fits(parameters)
-        names = [name for name in masks if masks[name].ndim > 1]
-        changes = {}
-        for name in tqdm(names, desc="Isometry", unit="layer", delay=1, leave=False, disable=None):
-            weight, mask = parameters[name].detach(), masks[name].to(parameters[name].device)
-            geometry = convolution_geometry(network, name)
-            weight.masked_fill_(~mask, 0.0)
-            before = self._residuals(weight, geometry)
-            self.correct_(weight, mask, geometry)
-            changes[name] = Change(before, self._residuals(weight, geometry))
-        return changes
+        gains = layer_gains(network) if isinstance(self.gain, str) else {}
+        layers = []
+        for name in masks:
+            if masks[name].ndim > 1:
+                weight = parameters[name]
+                mask = masks[name].to(weight.device, copy=True)
+                weight.masked_fill_(~mask, 0.0)
+                gain = self.gain if not isinstance(self.gain, str) else gains.get(name, 1.0)
+                layers.append(Layer(name, weight, mask, gain, convolution_geometry(network, name)))
+        return layers
 
     @abstractmethod
-    def correct_(self, weight: Tensor, mask: Tensor, geometry: dict[str, Any]) -> None:
-        """Correct one layer in place.
+    def correct_(self, layers: Sequence[Layer]) -> None:
+        """Correct the weights of `layers` in place; one that draws other masks changes those too."""
 
-        Args:
-            weight: [out, in, ...], 0.0 where pruned.
-            mask: bool, in its shape.
-            geometry: see `convolution_geometry`.
-        """
 
-    def _residuals(self, weight: Tensor, geometry: dict[str, Any]) -> Residuals:
-        exact = weight.double()
-        matrix = isometry_residual(exact, self.gain, geometry.get("groups", 1))
-        return Residuals(float(matrix), float(operator_residual(exact, self.gain, **geometry)))
+def _vanishing(layer: Layer) -> Tensor:
+    """Which weights are kept and below 1e-4 of the largest."""
+    sizes = layer.weight.abs()
+    return layer.mask & (sizes < 1e-4 * sizes.max())
+
+
+def _change(layer: Layer, before: Residuals, weight: Tensor, vanishing: Tensor) -> Change:
+    return Change(
+        before,
+        layer.residuals(),
+        floor=isometry_floor(layer.mask, layer.gain, layer.groups),
+        rank=structural_rank(layer.mask, layer.groups),
+        gain=layer.gain,
+        moved=float((layer.weight - weight).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)),
+        vanished=int((_vanishing(layer) & ~vanishing).sum()),
+    )
 
 
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:

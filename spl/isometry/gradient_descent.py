@@ -1,12 +1,12 @@
 """Approximate isometry as the reference computes it."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
 from spl.errors import InputError
-from spl.isometry.correction import Correction
+from spl.isometry.correction import Correction, Gain, Layer
 from spl.isometry.residuals import live_part
 
 
@@ -17,12 +17,12 @@ class GradientDescentIsometry(Correction):
     sooner.
 
     Args:
-        gain: σ, the singular value to bring every layer to.
+        gain: σ; see `Correction`. The authors' is 1.
         learning_rate: of the steps.
         iterations: number of steps.
     """
 
-    def __init__(self, gain: float = 1.0, learning_rate: float = 0.1, iterations: int = 10_000) -> None:
+    def __init__(self, gain: Gain = 1.0, learning_rate: float = 0.1, iterations: int = 10_000) -> None:
         super().__init__(gain)
         if not learning_rate > 0:
             raise InputError(f"learning_rate must be positive, got {learning_rate}.")
@@ -31,9 +31,13 @@ class GradientDescentIsometry(Correction):
         self.learning_rate = learning_rate
         self.iterations = iterations
 
-    def correct_(self, weight: Tensor, mask: Tensor, geometry: dict[str, Any]) -> None:
+    def correct_(self, layers: Sequence[Layer]) -> None:
         """See `Correction`; layers do not share weights, so each goes its way alone."""
-        blocks, kept = (tensor.chunk(geometry.get("groups", 1)) for tensor in (weight, mask))
+        for layer in tqdm(layers, desc="Isometry", unit="layer", delay=1, leave=False, disable=None):
+            self._descend(layer)
+
+    def _descend(self, layer: Layer) -> None:
+        blocks, kept = (tensor.chunk(layer.groups) for tensor in (layer.weight, layer.mask))
         frames = [live_part(k) for k in kept]
         dead = sum(len(b) - len(f) for b, f in zip(blocks, frames, strict=True))  # outputs without a weight
         matrices = [b.new_zeros(f.shape) for b, f in zip(blocks, frames, strict=True)]
@@ -42,8 +46,8 @@ class GradientDescentIsometry(Correction):
         for _ in range(self.iterations):
             grams = [matrix @ matrix.mT for matrix in matrices]
             for gram in grams:
-                gram.diagonal().sub_(self.gain**2)
-            length = (torch.stack([gram.square().sum() for gram in grams]).sum() + dead * self.gain**4).sqrt()
+                gram.diagonal().sub_(layer.gain**2)
+            length = (torch.stack([gram.square().sum() for gram in grams]).sum() + dead * layer.gain**4).sqrt()
             if not length > 0:
                 break
             for matrix, frame, gram in zip(matrices, frames, grams, strict=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,22 +66,33 @@ def matrix_error(weight: Tensor, gain: float, groups: int = 1) -> Tensor:
 def operator_error(
     weight: Tensor, gain: float, stride: Sequence[int] = (), dilation: Sequence[int] = (), groups: int = 1
 ) -> Tensor:
-    """The square of `operator_residual`, by Parseval: the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F.
+    """The square of `operator_residual`, by Parseval: the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F."""
+    matrices, weights = operator_matrices(weight, stride, dilation, groups)
+    return squared_deviation(matrices, gain) @ weights
 
-    K ⋆ K has 2k − 1 taps along an axis of k, so as many frequencies make the mean exact.
+
+def operator_matrices(
+    weight: Tensor, stride: Sequence[int] = (), dilation: Sequence[int] = (), groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The matrices K̂ of a convolution at its frequencies and of its groups, wide, and their shares in the mean.
+
+    K ⋆ K has 2k − 1 taps along an axis of k, so as many frequencies make the mean exact. Of a 1×1 convolution at
+    stride 1, or a matrix, they are the groups' matrices themselves, and real.
+
+    Returns:
+        [matrices, n, m], and real shares [matrices].
     """
     kernel = _grouped(weight, groups)
     strides = tuple(stride) or (1,) * (kernel.ndim - 3)
     if max(strides, default=1) > 1:
         kernel = _phases(_dilated(kernel, tuple(dilation) or (1,) * len(strides)), strides)
     if prod(kernel.shape[3:]) == 1:
-        return matrix_error(kernel.flatten(0, 1), gain, groups)
+        return _wide(kernel.flatten(2)), kernel.new_ones(groups)
     sizes = [2 * k - 1 for k in kernel.shape[3:]]
     axes = tuple(range(3, kernel.ndim))
     spectrum = torch.fft.rfftn(kernel, sizes, axes).flatten(3).movedim(3, 0)  # [frequencies, groups, out, in]
-    errors = squared_deviation(_wide(spectrum), gain).sum(1)
-    mean: Tensor = (errors * _multiplicity(sizes, errors)).sum() / prod(sizes)
-    return mean
+    shares = _multiplicity(sizes, kernel) / prod(sizes)
+    return _wide(spectrum.flatten(0, 1)), shares.repeat_interleave(groups)
 
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
@@ -133,22 +143,5 @@ def _wide(matrices: Tensor) -> Tensor:
 
 def squared_deviation(matrices: Tensor, gain: float) -> Tensor:
     """‖V Vᴴ − σ² I‖²_F of matrices [..., m, n] → [...]."""
-    squares: Tensor = _SquaredDeviation.apply(matrices, gain)
-    return squares
-
-
-class _SquaredDeviation(torch.autograd.Function):
-    """With the gradient 4 (V Vᴴ − σ² I) V: one product, where differentiating V Vᴴ takes two."""
-
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor, gain: float) -> Tensor:
-        deviation = matrices @ matrices.mH
-        deviation.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
-        ctx.save_for_backward(deviation, matrices)
-        return deviation.abs().square().sum((-2, -1))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        deviation, matrices = ctx.saved_tensors
-        return 4 * gradient[..., None, None] * (deviation @ matrices), None
+    identity = torch.eye(matrices.shape[-2], dtype=matrices.dtype, device=matrices.device)
+    return (matrices @ matrices.mH - gain**2 * identity).abs().square().sum((-2, -1))

@@ -52,10 +52,12 @@ class Block(nn.Module):
         self.body = nn.Sequential(body)
         same = fan_in == fan_out and stride == 1
         self.shortcut: nn.Module = nn.Identity() if same else ZeroPadShortcut(fan_in, fan_out, stride)
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
-        return F.relu(self.body(x) + self.shortcut(x))
+        sum_: Tensor = self.act(self.body(x) + self.shortcut(x))
+        return sum_
 
 
 class PreActivationBlock(nn.Module):
@@ -74,18 +76,19 @@ class PreActivationBlock(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, stride: int, layers: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(fan_in)
+        self.act1 = nn.ReLU()
+        same = fan_in == fan_out and stride == 1
+        self.shortcut = None if same else _convolution(fan_in, fan_out, kernel=1, stride=stride)
         body: OrderedDict[str, nn.Module] = OrderedDict(conv1=_convolution(fan_in, fan_out, stride=stride))
         for i in range(2, layers + 1):
             body[f"bn{i}"] = nn.BatchNorm2d(fan_out)
             body[f"act{i}"] = nn.ReLU(inplace=True)
             body[f"conv{i}"] = _convolution(fan_out, fan_out)
         self.body = nn.Sequential(body)
-        same = fan_in == fan_out and stride == 1
-        self.shortcut = None if same else _convolution(fan_in, fan_out, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
-        activated = F.relu(self.bn1(x))
+        activated = self.act1(self.bn1(x))
         sum_: Tensor = self.body(activated) + (x if self.shortcut is None else self.shortcut(activated))
         return sum_
 

@@ -1,0 +1,73 @@
+"""Isometry of convolutions as operators, in the frequency domain."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from spl.isometry.approximate import ApproximateIsometry
+from spl.isometry.correction import Layer
+from spl.isometry.residuals import operator_matrices
+from spl.isometry.solver import Matrices, minimize
+
+
+class OperatorIsometry(ApproximateIsometry):
+    """min over the kept entries of ‖K ⋆ K − σ² δ‖_F: approximate isometry of the convolution, not of a reshaped kernel.
+
+    See `spl.isometry.operator_residual`. Linear layers, and 1×1 convolutions at stride 1, are corrected as by
+    `ApproximateIsometry`; of the others no floor is known, and the descent from the given weights ends where it gets
+    no nearer. A kernel of 512×512×3×3 takes many minutes on a CPU.
+
+    Args:
+        gain: σ; see `spl.isometry.Correction`.
+        tolerance: the residual, or gap to the floor, in units of σ², that will do.
+        max_iterations: L-BFGS iterations per layer.
+    """
+
+    def correct_(self, layers: Sequence[Layer]) -> None:
+        """See `Correction`."""
+        spectra = {layer.name: Frequencies(layer) for layer in layers}
+        super().correct_([layer for layer in layers if spectra[layer.name].is_matrix])
+        convolutions = [layer for layer in layers if not spectra[layer.name].is_matrix and layer.mask.any()]
+        for layer in tqdm(convolutions, desc="Isometry", unit="layer", delay=1, leave=False, disable=None):
+            matrices = spectra[layer.name]
+            start = layer.weight[layer.mask][None] / layer.gain
+            start = start.to(torch.promote_types(start.dtype, torch.float32))
+            floor = start.new_zeros(1, dtype=torch.float64)
+            solved, _ = minimize(matrices, start, floor, self.tolerance, self.max_iterations)
+            layer.weight[layer.mask] = (layer.gain * solved[0]).to(layer.weight.dtype)
+
+
+class Frequencies(Matrices):
+    """The kept taps of one convolution as parameters of its matrices at all frequencies.
+
+    Args:
+        layer: the convolution.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        spectrum, weights = self._spectrum(layer.weight.to(dtype))
+        self.is_matrix = not spectrum.is_complex()
+        self.weights = weights
+        self.target = weights.new_ones(1)
+
+    def _spectrum(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        return operator_matrices(kernel, **self.layer.geometry)
+
+    def spread(self, parameters: Tensor) -> Tensor:
+        """The kernel's transform."""
+        kernel = parameters.new_zeros(self.layer.mask.shape)
+        kernel[self.layer.mask] = parameters[0]
+        return self._spectrum(kernel)[0][None]
+
+    def gather(self, matrices: Tensor) -> Tensor:
+        """Its adjoint, by differentiating it."""
+        kernel = torch.zeros(self.layer.mask.shape, dtype=self.weights.dtype, device=matrices.device)
+        with torch.enable_grad():
+            kernel.requires_grad_()
+            spectrum, _ = self._spectrum(kernel)
+            (gradient,) = torch.autograd.grad(spectrum, kernel, matrices[0])
+        return gradient[self.layer.mask][None]

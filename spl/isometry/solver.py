@@ -1,0 +1,193 @@
+"""L-BFGS for min ‖V Vᴴ − T‖²_F over matrices V that are linear in their parameters, many problems at a time.
+
+Along a line V + t D the square of the norm is a polynomial of degree four in t, whose coefficients cost two products
+more than its slope does: the first minimum of every line is found exactly, no step is tried in vain, and the problems
+of a batch do not wait for each other's line searches.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_HISTORY = 10
+_REFRESH = 10  # iterations between exact V Vᴴ; in between it is updated along the lines
+_WINDOW = 40  # iterations within which a problem that goes anywhere gains a hundredth of its distance to the floor
+
+
+class Matrices(ABC):
+    """A linear map from parameters to matrices, and the target T of their Gram matrices.
+
+    Attributes:
+        target: the diagonal of T, [problems, 1, n] or what broadcasts to [problems, matrices, n].
+        weights: of the matrices in the sum of squares, [matrices].
+    """
+
+    target: Tensor
+    weights: Tensor
+
+    @abstractmethod
+    def spread(self, parameters: Tensor) -> Tensor:
+        """Parameters [problems, K] → matrices [problems, matrices, n, m]."""
+
+    @abstractmethod
+    def gather(self, matrices: Tensor) -> Tensor:
+        """The adjoint of `spread`: [problems, matrices, n, m] → [problems, K]."""
+
+    def deviation(self, matrices: Tensor) -> Tensor:
+        """V Vᴴ − T: [problems, matrices, n, n]."""
+        gram = matrices @ matrices.mH
+        gram.diagonal(dim1=-2, dim2=-1).sub_(self.target)
+        return gram
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """Σ over matrices and entries of weight · Re(ā b), in float64: [problems]."""
+        product = (a.conj() * b).real
+        return product.sum((-2, -1), dtype=torch.float64) @ self.weights.double()
+
+
+class KeptEntries(Matrices):
+    """One matrix a problem, whose kept entries are the parameters, padded to the longest; of one size.
+
+    Args:
+        masks: bool [problems, n, m]. Rows that keep nothing are not asked to have a norm.
+    """
+
+    def __init__(self, masks: Tensor) -> None:
+        self.shape = masks.shape
+        counts = masks.flatten(1).sum(1)
+        longest = max(1, int(counts.max()))
+        slots = torch.arange(longest, device=masks.device) < counts[:, None]
+        self.places = masks.new_full(slots.shape, self.shape[1:].numel(), dtype=torch.long)  # a place for padding
+        self.places[slots] = masks.flatten(1).nonzero()[:, 1]
+        self.target = masks.any(2)[:, None].float()
+        self.weights = torch.ones(1, device=masks.device)
+
+    def spread(self, parameters: Tensor) -> Tensor:
+        """Put the entries into their places."""
+        size = self.shape[1:].numel()
+        filled = parameters.new_zeros(len(parameters), size + 1).scatter_(1, self.places, parameters)
+        return filled[:, :size].view(len(parameters), 1, *self.shape[1:])
+
+    def gather(self, matrices: Tensor) -> Tensor:
+        """Take the entries from their places; 0 for padding."""
+        flat = matrices.flatten(1)
+        last = flat.shape[1] - 1
+        return flat.gather(1, self.places.clamp(max=last)) * (self.places <= last)
+
+
+def minimize(
+    matrices: Matrices, start: Tensor, floors: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Parameters near `start` at which ‖V Vᴴ − T‖_F is locally least.
+
+    A problem ends within `tolerance` of its floor; all end when each has, or gets no nearer any more.
+
+    Args:
+        matrices: the problems.
+        start: parameters [problems, K]; float32 reaches gaps of 1e-4 and less.
+        floors: the least norm that each problem can have, [problems]; 0 where none is known.
+        tolerance: the gap to the floor that will do.
+        max_iterations: at most so many.
+
+    Returns:
+        Parameters [problems, K] and norms [problems], float64.
+    """
+    parameters = start.clone()
+    v = matrices.spread(parameters)
+    a = matrices.deviation(v)
+    norms = matrices.inner(a, a).sqrt()
+    memory = _Memory()
+    ended, past = norms <= floors + tolerance, deque([norms], _WINDOW)
+    for iteration in range(1, max_iterations + 1):
+        if bool(ended.all()):
+            break
+        gradient = matrices.gather(4 * matrices.weights[:, None, None] * (a @ v))
+        direction = memory.direction(gradient)
+        d = matrices.spread(direction)
+        p, q = v @ d.mH, d @ d.mH
+        line = (
+            4 * matrices.inner(a, p),
+            2 * matrices.inner(a, q) + 2 * matrices.inner(p, p) + 2 * matrices.inner(p, p.mH),
+            4 * matrices.inner(p, q),
+            matrices.inner(q, q),
+        )
+        length = _first_minimum(torch.stack(line)).to(parameters).masked_fill(ended, 0.0)
+        step = length[:, None] * direction
+        memory.add(step)
+        parameters += step
+        t = length[:, None, None, None]
+        v += t * d
+        del d
+        if iteration % _REFRESH:
+            a += t * p
+            a += t * p.mH
+            a += t**2 * q
+        else:
+            del p, q
+            a = matrices.deviation(v)
+        norms = matrices.inner(a, a).sqrt()
+        stuck = past[0] - norms < 0.01 * (norms - floors) if len(past) == _WINDOW else torch.zeros_like(ended)
+        ended = ended | (norms <= floors + tolerance) | stuck
+        past.append(norms)
+    return parameters, norms
+
+
+class _Memory:
+    """The inverse Hessian of each problem as L-BFGS knows it, from the last steps and changes of the gradient."""
+
+    def __init__(self) -> None:
+        self.pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_HISTORY)
+        self.gradient: Tensor | None = None
+        self.step: Tensor | None = None
+
+    def add(self, step: Tensor) -> None:
+        """Take note of a step from where `direction` was asked for last."""
+        self.step = step
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Downhill by the two-loop recursion (Nocedal & Wright, algorithm 7.4): [problems, K]."""
+        if self.gradient is not None and self.step is not None:
+            self._remember(self.step, gradient - self.gradient)
+        self.gradient = gradient
+        downhill = -gradient
+        shares = []
+        for step, change, curvature in reversed(self.pairs):
+            shares.append(curvature * (step * downhill).sum(1, keepdim=True))
+            downhill = downhill - shares[-1] * change
+        if self.pairs:
+            step, change, _ = self.pairs[-1]
+            scale = (step * change).sum(1, keepdim=True) / change.square().sum(1, keepdim=True)
+            downhill = downhill * scale.nan_to_num(1.0, posinf=1.0)
+        for (step, change, curvature), share in zip(self.pairs, reversed(shares), strict=True):
+            downhill = downhill + (share - curvature * (change * downhill).sum(1, keepdim=True)) * step
+        uphill = (downhill * gradient).sum(1, keepdim=True) >= 0
+        return torch.where(uphill, -gradient, downhill)
+
+    def _remember(self, step: Tensor, change: Tensor) -> None:
+        """Keep a pair; where it shows no positive curvature it counts for nothing."""
+        product = (step * change).sum(1, keepdim=True)
+        curved = product > 1e-12 * change.square().sum(1, keepdim=True)
+        curvature = torch.where(curved, 1 / product, 0.0)
+        self.pairs.append((step, change, curvature))
+
+
+def _first_minimum(slopes: Tensor) -> Tensor:
+    """The smallest t > 0 at which a + 2bt + 3ct² + 4dt³ vanishes, of [a, b, c, d], [4, problems]; 0 where a ≥ 0."""
+    a, b, c, d = slopes.cpu().numpy()
+    downhill = (a < 0) & (d > 0)
+    lengths: npt.NDArray[np.float64] = np.zeros_like(a)
+    a, b, c, d = (x[downhill] for x in (a, b, c, d))
+    unit = np.cbrt(-a / (4 * d))  # in which the cubic begins with 1 and ends with -1
+    companion = np.zeros((len(a), 3, 3))
+    companion[:, 1, 0] = companion[:, 2, 1] = 1.0
+    companion[:, 0, 2] = 1.0
+    companion[:, 1, 2] = -2 * b * unit / -a
+    companion[:, 2, 2] = -3 * c * unit**2 / -a
+    roots = np.linalg.eigvals(companion)
+    positive = np.where((roots.imag == 0) & (roots.real > 0), roots.real, np.inf)
+    lengths[downhill] = positive.min(1, initial=np.inf) * unit
+    return torch.from_numpy(np.where(np.isfinite(lengths), lengths, 0.0))

@@ -1,0 +1,70 @@
+"""What a mask alone says of isometry: its structural rank, the floor of the residual, a matching that reaches it."""
+
+from collections.abc import Iterator
+from math import sqrt
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
+from torch import Tensor
+
+
+def structural_rank(mask: Tensor, groups: int = 1) -> int:
+    """The highest rank of any weight under `mask`: the size of a maximum matching of its outputs and inputs.
+
+    Args:
+        mask: bool [out, in, ...], reshaped to a matrix [out, in·k].
+        groups: of the convolution; each group is a matrix of its own, and their ranks add up.
+    """
+    matchings = (maximum_bipartite_matching(_sparse(block), perm_type="column") for block in _blocks(mask, groups))
+    return sum(int((columns >= 0).sum()) for columns in matchings)
+
+
+def isometry_floor(mask: Tensor, gain: float = 1.0, groups: int = 1) -> float:
+    """The least `isometry_residual` of any weight under `mask`: σ² √(n − r), n the smaller side, r the structural rank.
+
+    No masked matrix has a higher rank than r, so at least n − r of its n singular values are 0; and the entries of a
+    maximum matching, at ±σ with zeros beside them, have r singular values σ.
+
+    Args:
+        mask: bool [out, in, ...].
+        gain: σ.
+        groups: of the convolution; n is the smaller side of each group's matrix, and all count.
+    """
+    sides = sum(min(block.shape) for block in _blocks(mask, groups))
+    return gain**2 * sqrt(sides - structural_rank(mask, groups))
+
+
+def heaviest_matching(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum matching of the rows and columns of `mask` whose entries of `weight` have the largest Σ|w|.
+
+    Of all partial permutations of the structural rank it is the one with the largest inner product with `weight`,
+    and thus, all having the same norm, the nearest. Each row also has a place of its own that costs more than any
+    matching can gain, so that a full matching exists, and those that use few such places have the highest rank.
+
+    Args:
+        weight: [n, m].
+        mask: bool [n, m].
+
+    Returns:
+        The rows and columns of the matched entries, on the CPU.
+    """
+    rows, columns = (axis.numpy() for axis in mask.cpu().nonzero(as_tuple=True))
+    sizes = weight.detach().abs().double().cpu().numpy()[rows, columns]
+    largest = sizes.max(initial=0.0)
+    relative = sizes / largest if largest > 0 else sizes
+    n, m = mask.shape
+    costs = np.concatenate([2.0 - relative, np.full(n, 2.0 * n + 2.0)])  # a cost of 0 would count as no edge
+    places = (np.concatenate([rows, np.arange(n)]), np.concatenate([columns, m + np.arange(n)]))
+    matched = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n, m + n)))
+    found = matched[1] < m
+    return torch.as_tensor(matched[0][found]).long(), torch.as_tensor(matched[1][found]).long()
+
+
+def _blocks(mask: Tensor, groups: int) -> Iterator[Tensor]:
+    return (block.flatten(1) for block in mask.chunk(groups))
+
+
+def _sparse(block: Tensor) -> csr_array:
+    return csr_array(block.cpu().numpy())
