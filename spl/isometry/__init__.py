@@ -2,16 +2,20 @@
 
 from spl.isometry.approximate import ApproximateIsometry
 from spl.isometry.correction import Change, Corrected, Correction, Layer, Residuals
+from spl.isometry.edge_of_chaos import EdgeOfChaos
+from spl.isometry.givens import EOI
 from spl.isometry.gradient_descent import GradientDescentIsometry
 from spl.isometry.operator import OperatorIsometry
 from spl.isometry.residuals import isometry_residual, operator_residual, orthogonality_score
 from spl.isometry.structure import isometry_floor, structural_rank
 
 __all__ = [
+    "EOI",
     "ApproximateIsometry",
     "Change",
     "Corrected",
     "Correction",
+    "EdgeOfChaos",
     "GradientDescentIsometry",
     "Layer",
     "OperatorIsometry",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,12 @@ class Correction(ABC):
     Args:
         gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the
             layer: √2 for ReLU, 1 for none, 1.024 for tanh. The paper's is 1 for every activation.
+
+    Attributes:
+        redraws: whether it draws masks of its own, which keep as many weights of each layer.
     """
+
+    redraws: ClassVar[bool] = False
 
     def __init__(self, gain: Gain = "mean_field") -> None:
         if isinstance(gain, str) and gain not in get_args(get_args(Gain)[0]):

@@ -1,0 +1,55 @@
+"""Networks of the paper, orthogonal and pruned by connection sensitivity on real data, to correct and to measure."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from spl.criteria import Batch, ConnectionSensitivity
+from spl.data import CIFAR10, MNIST
+from spl.initializers import Orthogonal
+from spl.masks import Masks
+from spl.networks import MLP, VGG16, ResNet
+from spl.pruning import prune
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], type[MNIST] | type[CIFAR10]]] = {
+    "MLP-7": (MLP, MNIST),
+    "ResNet-20": (lambda: ResNet(3), CIFAR10),
+    "ResNet-32": (lambda: ResNet(5), CIFAR10),
+    "VGG16": (VGG16, CIFAR10),
+}
+
+
+@dataclass
+class Pruned:
+    """A pruned network, the images that it was scored on, and its weights before it is corrected."""
+
+    network: nn.Module
+    masks: Masks
+    images: Tensor
+    state: dict[str, Tensor]
+
+    def restore(self) -> None:
+        """Undo what a correction did."""
+        self.network.load_state_dict(self.state)
+
+
+def scoring_batches(name: str, count: int) -> list[Batch]:
+    """Batches of 100 examples; the data lie in the folder of the variable SPL_DATA."""
+    data = NETWORKS[name][1](os.environ["SPL_DATA"], batch_size=100, download=False)
+    data.setup()
+    return [(data.normalize(images), labels) for images, labels in islice(data.scoring_dataloader(0), count)]
+
+
+def pruned(name: str, sparsity: float, batches: list[Batch]) -> Pruned:
+    """Seed 0, LDI, biases counted as in the paper."""
+    torch.manual_seed(0)
+    network = NETWORKS[name][0]()
+    Orthogonal()(network)
+    masks = prune(network, ConnectionSensitivity(), sparsity, batches, include_bias=True)
+    masks.apply_(dict(network.named_parameters()))
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    return Pruned(network, masks, batches[0][0], state)

@@ -1,0 +1,25 @@
+"""Rescaling pruned layers back to the edge of chaos."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+from spl.isometry.correction import Correction, Layer
+
+
+class EdgeOfChaos(Correction):
+    """One factor a layer, after which its weights have the critical variance: fan_in · mean(W²) = σ_w².
+
+    The mean is over all entries, pruned ones included: what pruning has taken from the variance is given back, and
+    signals keep their mean square, though not their directions. As the rescaling of SBP-SR, Hayou et al. 2021
+    (Robust Pruning at Initialization), computed from the weights alone.
+
+    Args:
+        gain: σ_w; see `Correction`.
+    """
+
+    def correct_(self, layers: Sequence[Layer]) -> None:
+        """Scale every layer; one that lost every weight stays 0."""
+        for layer in layers:
+            mean_square = float(layer.weight.double().square().mean()) * layer.weight[0].numel()
+            if mean_square > 0:
+                layer.weight.mul_(layer.gain / sqrt(mean_square))

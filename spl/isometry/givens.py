@@ -1,0 +1,105 @@
+"""Exactly orthogonal sparse weights, as products of Givens rotations."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spl.isometry.correction import Correction, Gain, Layer
+
+_PATIENCE = 8  # rounds in which no rotation fits, after which none is looked for
+
+
+class EOI(Correction):
+    """Exact orthogonal initialization: sparse weights with V Vᵀ = σ² I, drawn anew at the densities of the masks.
+
+    Nowak et al. 2024 (Sparser, Better, Deeper, Stronger). A random partial permutation is rotated in random planes of
+    its rows and columns until it has as many entries as the mask keeps; of a convolution it is the middle tap, so that
+    the convolution itself is an isometry (delta-orthogonal). Masks and weights are both replaced; only how many
+    weights each layer keeps is left. Entries that no rotation accounts for exactly are kept too, and start at 0. A
+    layer that keeps fewer weights than its smaller side has rows cannot be orthogonal: it becomes a partial
+    permutation, at the floor of its residual.
+
+    Args:
+        gain: σ; see `Correction`.
+        seed: of the draws, which are made on the CPU: equal on every process and device.
+    """
+
+    redraws = True
+
+    def __init__(self, gain: Gain = "mean_field", seed: int = 0) -> None:
+        super().__init__(gain)
+        self.seed = seed
+
+    def correct_(self, layers: Sequence[Layer]) -> None:
+        """Draw masks and weights of every layer."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for layer in layers:
+            blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
+            for weight, mask in blocks:
+                values, kept = _kernel(mask.shape, int(mask.sum()), generator)
+                weight.copy_(layer.gain * values)
+                mask.copy_(kept)
+
+
+def sparse_orthogonal(n: int, m: int, entries: int, generator: torch.Generator) -> Tensor:
+    """A random matrix V [n, m] with at most `entries` entries that are not 0 and, if those allow it, V Vᵀ = I.
+
+    Rotations in disjoint planes are made together: each round pairs rows, or columns, at random, and rotates the
+    first pairs whose unions of places fit into what is left. V Vᵀ has as many ones as `entries`, if fewer than n.
+
+    Args:
+        n: rows, the smaller side.
+        m: columns.
+        entries: places that may be filled.
+        generator: on the CPU.
+
+    Returns:
+        float64 [n, m].
+    """
+    rank = min(n, entries)
+    matrix = torch.zeros(n, m, dtype=torch.float64)
+    signs = torch.randint(2, (rank,), generator=generator, dtype=torch.float64) * 2 - 1
+    matrix[torch.randperm(n, generator=generator)[:rank], torch.randperm(m, generator=generator)[:rank]] = signs
+    filled = matrix != 0
+    left, idle = entries - rank, 0
+    axis = 0
+    while left > 0 and idle < _PATIENCE and rank == n:
+        added = _rotate_(matrix if axis == 0 else matrix.mT, filled if axis == 0 else filled.mT, left, generator)
+        idle = 0 if added else idle + 1
+        left -= added
+        axis = 1 - axis
+    return matrix
+
+
+def _rotate_(matrix: Tensor, filled: Tensor, left: int, generator: torch.Generator) -> int:
+    """Rotate random disjoint pairs of rows, filling at most `left` more places; how many it filled."""
+    half = len(matrix) // 2
+    order = torch.randperm(len(matrix), generator=generator)
+    a, b = order[:half], order[half : 2 * half]
+    union = filled[a] | filled[b]
+    cost = 2 * union.sum(1) - filled[a].sum(1) - filled[b].sum(1)
+    fits = cost.cumsum(0) <= left
+    a, b, union = a[fits], b[fits], union[fits]
+    angle = torch.rand(len(a), 1, generator=generator, dtype=torch.float64) * 2 * torch.pi
+    cosine, sine = angle.cos(), angle.sin()
+    first, second = matrix[a], matrix[b]
+    matrix[a], matrix[b] = cosine * first - sine * second, sine * first + cosine * second
+    filled[a] = filled[b] = union
+    return int(cost[fits].sum())
+
+
+def _kernel(shape: Sequence[int], entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weights [out, in, ...] whose middle tap is a sparse orthogonal matrix, and a mask of `entries` of them."""
+    n, m = sorted(shape[:2])
+    matrix = sparse_orthogonal(n, m, entries, generator)
+    weight = torch.zeros(*shape, dtype=torch.float64)
+    middle: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in shape[2:]))
+    weight[middle] = matrix if shape[0] <= shape[1] else matrix.mT
+    mask = weight != 0
+    inside = torch.zeros_like(mask)
+    inside[middle] = True
+    # what is left over goes to random places, of the middle tap first
+    order = torch.rand(mask.shape, generator=generator) + inside.float() + 2 * mask.float()
+    mask.view(-1)[order.flatten().argsort(descending=True)[:entries]] = True
+    return weight, mask
