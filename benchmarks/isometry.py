@@ -57,13 +57,13 @@ class MatchingAlone(Correction):
         """Put the matching in the place of the weights."""
         for layer in layers:
             weight, kept = layer.weight.flatten(1), layer.mask.flatten(1)
-            transposed = weight.shape[0] > weight.shape[1]
-            rows, columns = heaviest_matching(weight.mT, kept.mT) if transposed else heaviest_matching(weight, kept)
-            rows, columns = (columns, rows) if transposed else (rows, columns)
-            signs = weight[rows, columns].sign()
+            if weight.shape[0] > weight.shape[1]:
+                weight, kept = weight.mT, kept.mT
+            signs = torch.where(weight[kept] < 0, -1.0, 1.0)
             matrix = torch.zeros_like(weight)
-            matrix[rows, columns] = torch.where(signs == 0, 1.0, signs)
-            layer.weight.copy_(matrix.view_as(layer.weight))
+            matrix[kept] = signs * heaviest_matching(weight[kept], kept)
+            matrix = matrix if len(matrix) == len(layer.weight) else matrix.mT
+            layer.weight.copy_(matrix.reshape(layer.weight.shape))
 
 
 def measured(name: str, case: Pruned, correction: Correction) -> list[Any]:

@@ -48,10 +48,8 @@ def large_layer(size: int) -> None:
     changes, seconds = timed(ApproximateIsometry(tolerance=0.01 * sqrt(size)), network, masks)
     change = changes["0.weight"]
     print(f"{size}×{size} at 95 %: {seconds:.0f} s, residual {change.before.matrix:.2f} → {change.after.matrix:.4f},")
-    print(
-        f"    floor {change.floor:.4f}, asked for 0.01 √n = {0.01 * sqrt(size):.2f}; peak of the process {before / copy:.1f}"
-    )
-    print(f"    copies of the layer before, {peak_bytes() / copy:.1f} with the correction")
+    print(f"    floor {change.floor:.4f}, asked for a gap of 0.01 √n = {0.01 * sqrt(size):.2f}")
+    print(f"    the process took {before / copy:.1f} copies of the layer before, {peak_bytes() / copy:.1f} at its peak")
 
 
 def deep_network(depth: int) -> None:
@@ -62,9 +60,8 @@ def deep_network(depth: int) -> None:
     mean = Spectrum.of(singular_values(network, torch.randn(2, 784))).mean
     worst = max(change.after.matrix - change.floor for change in changes.values())
     above = sum(change.floor > 0 for change in changes.values())
-    print(
-        f"{depth} layers: {seconds:.0f} s, worst gap {worst:.1e}, {above} floors above 0, mean singular value {mean:.4f}"
-    )
+    print(f"{depth} layers of 128: {seconds:.0f} s, worst gap {worst:.1e}, {above} floors above 0")
+    print(f"    mean Jacobian singular value {mean:.4f}")
 
 
 def main() -> None:

@@ -65,11 +65,12 @@ class ApproximateIsometry(Correction):
         """Solve the blocks from one pull on; those that do not come to their floor."""
         if not blocks:
             return []
-        matrices = KeptEntries(torch.stack([block.mask for block in blocks]))
-        start = torch.stack([block.start(pull) if max_iterations else block.weight for block in blocks])
+        masks = blocks[0].mask[None] if len(blocks) == 1 else torch.stack([block.mask for block in blocks])
+        matrices = KeptEntries(masks)
+        start = matrices.pack([block.start(pull) if max_iterations else block.weight for block in blocks])
         floors = torch.tensor([block.floor for block in blocks], dtype=torch.float64, device=start.device)
-        solved, norms = minimize(matrices, matrices.gather(start[:, None]), floors, self.tolerance, max_iterations)
-        for block, result in zip(blocks, matrices.spread(solved)[:, 0], strict=True):
+        solved, norms = minimize(matrices, start, floors, self.tolerance, max_iterations)
+        for block, result in zip(blocks, matrices.unpack(solved), strict=True):
             block.result = result
         return [block for block, gap in zip(blocks, norms - floors, strict=True) if gap > self.tolerance]
 
@@ -80,23 +81,19 @@ class _Block:
 
     Attributes:
         layer: what it belongs to.
-        rows: which rows of the wide matrix it has.
-        columns: which columns.
-        mask: bool [n, m].
-        weight: [n, m], as it was given.
-        matching: [n, m], ±1 at the places of a maximum matching.
-        floor: the least residual of its rows that keep anything.
+        mask: bool [n, m]; the following are of what it keeps, row by row.
+        weight: the weights as they were given.
+        matching: ±1 at the places of a maximum matching, 0 elsewhere.
         result: the solution.
+        floor: the least residual of the rows that keep anything.
     """
 
     layer: Layer
-    rows: Tensor
-    columns: Tensor
     mask: Tensor
     weight: Tensor
     matching: Tensor
-    floor: float
     result: Tensor
+    floor: float
 
     @property
     def bound(self) -> bool:
@@ -112,18 +109,20 @@ class _Block:
 
 
 def _blocks(layer: Layer) -> Iterator[_Block]:
-    for weight, mask in zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True):
-        wide_weight, wide_mask = _wide(weight), _wide(mask)
-        rows, columns = wide_mask.any(1), wide_mask.any(0)
+    for part, part_mask in zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True):
+        mask = _wide(part_mask)
+        rows, columns = mask.any(1), mask.any(0)
         live = int(rows.sum())
         if mask.numel() <= _ALONE:
             rows, columns = torch.ones_like(rows), torch.ones_like(columns)
-        kept = wide_mask[rows][:, columns]
-        values = wide_weight[rows][:, columns].to(torch.promote_types(weight.dtype, torch.float32)) / layer.gain
-        matched = tuple(axis.to(weight.device) for axis in heaviest_matching(values, kept))
-        matching = torch.zeros_like(values)
-        matching[matched] = torch.where(values[matched] < 0, -1.0, 1.0).to(values)
-        yield _Block(layer, rows, columns, kept, values, matching, sqrt(live - len(matched[0])), values)
+        precise = torch.promote_types(part.dtype, torch.float32)
+        weight = _wide(part)[mask].to(precise) / layer.gain  # what is left out keeps nothing
+        if not (rows.all() and columns.all()):
+            mask = mask[rows][:, columns]
+        matched = heaviest_matching(weight, mask).to(part.device)
+        signs = torch.where(weight < 0, -1.0, 1.0).to(precise)
+        floor = sqrt(live - int(matched.sum()))
+        yield _Block(layer, mask, weight, signs * matched, weight, floor)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -144,10 +143,11 @@ def _batches(blocks: list[_Block]) -> Iterator[list[_Block]]:
 
 
 def _write(layer: Layer, blocks: list[_Block]) -> None:
-    parts = []
-    for block, part in zip(blocks, layer.weight.chunk(layer.groups), strict=True):
-        whole = torch.zeros_like(_wide(part))
-        places = block.rows.nonzero(), block.columns.nonzero().mT
-        whole[places] = (layer.gain * block.result).to(whole.dtype)
-        parts.append(whole if whole.shape == part.flatten(1).shape else whole.mT)
-    layer.weight.copy_(torch.cat(parts).view_as(layer.weight))
+    """Put the results in the place of the weights."""
+    for block, part, part_mask in zip(
+        blocks, layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True
+    ):
+        matrix, mask = part.flatten(1), part_mask.flatten(1)
+        ordered = torch.zeros_like(_wide(matrix))
+        ordered[_wide(mask)] = (layer.gain * block.result).to(part.dtype)
+        part.copy_((ordered if ordered.shape == matrix.shape else ordered.mT).reshape(part.shape))

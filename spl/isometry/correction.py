@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -86,8 +86,11 @@ class Layer:
     def residuals(self) -> Residuals:
         """How far it is from σ times an isometry, computed in float64."""
         exact = self.weight.double()
-        matrix = isometry_residual(exact, self.gain, self.groups)
-        return Residuals(float(matrix), float(operator_residual(exact, self.gain, **self.geometry)))
+        matrix = float(isometry_residual(exact, self.gain, self.groups))
+        shape = self.weight.shape[2:]
+        if prod(shape) == 1 and prod(self.geometry.get("stride", ())) == 1:
+            return Residuals(matrix, matrix)
+        return Residuals(matrix, float(operator_residual(exact, self.gain, **self.geometry)))
 
 
 class Correction(ABC):
@@ -121,12 +124,11 @@ class Correction(ABC):
             masks: what is kept of its parameters, by their names.
         """
         layers = self._layers(network, masks)
-        before = {layer.name: (layer.residuals(), layer.weight.clone(), _vanishing(layer)) for layer in layers}
+        before = [_Before.of(layer, self.redraws) for layer in layers]
         self.correct_(layers)
-        changes = {layer.name: _change(layer, *before.pop(layer.name)) for layer in layers}
-        return Corrected(
-            Masks({**masks, **{layer.name: layer.mask.to(masks[layer.name].device) for layer in layers}}), changes
-        )
+        changes = {layer.name: given.change(layer) for layer, given in zip(layers, before, strict=True)}
+        drawn = {layer.name: layer.mask.to(masks[layer.name].device) for layer in layers}
+        return Corrected(Masks({**masks, **drawn}), changes)
 
     def _layers(self, network: nn.Module, masks: Masks) -> list[Layer]:
         parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
@@ -147,22 +149,43 @@ class Correction(ABC):
         """Correct the weights of `layers` in place; one that draws other masks changes those too."""
 
 
-def _vanishing(layer: Layer) -> Tensor:
-    """Which weights are kept and below 1e-4 of the largest."""
-    sizes = layer.weight.abs()
-    return layer.mask & (sizes < 1e-4 * sizes.max())
+@dataclass(frozen=True)
+class _Before:
+    """What must be known of a layer before it is corrected: masks may be drawn anew."""
+
+    mask: Tensor
+    kept: Tensor
+    residuals: Residuals
+    vanishing: int
+
+    @classmethod
+    def of(cls, layer: Layer, redraws: bool) -> "_Before":
+        mask = layer.mask.clone() if redraws else layer.mask
+        return cls(mask, layer.weight[layer.mask], layer.residuals(), _vanishing(layer))
+
+    def change(self, layer: Layer) -> Change:
+        """What has become of it."""
+        return Change(
+            self.residuals,
+            layer.residuals(),
+            floor=isometry_floor(layer.mask, layer.gain, layer.groups),
+            rank=structural_rank(layer.mask, layer.groups),
+            gain=layer.gain,
+            moved=self._moved(layer),
+            vanished=max(0, _vanishing(layer) - self.vanishing),
+        )
+
+    def _moved(self, layer: Layer) -> float:
+        new, old = layer.weight[layer.mask].double(), self.kept.double()
+        here = layer.weight[self.mask].double()
+        square = (here - old).square().sum() + (new.square().sum() - here.square().sum()).clamp(min=0)
+        return float((square / old.square().sum()).sqrt()) if old.any() else 0.0
 
 
-def _change(layer: Layer, before: Residuals, weight: Tensor, vanishing: Tensor) -> Change:
-    return Change(
-        before,
-        layer.residuals(),
-        floor=isometry_floor(layer.mask, layer.gain, layer.groups),
-        rank=structural_rank(layer.mask, layer.groups),
-        gain=layer.gain,
-        moved=float((layer.weight - weight).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)),
-        vanished=int((_vanishing(layer) & ~vanishing).sum()),
-    )
+def _vanishing(layer: Layer) -> int:
+    """How many weights are kept and below 1e-4 of the largest."""
+    kept = layer.weight[layer.mask].abs()
+    return int((kept < 1e-4 * kept.max()).sum()) if len(kept) else 0
 
 
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:

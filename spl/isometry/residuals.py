@@ -143,5 +143,6 @@ def _wide(matrices: Tensor) -> Tensor:
 
 def squared_deviation(matrices: Tensor, gain: float) -> Tensor:
     """‖V Vᴴ − σ² I‖²_F of matrices [..., m, n] → [...]."""
-    identity = torch.eye(matrices.shape[-2], dtype=matrices.dtype, device=matrices.device)
-    return (matrices @ matrices.mH - gain**2 * identity).abs().square().sum((-2, -1))
+    deviation = matrices @ matrices.mH
+    deviation.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
+    return (deviation.conj() * deviation).real.sum((-2, -1))

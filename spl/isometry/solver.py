@@ -7,6 +7,7 @@ of a batch do not wait for each other's line searches.
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 _HISTORY = 10
+_CHUNK = 2**21  # entries that are multiplied at a time
 _REFRESH = 10  # iterations between exact V Vᴴ; in between it is updated along the lines
 _WINDOW = 40  # iterations within which a problem that goes anywhere gains a hundredth of its distance to the floor
 
@@ -37,6 +39,10 @@ class Matrices(ABC):
     def gather(self, matrices: Tensor) -> Tensor:
         """The adjoint of `spread`: [problems, matrices, n, m] → [problems, K]."""
 
+    @abstractmethod
+    def subset(self, chosen: Tensor) -> "Matrices":
+        """Some of the problems; `chosen` is bool [problems]."""
+
     def deviation(self, matrices: Tensor) -> Tensor:
         """V Vᴴ − T: [problems, matrices, n, n]."""
         gram = matrices @ matrices.mH
@@ -45,8 +51,12 @@ class Matrices(ABC):
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Σ over matrices and entries of weight · Re(ā b), in float64: [problems]."""
-        product = (a.conj() * b).real
-        return product.sum((-2, -1), dtype=torch.float64) @ self.weights.double()
+        rows = max(1, _CHUNK // (len(a) * a.shape[1] * a.shape[3]))
+        parts = zip(
+            torch.split(a, rows, 2), torch.split(b, rows, 2), strict=True
+        )  # so that no product is ever whole in memory
+        sums = torch.stack([(x.conj() * y).real.sum((-2, -1), dtype=torch.float64) for x, y in parts]).sum(0)
+        return sums @ self.weights.double()
 
 
 class KeptEntries(Matrices):
@@ -54,29 +64,43 @@ class KeptEntries(Matrices):
 
     Args:
         masks: bool [problems, n, m]. Rows that keep nothing are not asked to have a norm.
+        width: K, the most entries that a problem can have; as many as one has without it.
     """
 
-    def __init__(self, masks: Tensor) -> None:
-        self.shape = masks.shape
+    def __init__(self, masks: Tensor, width: int | None = None) -> None:
+        self.masks = masks
         counts = masks.flatten(1).sum(1)
-        longest = max(1, int(counts.max()))
-        slots = torch.arange(longest, device=masks.device) < counts[:, None]
-        self.places = masks.new_full(slots.shape, self.shape[1:].numel(), dtype=torch.long)  # a place for padding
-        self.places[slots] = masks.flatten(1).nonzero()[:, 1]
+        self.slots = torch.arange(width or max(1, int(counts.max())), device=masks.device) < counts[:, None]
+        self.places = masks.new_full(self.slots.shape, masks[0].numel(), dtype=torch.long)  # a place for padding
+        self.places[self.slots] = masks.flatten(1).nonzero()[:, 1]
         self.target = masks.any(2)[:, None].float()
         self.weights = torch.ones(1, device=masks.device)
 
+    def pack(self, entries: Sequence[Tensor]) -> Tensor:
+        """The kept entries of each matrix, row by row, as parameters [problems, K]."""
+        parameters = entries[0].new_zeros(self.slots.shape)
+        parameters[self.slots] = torch.cat(list(entries))
+        return parameters
+
+    def unpack(self, parameters: Tensor) -> Sequence[Tensor]:
+        """The inverse of `pack`."""
+        return torch.split(parameters[self.slots], self.slots.sum(1).tolist())
+
     def spread(self, parameters: Tensor) -> Tensor:
         """Put the entries into their places."""
-        size = self.shape[1:].numel()
+        size = self.masks[0].numel()
         filled = parameters.new_zeros(len(parameters), size + 1).scatter_(1, self.places, parameters)
-        return filled[:, :size].view(len(parameters), 1, *self.shape[1:])
+        return filled[:, :size].view(len(parameters), 1, *self.masks.shape[1:])
 
     def gather(self, matrices: Tensor) -> Tensor:
         """Take the entries from their places; 0 for padding."""
         flat = matrices.flatten(1)
         last = flat.shape[1] - 1
-        return flat.gather(1, self.places.clamp(max=last)) * (self.places <= last)
+        return flat.gather(1, self.places.clamp(max=last)) * self.slots
+
+    def subset(self, chosen: Tensor) -> "KeptEntries":
+        """As wide as before, so that parameters can be cut out of those of all."""
+        return KeptEntries(self.masks[chosen], self.slots.shape[1])
 
 
 def minimize(
@@ -103,7 +127,16 @@ def minimize(
     memory = _Memory()
     ended, past = norms <= floors + tolerance, deque([norms], _WINDOW)
     for iteration in range(1, max_iterations + 1):
-        if bool(ended.all()):
+        running = int((~ended).sum())
+        if 2 * running <= len(ended):  # go on with those alone, if any
+            if running:
+                parameters[~ended], norms[~ended] = minimize(
+                    matrices.subset(~ended),
+                    parameters[~ended],
+                    floors[~ended],
+                    tolerance,
+                    max_iterations - iteration + 1,
+                )
             break
         gradient = matrices.gather(4 * matrices.weights[:, None, None] * (a @ v))
         direction = memory.direction(gradient)
@@ -119,15 +152,12 @@ def minimize(
         step = length[:, None] * direction
         memory.add(step)
         parameters += step
-        t = length[:, None, None, None]
-        v += t * d
-        del d
+        t = length[:, None, None, None].to(v.dtype)
+        v.addcmul_(t, d)
         if iteration % _REFRESH:
-            a += t * p
-            a += t * p.mH
-            a += t**2 * q
-        else:
-            del p, q
+            a.addcmul_(t, p).addcmul_(t, p.mH).addcmul_(t**2, q)
+        del d, p, q  # of the size of the matrices, as `a` and the next gradient's are
+        if not iteration % _REFRESH:
             a = matrices.deviation(v)
         norms = matrices.inner(a, a).sqrt()
         stuck = past[0] - norms < 0.01 * (norms - floors) if len(past) == _WINDOW else torch.zeros_like(ended)

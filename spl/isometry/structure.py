@@ -36,30 +36,31 @@ def isometry_floor(mask: Tensor, gain: float = 1.0, groups: int = 1) -> float:
     return gain**2 * sqrt(sides - structural_rank(mask, groups))
 
 
-def heaviest_matching(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum matching of the rows and columns of `mask` whose entries of `weight` have the largest Σ|w|.
+def heaviest_matching(weight: Tensor, mask: Tensor) -> Tensor:
+    """The maximum matching of the rows and columns of `mask` whose entries have the largest Σ|w|.
 
-    Of all partial permutations of the structural rank it is the one with the largest inner product with `weight`,
+    Of all partial permutations of the structural rank it is the one with the largest inner product with the weights,
     and thus, all having the same norm, the nearest. Each row also has a place of its own that costs more than any
     matching can gain, so that a full matching exists, and those that use few such places have the highest rank.
 
     Args:
-        weight: [n, m].
+        weight: of the kept entries, row by row.
         mask: bool [n, m].
 
     Returns:
-        The rows and columns of the matched entries, on the CPU.
+        bool, on the CPU: which of the kept entries are matched.
     """
     rows, columns = (axis.numpy() for axis in mask.cpu().nonzero(as_tuple=True))
-    sizes = weight.detach().abs().double().cpu().numpy()[rows, columns]
+    sizes = weight.detach().cpu().abs().double().numpy()
     largest = sizes.max(initial=0.0)
     relative = sizes / largest if largest > 0 else sizes
     n, m = mask.shape
     costs = np.concatenate([2.0 - relative, np.full(n, 2.0 * n + 2.0)])  # a cost of 0 would count as no edge
     places = (np.concatenate([rows, np.arange(n)]), np.concatenate([columns, m + np.arange(n)]))
-    matched = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n, m + n)))
-    found = matched[1] < m
-    return torch.as_tensor(matched[0][found]).long(), torch.as_tensor(matched[1][found]).long()
+    found = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n, m + n)))
+    partner = np.empty(n, dtype=np.int64)
+    partner[found[0]] = found[1]
+    return torch.from_numpy(partner[rows] == columns)
 
 
 def _blocks(mask: Tensor, groups: int) -> Iterator[Tensor]:
