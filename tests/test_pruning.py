@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from spl.criteria import ConnectionSensitivity, Magnitude, Random, scoring_loss
 from spl.errors import InputError
 from spl.masks import Masks
-from spl.pruning import collapsed_layers, keep_count, prunable_parameters, prune, score, select
+from spl.pruning import keep_count, prunable_parameters, prune, score, select
+from spl.scopes import Global, Uniform
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
 SPARSITIES = st.floats(0.0, 0.99)
@@ -54,7 +55,7 @@ def counts(masks: Masks) -> list[int]:
 @given(
     SIZES,
     SPARSITIES,
-    st.sampled_from(["global", "layerwise"]),
+    st.sampled_from([Global(), Uniform()]),
     st.sampled_from([ConnectionSensitivity(), Magnitude(), Random()]),
     st.booleans(),
 )
@@ -70,12 +71,12 @@ def test_exactly_the_weights_asked_for_are_kept(sizes, sparsity, scope, criterio
     assert masks.revived(dict(network.named_parameters())) == {}
 
 
-@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("scope", [Global(), Uniform()])
 def test_sparsity_zero_keeps_everything(scope):
     assert prune(mlp([3, 4, 2]), Random(), 0.0, scope=scope).sparsity == 0.0
 
 
-@given(st.sampled_from(["global", "layerwise"]), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+@given(st.sampled_from([Global(), Uniform()]), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
 def test_masks_are_nested_over_sparsities(scope, sizes, data):
     scores = layer_scores(sizes)
     low, high = sorted(data.draw(st.tuples(SPARSITIES, SPARSITIES)))
@@ -88,7 +89,7 @@ def test_masks_are_nested_over_sparsities(scope, sizes, data):
 def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
     scores = layer_scores(sizes)
-    for name, mask in select(scores, sparsity, "layerwise").items():
+    for name, mask in select(scores, sparsity, Uniform()).items():
         order = scores[name].argsort(descending=True)
         assert mask[order].tolist() == sorted(mask.tolist(), reverse=True)
 
@@ -96,7 +97,7 @@ def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), SPARSITIES)
 def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
-    kept = counts(select(layer_scores(sizes), sparsity, "layerwise"))
+    kept = counts(select(layer_scores(sizes), sparsity, Uniform()))
     lowest = max((k - 0.5) / n for k, n in zip(kept, sizes, strict=True))
     highest = min((k + 0.5) / n for k, n in zip(kept, sizes, strict=True))
     assert lowest <= highest
@@ -104,11 +105,11 @@ def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsi
 
 def test_layerwise_by_hand():
     scores = {"fc1": torch.tensor([9.0, 8.0, 7.0, 6.0]), "fc2": torch.tensor([[1.0, 2.0]]), "fc3": torch.zeros(4)}
-    masks = select(scores, 0.5, "layerwise")
+    masks = select(scores, 0.5, Uniform())
     assert masks["fc1"].tolist() == [True, True, False, False]
     assert masks["fc2"].tolist() == [[False, True]]
     assert masks["fc3"].tolist() == [True, True, False, False]
-    assert counts(select(scores, 0.5, "global")) == [4, 1, 0]
+    assert counts(select(scores, 0.5, Global())) == [4, 1, 0]
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=20, max_size=60), SPARSITIES)
@@ -117,11 +118,11 @@ def test_of_equal_scores_the_earliest_are_kept_in_every_scope(values, sparsity):
     scores = {"fc1": torch.tensor(values)}
     keep = round(len(values) * (1 - sparsity))
     first = sorted(range(len(values)), key=lambda i: (-values[i], i))[:keep]
-    for scope in ("global", "layerwise"):
+    for scope in (Global(), Uniform()):
         assert select(scores, sparsity, scope)["fc1"].nonzero().flatten().tolist() == sorted(first)
 
 
-@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("scope", [Global(), Uniform()])
 def test_scores_that_are_not_finite_are_an_error_in_every_scope(scope):
     with pytest.raises(InputError, match="fc2: 1 of 2 saliency scores are NaN or infinite"):
         select({"fc1": torch.ones(2), "fc2": torch.tensor([1.0, float("nan")])}, 0.5, scope)
@@ -266,9 +267,7 @@ def test_batches_are_any_iterable(batches):
     assert masks.digest() == prune(network, ConnectionSensitivity(), 0.5, [BATCH]).digest()
 
 
-@pytest.mark.parametrize(
-    "misspelled", [{"scope": "layer-wise"}, {"targets": "label"}, {"batch_norm": "train"}], ids=lambda d: next(iter(d))
-)
+@pytest.mark.parametrize("misspelled", [{"targets": "label"}, {"batch_norm": "train"}], ids=lambda d: next(iter(d)))
 def test_a_misspelled_choice_is_an_error(misspelled):
     with pytest.raises(InputError, match=next(iter(misspelled.values()))):
         prune(mlp([4, 3, 3]), ConnectionSensitivity(), 0.5, [BATCH], **misspelled)
@@ -340,38 +339,3 @@ def test_magnitude_pruning_by_hand():
     masks = prune(network, Magnitude(), 0.5)
     assert masks["0.weight"].tolist() == [[False, True], [True, False]]
     assert masks["1.weight"].tolist() == [[True, False]]
-
-
-# Layer collapse
-
-
-def test_a_collapsed_layer_is_named_with_the_sparsity_from_which_it_is_empty():
-    scores = {
-        "fc1": torch.tensor([[8.0, 7.0], [6.0, 1.0]]),
-        "fc2": torch.tensor([[5.0, 4.0]]),
-        "fc3": torch.tensor([[9.0, 2.0]]),
-        "fc3.bias": torch.zeros(2),
-    }
-    assert collapsed_layers(scores, select(scores, 0.6)) == {"fc2": 0.6}
-    assert collapsed_layers(scores, select(scores, 0.5)) == {}
-    assert collapsed_layers(scores, select(scores, 0.9)) == {"fc1": 0.9, "fc2": 0.6}
-
-
-def _assert_limits_hold(scores, sparsity):
-    size = sum(s.numel() for s in scores.values())
-    for name, limit in collapsed_layers(scores, select(scores, sparsity)).items():
-        assert limit <= sparsity + 0.5 / size
-        assert not select(scores, limit)[name].any()
-        assert select(scores, limit - 1 / size)[name].any()
-
-
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.floats(0.0, 0.95), st.integers(0, 10**6))
-def test_the_limit_of_a_collapsed_layer_holds_just_below_and_above(sizes, sparsity, seed):
-    assume(round(sum(sizes) * 2 * (1 - sparsity)) > 0)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.split(torch.randperm(sum(sizes) * 2, generator=generator), [2 * n for n in sizes])
-    _assert_limits_hold({f"fc{i}": part.view(2, -1).float() for i, part in enumerate(order)}, sparsity)
-
-
-def test_the_limit_of_a_collapsed_layer_holds_among_equal_scores():
-    _assert_limits_hold({"fc1": torch.tensor([[2.0, 0.0, 0.0, 0.0]]), "fc2": torch.zeros(1, 2)}, 0.5)
