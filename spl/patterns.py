@@ -1,4 +1,8 @@
-"""Patterns: which weights are kept or pruned together."""
+"""Patterns: which weights are kept or pruned together.
+
+The first dimension of a weight counts as its outputs, the second as its inputs; of a transposed convolution, whose
+weight has them the other way round, too.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -64,8 +68,8 @@ class NM(Unstructured):
     """N:M: of every m consecutive weights along the input dimension, exactly the n of the largest scores are kept.
 
     Of a convolution these are m consecutive input channels, tap by tap. 2:4 is what sparse tensor cores run. The
-    sparsity must be 1 − n/m, and every layer has it whatever the scope. In the early rounds of a schedule at least n
-    of each m are kept, and the others are chosen as the scope has it.
+    sparsity must be 1 − n/m, and every layer has it, so the scope matters only in the early rounds of a schedule: at
+    least n of each m are kept there, and the others are chosen as the scope has it.
 
     Args:
         n: how many are kept.

@@ -61,14 +61,14 @@ class Global(Scope):
 
 
 class LayerDensities(Scope):
-    """Every layer keeps its largest scores, and how many depends on the layer alone.
+    """Every layer keeps its largest scores, and how many these are depends on the layers alone, not on the scores.
 
     What is kept is apportioned by Webster's method, in proportion to densities and sizes; what dense layers cannot
     take goes to the others, so the total is exact.
     """
 
     @abstractmethod
-    def densities(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def proportions(self, layers: Mapping[str, Layer]) -> dict[str, float]:
         """Numbers that the densities of the layers are proportional to."""
 
     def fixed(self, layers: Mapping[str, Layer]) -> dict[str, int]:
@@ -94,7 +94,7 @@ class LayerDensities(Scope):
         return {name: number if most[name] else sum(most.values()) for name, number in ahead.items()}
 
     def _seats(self, layers: Mapping[str, Layer]) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
-        shares = {name: density * layers[name].units for name, density in self.densities(layers).items()}
+        shares = {name: density * layers[name].units for name, density in self.proportions(layers).items()}
         least = {name: bound[0] for name, bound in self.bounds(layers).items()}
         fixed = self.fixed(layers)
         return shares, least, {name: least[name] if name in fixed else layers[name].units for name in layers}
@@ -103,7 +103,7 @@ class LayerDensities(Scope):
 class Uniform(LayerDensities):
     """All layers have one density, to within half a weight each."""
 
-    def densities(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def proportions(self, layers: Mapping[str, Layer]) -> dict[str, float]:
         """Equal ones."""
         return dict.fromkeys(layers, 1.0)
 
@@ -115,7 +115,7 @@ class ERK(LayerDensities):
     biases, where they are pruned at all, stay dense the longest.
     """
 
-    def densities(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def proportions(self, layers: Mapping[str, Layer]) -> dict[str, float]:
         """The sum of the sides over their product."""
         return {name: sum(layer.shape) / math.prod(layer.shape) for name, layer in layers.items()}
 
@@ -135,7 +135,7 @@ class SmartRatio(LayerDensities):
             raise InputError(f"last must lie in (0, 1], got {last}: it is the density of the last layer.")
         self.last = last
 
-    def densities(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def proportions(self, layers: Mapping[str, Layer]) -> dict[str, float]:
         """By depth alone."""
         depths = self._depths(layers)
         rest = {name: max(depths.values()) - depth + 1 for name, depth in depths.items()}
@@ -170,20 +170,20 @@ class GivenDensities(LayerDensities):
                 raise InputError(
                     f"densities: {pattern!r} must have a density in [0, 1], got {density}: 0.1 is sparsity 0.9."
                 )
-        self.given = dict(densities)
+        self.densities = dict(densities)
 
-    def densities(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def proportions(self, layers: Mapping[str, Layer]) -> dict[str, float]:
         """Equal ones for the layers that are not named."""
         return dict.fromkeys(layers, 1.0)
 
     def fixed(self, layers: Mapping[str, Layer]) -> dict[str, int]:
         """Those of the layers that are named."""
-        for pattern in self.given:
+        for pattern in self.densities:
             if not any(fnmatchcase(name, pattern) for name in layers):
                 raise InputError(f"densities: {pattern!r} matches none of the parameters {', '.join(layers)}.")
         found = {}
         for name, layer in layers.items():
-            density = next((d for pattern, d in self.given.items() if fnmatchcase(name, pattern)), None)
+            density = next((d for pattern, d in self.densities.items() if fnmatchcase(name, pattern)), None)
             if density is not None:
                 found[name] = round(density * layer.units)
                 if found[name] < layer.least:

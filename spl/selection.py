@@ -11,8 +11,8 @@ from spl.errors import InputError
 from spl.masks import Masks
 
 _CHUNK = 2**18  # scores that are looked at together: they stay in the cache
-_SAMPLE = 2**16  # scores that bracket the threshold
-_CANDIDATES = 2**20  # scores in the bracket that may be gathered, or a 32nd of all, whichever is more
+_SAMPLE = 2**14  # scores that bracket the threshold
+_CANDIDATES = 2**16  # scores in the bracket that may be gathered, or a 16th of all, whichever is more
 
 
 def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -> Masks:
@@ -43,23 +43,18 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
         raise ValueError(f"keep must lie in [0, {size}], got {keep}")
     if keep == 0:
         return Masks({name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()})
-    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))
-    threshold, greater = _kth_largest(partial(_alive, scores, among, dtype), size, keep)
+    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # in which all of them are exact
+    threshold, greater = _kth_largest(partial(_pieces, scores, among, dtype), size, keep)
     ties = keep - greater
     masks = {}
     for name, score in scores.items():
         mask = torch.empty(score.numel(), dtype=torch.bool)
-        for place, chunk, alive in _chunks(score, None if among is None else among[name], dtype):
-            kept = chunk > threshold
-            tied = chunk == threshold
-            if alive is not None:
-                kept &= alive
-                tied &= alive
-            if ties and (count := int(tied.count_nonzero())):
-                tied[tied.nonzero().flatten()[ties:]] = False
-                kept |= tied
-                ties -= min(ties, count)
-            mask[place : place + len(kept)] = kept
+        for kept, (chunk, alive) in zip(_cut(mask), _pieces({name: score}, among, dtype), strict=True):
+            _and(torch.gt(chunk, threshold, out=kept), alive)
+            if ties:
+                tied = _and(chunk == threshold, alive).nonzero().flatten()[:ties]
+                kept[tied] = True
+                ties -= len(tied)
         masks[name] = mask.view(score.shape)
     return Masks(masks)
 
@@ -85,9 +80,9 @@ def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
     marks, places = torch.unique(largest, return_inverse=True)  # ascending
     greater, equal = torch.zeros(len(marks), dtype=torch.int64), torch.zeros(len(marks), dtype=torch.int64)
     ties = []
-    for place, score in zip(places, scores.values(), strict=True):
+    for (name, score), place in zip(scores.items(), places, strict=True):
         ties.append(int(equal[place]))
-        for _, chunk, _ in _chunks(score, None, dtype):
+        for chunk, _ in _pieces({name: score}, None, dtype):
             high = chunk[(chunk >= marks[0]) & (chunk > torch.finfo(score.dtype).min)]
             above = _at_least(torch.searchsorted(marks, high), len(marks))
             greater += above
@@ -110,43 +105,41 @@ def _at_least(numbers: Tensor, size: int) -> Tensor:
     return torch.bincount(numbers, minlength=size + 1).flip(0).cumsum(0).flip(0)[1:]
 
 
-def _chunks(score: Tensor, among: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """The flattened scores piece by piece on the CPU: where a piece begins, the piece, and what of it is alive."""
-    flat = score.detach().flatten()
-    alive = None if among is None else among.flatten()
-    for i in range(0, flat.numel(), _CHUNK):
-        yield i, flat[i : i + _CHUNK].to("cpu", dtype), None if alive is None else alive[i : i + _CHUNK].cpu()
-
-
-def _alive(scores: Mapping[str, Tensor], among: Masks | None, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The scores to choose from, piece by piece."""
+def _pieces(
+    scores: Mapping[str, Tensor], among: Masks | None, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The flattened scores piece by piece on the CPU, and which of them are alive."""
     for name, score in scores.items():
-        for _, chunk, alive in _chunks(score, None if among is None else among[name], dtype):
-            yield chunk if alive is None else chunk[alive]
+        chunks = _cut(score.detach().flatten())
+        alive = [None] * len(chunks) if among is None else _cut(among[name].flatten())
+        for chunk, living in zip(chunks, alive, strict=True):
+            yield chunk.to("cpu", dtype), None if living is None else living.cpu()
 
 
-def _kth_largest(values: Callable[[], Iterable[Tensor]], size: int, k: int) -> tuple[float, int]:
-    """The k-th largest of `size` values, and how many are greater.
+def _cut(flat: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(flat, _CHUNK)
 
-    `low` and `high` are values, at first infinite, between which it lies; a pass of `values` narrows them to two of a
+
+def _kth_largest(pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]], size: int, k: int) -> tuple[float, int]:
+    """The k-th largest of the `size` values that are alive, and how many are greater.
+
+    `low` and `high` are values, at first infinite, between which it lies; a pass over all narrows them to two of a
     sample, or finds it to be one of these. Each pass leaves fewer between, so it ends whatever the distribution.
     """
     low, high = -math.inf, math.inf
     above, between = 0, size  # how many are at least `high`, and how many lie strictly between
     generator = torch.Generator().manual_seed(0)
-    while between > max(_CANDIDATES, size // 32):
-        sample = _sample(values, low, high, _SAMPLE / between, generator)
+    while between > max(_CANDIDATES, size // 16):
+        sample = _sample(pieces, low, high, _SAMPLE / between, generator)
         expected = len(sample) * (k - above) / between
         margin = 4 * math.sqrt(expected * max(0.0, 1 - expected / len(sample))) + 1
         upper, lower = (
             float(sample[min(max(int(place), 0), len(sample) - 1)]) for place in (expected - margin, expected + margin)
         )
         counts = [0, 0, 0, 0]
-        for chunk in values():
-            rest = chunk[chunk >= lower]
-            counts[3] += len(rest)
-            for i, inside in enumerate((rest > upper, rest >= upper, rest > lower)):
-                counts[i] += int(inside.count_nonzero())
+        for chunk, alive in pieces():
+            for i, inside in enumerate((chunk > upper, chunk >= upper, chunk > lower, chunk >= lower)):
+                counts[i] += int(_and(inside, alive).count_nonzero())
         if k <= counts[0]:
             low, between = upper, counts[0] - above
         elif k <= counts[1]:
@@ -157,24 +150,35 @@ def _kth_largest(values: Callable[[], Iterable[Tensor]], size: int, k: int) -> t
             return lower, counts[2]
         else:
             high, between, above = lower, above + between - counts[3], counts[3]
-    candidates = torch.cat([_between(chunk, low, high) for chunk in values()])
+    candidates = torch.cat([_between(chunk, alive, low, high) for chunk, alive in pieces()])
     threshold = candidates.kthvalue(len(candidates) - (k - above) + 1).values
     return threshold.item(), above + int((candidates > threshold).count_nonzero())
 
 
 def _sample(
-    values: Callable[[], Iterable[Tensor]], low: float, high: float, share: float, generator: torch.Generator
+    pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
+    low: float,
+    high: float,
+    share: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """A random `share` of the values strictly between, in descending order."""
     drawn = []
-    for chunk in values():
-        inside = _between(chunk, low, high)
-        if len(inside):
-            drawn.append(inside[torch.randint(len(inside), (math.ceil(share * len(inside)),), generator=generator)])
+    for chunk, alive in pieces():
+        places = torch.randint(len(chunk) or 1, (math.ceil(share * len(chunk)),), generator=generator)
+        drawn.append(_between(chunk[places], None if alive is None else alive[places], low, high))
     return torch.cat(drawn).sort(descending=True).values
 
 
-def _between(values: Tensor, low: float, high: float) -> Tensor:
-    if low > -math.inf:
-        values = values[values > low]
-    return values[values < high] if high < math.inf else values
+def _between(chunk: Tensor, alive: Tensor | None, low: float, high: float) -> Tensor:
+    """The values alive strictly between `low` and `high`."""
+    if (low, high) == (-math.inf, math.inf):
+        return chunk if alive is None else chunk[alive]
+    inside = chunk > low
+    inside &= chunk < high
+    return chunk[_and(inside, alive)]
+
+
+def _and(mask: Tensor, alive: Tensor | None) -> Tensor:
+    """Those of `mask` that are alive, in place."""
+    return mask if alive is None else mask.logical_and_(alive)

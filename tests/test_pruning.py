@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from spl.criteria import ConnectionSensitivity, Magnitude, Random, scoring_loss
+from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random, scoring_loss
 from spl.errors import InputError
 from spl.masks import Masks
-from spl.pruning import keep_count, prunable_parameters, prune, score, select
-from spl.scopes import Global, Uniform
+from spl.patterns import NM, Blocks, Channels, Unstructured
+from spl.pruning import Rule, find_masks, keep_count, prunable_parameters, prune, score, select
+from spl.schedules import Exponential, Linear, OneShot
+from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
 SPARSITIES = st.floats(0.0, 0.99)
@@ -339,3 +342,160 @@ def test_magnitude_pruning_by_hand():
     masks = prune(network, Magnitude(), 0.5)
     assert masks["0.weight"].tolist() == [[False, True], [True, False]]
     assert masks["1.weight"].tolist() == [[True, False]]
+
+
+# Rounds, minimum, controls
+
+
+class Iterative(Criterion):
+    """Scores drawn anew in each round, of what is pruned too."""
+
+    needs_data = False
+    schedule = Linear(3)
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, subject):
+        self.seen.append(subject.masks)
+        generator = torch.Generator().manual_seed(len(self.seen))
+        return {name: torch.randint(5, w.shape, generator=generator) + 1.0 for name, w in subject.weights.items()}
+
+
+class Reviving(Iterative):
+    revives = True
+
+
+class Reversed(Iterative):
+    """A control: moves every score inside its layer."""
+
+    def rearranged(self, scores):
+        self.lowest = [float(s.min()) for s in scores.values()]
+        return {name: s.flatten().flip(0).view(s.shape) for name, s in scores.items()}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3).map(lambda n: 4 * n)), min_size=1, max_size=3),
+    st.sampled_from([Global(), Uniform(), ERK(), SmartRatio()]),
+    st.sampled_from([Unstructured(), Blocks(2, 4), Channels(), NM(1, 2)]),
+    st.sampled_from([None, OneShot(), Exponential(4), Linear(2)]),
+    st.integers(0, 2),
+)
+def test_rounds_are_nested_and_end_at_what_is_asked_for(shapes, scope, pattern, schedule, minimum):
+    network = nn.Sequential(*[nn.Linear(b, a, bias=False) for a, b in shapes])
+    sparsity = 0.5 if isinstance(pattern, NM) else 0.3
+    sizes = [a * b for a, b in shapes]
+    keep = round(sum(sizes) * (1 - sparsity))
+    unit = {Unstructured: 1, NM: 1, Blocks: 8, Channels: max(b for _, b in shapes)}[type(pattern)]
+    assume(keep >= (unit + minimum) * len(shapes) * 2)
+    criterion = Iterative()
+    last = prune(network, criterion, sparsity, None, scope, pattern, minimum, schedule)
+    assert keep - unit < last.kept <= keep
+    assert min(counts(last)) >= minimum
+    masks = [*criterion.seen[1:], last]
+    assert len(masks) == (schedule or criterion.schedule).rounds
+    for before, after in pairwise(masks):
+        assert all(not (after[name] & ~before[name]).any() for name in after)
+    if isinstance(pattern, NM):
+        assert all(bool((mask.view(-1, 2).sum(1) == 1).all()) for mask in last.values())
+
+
+def test_a_reviving_criterion_chooses_among_all_in_every_round():
+    network = mlp([10, 10, 5])
+    plain, reviving = Iterative(), Reviving()
+    prune(network, plain, 0.8)
+    last = prune(network, reviving, 0.8)
+    assert any(bool((last[name] & ~reviving.seen[-1][name]).any()) for name in last)
+    generator = torch.Generator().manual_seed(3)
+    scores = {n: torch.randint(5, p.shape, generator=generator) + 1.0 for n, p in prunable_parameters(network).items()}
+    assert last == select(scores, 0.8)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), Blocks(2, 2), Channels()])
+@pytest.mark.parametrize("scope", [Global(), ERK()])
+@pytest.mark.parametrize("criterion", [Iterative, Reversed])
+def test_rearranged_scores_keep_as_many_of_each_layer(pattern, scope, criterion):
+    network = mlp([12, 10, 6])
+    plain = prune(network, Iterative(), 0.7, scope=scope, pattern=pattern)
+    moved = prune(network, (control := criterion()), 0.7, scope=scope, pattern=pattern)
+    assert counts(moved) == counts(plain)
+    assert (moved == plain) == (criterion is Iterative)
+    if criterion is Reversed:  # once, with what is pruned at the bottom
+        assert control.lowest == [torch.finfo(next(iter(pattern.pooled(torch.ones(2, 2)))).dtype).min] * 2
+
+
+def test_n_of_m_holds_for_rearranged_scores():
+    masks = prune(nn.Linear(8, 6), Reversed(), 0.5, pattern=NM())
+    assert bool((masks["weight"].view(-1, 4).sum(1) == 2).all())
+
+
+def test_a_minimum_is_kept_of_every_layer_and_the_total_stays():
+    scores = {"fc1": torch.arange(10.0), "fc2": torch.arange(4.0) - 10, "fc3": torch.arange(2.0) - 20}
+    assert counts(select(scores, 0.5)) == [8, 0, 0]
+    masks = select(scores, 0.5, minimum=3)
+    assert counts(masks) == [3, 3, 2]
+    assert masks["fc2"].tolist() == [False, True, True, True]
+    assert counts(select(scores, 0.25, minimum=1)) == [10, 1, 1]
+    with pytest.raises(InputError, match=r"8 of 16 weights .* scope Uniform, .* minimum 4 keep at least 10.* 0\.375\."):
+        select(scores, 0.5, Uniform(), minimum=4)
+
+
+def test_a_negative_minimum_is_an_error():
+    with pytest.raises(InputError, match="minimum must be at least 0, got -1"):
+        prune(mlp([4, 2]), Random(), 0.5, minimum=-1)
+
+
+# Layer collapse
+
+
+def collapse(scores, *choices) -> dict[str, float]:
+    rule = Rule(*choices)
+    return rule.collapse_sparsities(rule.pooled(scores), {name: tuple(s.shape) for name, s in scores.items()})
+
+
+SCORES = {
+    "fc1": torch.tensor([[8.0, 7.0], [6.0, 1.0]]),
+    "fc2": torch.tensor([[5.0, 4.0]]),
+    "fc3": torch.tensor([[9.0, 2.0]]),
+    "fc3.bias": torch.zeros(2),
+}
+
+
+def test_collapse_sparsities_by_hand():
+    assert collapse(SCORES) == {"fc1": 0.9, "fc2": 0.6, "fc3": 1.0}
+    assert collapse(SCORES, Uniform()) == {"fc1": 1.0, "fc2": 0.9, "fc3": 0.8}
+    assert collapse(SCORES, GivenDensities({"fc2": 0.0, "fc1": 0.25})) == {"fc1": 1.0, "fc2": 0.5, "fc3": 0.9}
+    assert collapse(SCORES, Global(), Unstructured(), 1) == {"fc1": 1.0, "fc2": 1.0, "fc3": 1.0}
+    means = collapse(SCORES, Global(), Channels())  # 7.5 and 3.5; 4.5; 5.5; 0 and 0: two weights each
+    assert means == {"fc1": 0.9, "fc2": 0.5, "fc3": 0.7}
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.sampled_from([Global(), Uniform(), ERK(), SmartRatio()]),
+    st.sampled_from([Unstructured(), Blocks(2, 2), Channels()]),
+    st.integers(1, 8),
+    st.integers(0, 10**6),
+)
+def test_every_layer_is_empty_from_its_collapse_sparsity_on(sizes, scope, pattern, values, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = {f"fc{i}": torch.randint(values, (2, n), generator=generator).double() for i, n in enumerate(sizes)}
+    size = sum(s.numel() for s in scores.values())
+    for name, limit in collapse(scores, scope, pattern).items():
+        if limit < 1:
+            assert select(scores, max(0.0, limit - 1 / size), scope, pattern)[name].any()
+            with suppress(InputError):  # where so little cannot be kept
+                assert not select(scores, limit, scope, pattern)[name].any()
+
+
+def test_a_layer_that_an_early_round_emptied_collapses_within_what_that_round_kept():
+    class SecondOnly(Iterative):
+        schedule = Linear(4)  # keeps 25, 18, 10, 3
+
+        def __call__(self, subject):
+            return {"0.weight": torch.zeros(4, 4), "2.weight": torch.arange(16.0).view(4, 4) + 1}
+
+    network, criterion = mlp([4, 4, 4]), SecondOnly()
+    masks, scores = find_masks(network, prunable_parameters(network), criterion, 0.9)
+    assert counts(masks) == [0, 3]
+    assert Rule().collapse_sparsities(scores, dict.fromkeys(scores, (4, 4))) == {"0.weight": 0.6875, "2.weight": 1}
