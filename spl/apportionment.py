@@ -21,10 +21,9 @@ def apportion(
     """
     parties = [(s, least[name], most[name]) for name, s in shares.items()]
     low, high = 0.0, max(((m + 1) / s for s, _, m in parties), default=0.0)
-    while low < (middle := (low + high) / 2) < high:
+    for _ in range(64):
+        middle = (low + high) / 2
         low, high = (middle, high) if sum(_seats(parties, middle)) <= total else (low, middle)
-        if high - low < 1e-15 * high:
-            break
     # one step back, so that rounding cannot have given a seat too many; then seat by seat
     seats = [max(m, n - 1) for n, (_, m, _) in zip(_seats(parties, low), parties, strict=True)]
     queue = [((n + 0.5) / s, i) for i, (n, (s, _, m)) in enumerate(zip(seats, parties, strict=True)) if n < m]

@@ -134,7 +134,7 @@ class Rectangles(Pattern):
         rows, columns = self.sides(shape)
         height, width = _matrix(shape)
         wide = units.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-        return wide[:height, :width].reshape(shape)
+        return wide[:height, :width].clone().reshape(shape)
 
     def units(self, shape: Shape) -> int:
         """The number of rectangles."""
@@ -157,7 +157,9 @@ class Rectangles(Pattern):
 
 
 class Blocks(Rectangles):
-    """Whole blocks of rows × columns weights.
+    """Whole blocks of rows × columns weights, smaller at the right and lower edges; the best by their mean score.
+
+    The number of weights asked for is met from below, and missed by less than the next block.
 
     Args:
         rows: output units or channels of a block.
@@ -176,10 +178,11 @@ class Blocks(Rectangles):
 
 
 class Channels(Rectangles):
-    """Whole output channels, or units of a linear layer: the rows of the weight.
+    """Whole output channels, or units of a linear layer: the rows of the weight; the best by their mean score.
 
-    Without a row of its weight a unit still adds its bias, if it has one. Exclude the layer whose outputs are the
-    classes (`exclude: [fc7.*]`), or the network cannot tell some of them apart.
+    The number of weights asked for is met from below, and missed by less than the next channel. Without a row of its
+    weight a unit still adds its bias, if it has one. Exclude the layer whose outputs are the classes (`exclude:
+    [fc7.*]`), or the network cannot tell some of them apart.
     """
 
     def sides(self, shape: Shape) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Selection: the k largest of many scores, exactly, without sorting them and without joining them."""
+"""Selection: the k largest of many scores, exactly, without sorting them; of more than a few, without joining them."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,20 +10,20 @@ from torch import Tensor
 from spl.errors import InputError
 from spl.masks import Masks
 
+_FEW = 2**20  # scores that may be joined
 _CHUNK = 2**18  # scores that are looked at together: they stay in the cache
-_SAMPLE = 2**14  # scores that bracket the threshold
 _CANDIDATES = 2**16  # scores in the bracket that may be gathered, or a 16th of all, whichever is more
 
 
 def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -> Masks:
     """Keep exactly the `keep` largest of all scores together.
 
-    The k-th value is found by selection, after Floyd and Rivest (1975): a sample brackets it, a pass over the scores
-    counts what lies above and gathers what lies inside, and where the bracket misses it is moved. A mere comparison
-    with a threshold would not do: `score >= threshold` keeps too many of equal scores and `>` too few. Among equal
-    scores the earlier one wins, in the order of the mapping and then of the flattened tensor, so the result is the
-    same on every device, and the masks of a smaller `keep` are contained in those of a larger one. Scores go to the
-    CPU chunk by chunk; beside the masks, a fraction of their memory is taken.
+    The k-th value is found by selection, after Floyd and Rivest (1975): a sample of n^⅔ brackets it, a pass over all
+    counts what lies above and inside, and where the bracket misses, or is still too wide to gather what is in it, it is
+    narrowed. A mere comparison with a threshold would not do: `score >= threshold` keeps too many of equal scores and
+    `>` too few. Among equal scores the earlier one wins, in the order of the mapping and then of the flattened tensor,
+    so the result is the same on every device, and the masks of a smaller `keep` are contained in those of a larger one.
+    Scores go to the CPU piece by piece; beside the masks, a fraction of their memory is taken.
 
     Args:
         scores: one floating-point tensor of any shape per parameter name; a larger score is kept first.
@@ -43,26 +43,20 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
         raise ValueError(f"keep must lie in [0, {size}], got {keep}")
     if keep == 0:
         return Masks({name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()})
-    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # in which all of them are exact
-    threshold, greater = _kth_largest(partial(_pieces, scores, among, dtype), size, keep)
-    ties = keep - greater
-    masks = {}
-    for name, score in scores.items():
-        mask = torch.empty(score.numel(), dtype=torch.bool)
-        for kept, (chunk, alive) in zip(_cut(mask), _pieces({name: score}, among, dtype), strict=True):
-            _and(torch.gt(chunk, threshold, out=kept), alive)
-            if ties:
-                tied = _and(chunk == threshold, alive).nonzero().flatten()[:ties]
-                kept[tied] = True
-                ties -= len(tied)
-        masks[name] = mask.view(score.shape)
-    return Masks(masks)
+    sizes = [score.numel() for score in scores.values()]
+    if len(scores) == 1 or sum(sizes) > _FEW:
+        return Masks(_largest(scores, keep, size, among))
+    # many small layers then take no longer than one
+    flat = {"": torch.cat([score.detach().flatten() for score in scores.values()])}
+    alive = None if among is None else Masks({"": torch.cat([among[name].flatten() for name in scores])})
+    parts = torch.split(_largest(flat, keep, size, alive)[""], sizes)
+    return Masks({name: part.view(s.shape).clone() for (name, s), part in zip(scores.items(), parts, strict=True)})
 
 
 def check_finite(scores: Mapping[str, Tensor]) -> None:
     """Raise an `InputError` that names the first layer with a NaN or infinite score."""
     for name, score in scores.items():
-        if score.numel() and not all(bool(extreme.isfinite()) for extreme in score.detach().aminmax()):
+        if score.numel() and not all(math.isfinite(extreme.item()) for extreme in score.detach().aminmax()):
             raise InputError(
                 f"{name}: {int((~score.isfinite()).sum())} of {score.numel()} saliency scores are NaN or infinite. "
                 "Check the initialization (too large a variance overflows) and the scoring data."
@@ -105,6 +99,24 @@ def _at_least(numbers: Tensor, size: int) -> Tensor:
     return torch.bincount(numbers, minlength=size + 1).flip(0).cumsum(0).flip(0)[1:]
 
 
+def _largest(scores: Mapping[str, Tensor], keep: int, size: int, among: Masks | None) -> dict[str, Tensor]:
+    """Masks of the `keep` largest of the `size` scores that are alive."""
+    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # in which all of them are exact
+    threshold, greater = _kth_largest(partial(_pieces, scores, among, dtype), size, keep)
+    ties = keep - greater
+    masks = {}
+    for name, score in scores.items():
+        mask = torch.empty(score.numel(), dtype=torch.bool)
+        for kept, (chunk, alive) in zip(_cut(mask), _pieces({name: score}, among, dtype), strict=True):
+            _and(torch.gt(chunk, threshold, out=kept), alive)
+            if ties:
+                tied = _and(chunk == threshold, alive).nonzero().flatten()[:ties]
+                kept[tied] = True
+                ties -= len(tied)
+        masks[name] = mask.view(score.shape)
+    return masks
+
+
 def _pieces(
     scores: Mapping[str, Tensor], among: Masks | None, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -129,8 +141,9 @@ def _kth_largest(pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]], s
     low, high = -math.inf, math.inf
     above, between = 0, size  # how many are at least `high`, and how many lie strictly between
     generator = torch.Generator().manual_seed(0)
-    while between > max(_CANDIDATES, size // 16):
-        sample = _sample(pieces, low, high, _SAMPLE / between, generator)
+    while between > max(_CANDIDATES, size // 16) and len(
+        sample := _sample(pieces, low, high, between ** (-1 / 3), generator)
+    ):
         expected = len(sample) * (k - above) / between
         margin = 4 * math.sqrt(expected * max(0.0, 1 - expected / len(sample))) + 1
         upper, lower = (

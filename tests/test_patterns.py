@@ -15,7 +15,7 @@ from spl.jacobian import singular_values
 from spl.networks import MLP
 from spl.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning import select
-from spl.schedules import Exponential
+from spl.schedules import Exponential, Linear
 from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 PATTERNS = [Unstructured(), Blocks(2, 3), Blocks(1, 4), Channels()]
@@ -83,6 +83,11 @@ def test_biases_are_units_of_one():
     scores = {"fc": torch.tensor([[2.0, 2.0], [0.5, 0.5]]), "bias": torch.tensor([1.0, 3.0])}
     assert select(scores, 0.5, pattern=Channels())["bias"].tolist() == [False, True]
     assert select(scores, 0.5, pattern=Blocks(2, 2))["bias"].tolist() == [True, True]
+
+
+def test_each_mask_has_memory_of_its_own():
+    masks = select({"fc1": torch.rand(5, 7), "fc2": torch.rand(3, 4)}, 0.5, pattern=Blocks(4, 4))
+    assert [mask.untyped_storage().nbytes() for mask in masks.values()] == [35, 12]
 
 
 def test_a_minimum_keeps_whole_units():
@@ -163,7 +168,20 @@ def test_a_density_that_contradicts_n_of_m_is_an_error():
 # In use
 
 
-@pytest.mark.parametrize(("pattern", "sparsity"), [(NM(), 0.5), (Blocks(5, 4), 0.8), (Channels(), 0.5)])
+IN_USE = [(NM(), 0.5), (Blocks(5, 4), 0.8), (Channels(), 0.5)]
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), IN_USE)
+def test_convolutions_of_every_pattern_are_corrected_and_measured(pattern, sparsity):
+    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 3))
+    masks = prune(network, Magnitude(), sparsity, pattern=pattern, exclude=["4.weight"], schedule=Linear(2))
+    masks.apply_(dict(network.named_parameters()))
+    ApproximateIsometry(max_iterations=5)(network, masks)
+    assert masks.revived(dict(network.named_parameters())) == {}
+    assert bool((singular_values(network, torch.randn(2, 4, 6, 6)) > 0).any())
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), IN_USE)
 def test_correction_spectra_and_training_keep_the_pattern(pattern, sparsity):
     model, check = classifier(MLP(depth=3, width=20)), ZerosStay()
     options = {"pattern": pattern, "sparsity": sparsity, "exclude": ["fc3.*"], "schedule": Exponential(3)}

@@ -107,7 +107,7 @@ def test_top_k_refuses_a_count_out_of_range(keep):
 
 def small_pieces():
     """Few scores are many: samples and pieces are tiny, and the bracket misses often."""
-    return patch.multiple(selection, _CHUNK=50, _SAMPLE=20, _CANDIDATES=8)
+    return patch.multiple(selection, _CHUNK=50, _CANDIDATES=8)
 
 
 def ranked(scores: dict[str, Tensor], alive: list[bool]) -> list[int]:

@@ -42,6 +42,7 @@ class Rule:
         self.pattern.check(shapes, keep)
         layers = self._layers(shapes)
         bounds = self.scope.bounds(layers)
+        # units of several sizes count by their mean here; `masks` counts those that are kept
         mean = {name: math.prod(shape) / layers[name].units for name, shape in shapes.items()}
         least, most = (int(sum(bounds[name][i] * mean[name] for name in shapes)) for i in (0, 1))
         size = sum(math.prod(shape) for shape in shapes.values())
@@ -51,7 +52,7 @@ class Rule:
             raise self._out_of_bounds(keep, most, size, "most", "least")
 
     def pooled(self, scores: Scores) -> Scores:
-        """The scores of the units, of those of the weights."""
+        """The scores of the units, from those of the weights."""
         return {name: self.pattern.pooled(score) for name, score in scores.items()}
 
     def alive(self, masks: Masks) -> Masks:
@@ -78,7 +79,6 @@ class Rule:
         Raises:
             InputError: NaN or infinite scores, or a number that cannot be kept.
         """
-        check_finite(scores)
         layers = self._layers(shapes)
         first = self._first(scores, layers, among)
         weight = self._weight(scores, layers, first, among)
@@ -96,7 +96,7 @@ class Rule:
     def collapse_sparsities(self, scores: Scores, shapes: Mapping[str, Shape]) -> dict[str, float]:
         """From which sparsity of all layers together on each one is empty; 1 where it never is. Biases do not count."""
         layers = self._layers(shapes)
-        weight = self._weight(scores, layers, self._first(scores, layers, None), None)
+        weight = self._weight(scores, layers, None, None)  # where something comes first, no layer is ever empty
         size = sum(math.prod(shape) for shape in shapes.values())
         kept = {name: bound[0] for name, bound in self.scope.bounds(layers).items()}
         ahead = self.scope.ahead(layers, scores)
@@ -119,6 +119,7 @@ class Rule:
         """The units that are kept before all others, as many of each layer as it keeps in any case."""
         if not any(layer.least for layer in layers.values()):
             return None
+        check_finite(scores)  # not a number would come first
         first: dict[str, Tensor] = {}
         for name, score in scores.items():
             of_pattern = self.pattern.first(lowered({name: score.detach().cpu()}, among)[name])
