@@ -124,7 +124,8 @@ class SmartRatio(LayerDensities):
     """Smart ratio: density ∝ (L − l + 1)² + (L − l + 1) at depth l = 1, …, L, of the last layer 0.3. Su et al. 2020.
 
     Depth is the order of the parameters in the network; a bias has the density of the weight before it. The last
-    layer's own density holds until all others are dense, so that at sparsity 0 nothing is pruned.
+    layer's own density holds until all others are dense, so that at sparsity 0 nothing is pruned. (The authors' code
+    gives 0.3 to every linear layer, and of networks other than ResNets divides the ratio by l² besides.)
 
     Args:
         last: density of the last layer.
