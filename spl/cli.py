@@ -13,7 +13,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
+from spl import (  # noqa: F401 (short class names on the command line)
+    criteria,
+    data,
+    initializers,
+    isometry,
+    networks,
+    patterns,
+    schedules,
+    scopes,
+)
 from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
 from spl.callbacks.run import run_folder
 from spl.errors import InputError
@@ -52,6 +61,8 @@ class SplCLI(LightningCLI):
         parser.set_defaults(
             {
                 "pruning.criterion": {"class_path": "spl.criteria.ConnectionSensitivity"},
+                "pruning.scope": {"class_path": "spl.scopes.Global"},
+                "pruning.pattern": {"class_path": "spl.patterns.Unstructured"},
                 "pruning.isometry": {"class_path": "spl.isometry.ApproximateIsometry"},
                 "checkpoint.monitor": "accuracy/val",
                 "checkpoint.mode": "max",

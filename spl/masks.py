@@ -9,53 +9,6 @@ from torch import Tensor
 from spl.errors import InputError
 
 
-def top_k(scores: Mapping[str, Tensor], keep: int) -> "Masks":
-    """Keep exactly the `keep` largest of all scores together.
-
-    A k-th value found by selection replaces a threshold comparison, because `score >= threshold` keeps
-    too many of equal scores and `>` too few. Among equal scores the earlier one wins, in the order of the
-    mapping and then of the flattened tensor, so the result is the same on every device, and the masks of
-    a smaller `keep` are contained in those of a larger one. Selection runs on the CPU: on CUDA the k-th value has
-    no deterministic algorithm in every release that is supported.
-
-    Args:
-        scores: one real tensor of any shape per parameter name; a larger score is kept first.
-        keep: how many scores to keep, from 0 to their number.
-
-    Returns:
-        Masks on the CPU.
-
-    Raises:
-        InputError: a score is NaN or infinite; the message names the layer.
-        ValueError: `keep` is out of range.
-    """
-    check_finite(scores)
-    flat = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
-    if not 0 <= keep <= flat.numel():
-        raise ValueError(f"keep must lie in [0, {flat.numel()}], got {keep}")
-    alive = torch.zeros(flat.numel(), dtype=torch.bool)
-    if keep:
-        threshold = flat.kthvalue(flat.numel() - keep + 1).values
-        alive = flat > threshold
-        ties = (flat == threshold).nonzero().flatten()
-        alive[ties[: keep - int(alive.sum())]] = True
-    parts = torch.split(alive, [score.numel() for score in scores.values()])
-    return Masks(
-        {name: part.view(score.shape).clone() for (name, score), part in zip(scores.items(), parts, strict=True)}
-    )
-
-
-def check_finite(scores: Mapping[str, Tensor]) -> None:
-    """Raise an `InputError` that names the first layer with a NaN or infinite score."""
-    for name, score in scores.items():
-        bad = int((~torch.isfinite(score)).sum())
-        if bad:
-            raise InputError(
-                f"{name}: {bad} of {score.numel()} saliency scores are NaN or infinite. Check the initialization "
-                "(too large a variance overflows) and the scoring data."
-            )
-
-
 class Masks(Mapping[str, Tensor]):
     """One bool tensor per pruned parameter, keyed by the parameter's full name: True where a weight is kept.
 

@@ -164,6 +164,26 @@ def test_short_class_names_and_their_arguments_work(spl):
     assert (record["criterion"], record["criterion_args"], record["isometry"]) == ("Random", {"seed": 3}, "none")
 
 
+def test_scope_pattern_and_schedule_go_by_short_names(spl):
+    spl("fit", *QUICK, *SHORT, "--trainer.limit_train_batches", 2, "--pruning.criterion", "Magnitude",
+        "--pruning.scope", "ERK", "--pruning.pattern", "NM", "--pruning.pattern.n", 1, "--pruning.schedule",
+        "Exponential", "--pruning.schedule.rounds", 3, "--pruning.sparsity", 0.75, "--pruning.isometry",
+        "null")  # fmt: skip
+    record = yaml.safe_load(Path("lightning_logs/quickstart/version_0/pruning.yaml").read_text())
+    assert (record["scope"], record["pattern"], record["pattern_args"]) == ("ERK", "NM", {"n": 1, "m": 4})
+    assert (record["schedule"], record["schedule_args"]) == ("Exponential", {"rounds": 3})
+    spl("fit", "--config", "lightning_logs/quickstart/version_0/config.yaml")
+    assert yaml.safe_load(Path("lightning_logs/quickstart/version_1/pruning.yaml").read_text()) == record
+
+
+def test_densities_are_given_by_name_in_yaml(spl):
+    scope = {"class_path": "GivenDensities", "init_args": {"densities": {"fc1.*": 0.01, "fc7.*": 0.5}}}
+    Path("scope.yaml").write_text(yaml.safe_dump({"pruning": {"scope": scope}}))
+    spl("fit", *QUICK, "--config", "scope.yaml", *SHORT, "--trainer.limit_train_batches", 2)
+    record = yaml.safe_load(Path("lightning_logs/quickstart/version_0/pruning.yaml").read_text())
+    assert record["scope_args"] == {"densities": {"fc1.*": 0.01, "fc7.*": 0.5}}
+
+
 def test_an_unknown_flag_is_named(spl, capsys):
     refused(capsys, spl, "sparsty", "fit", *QUICK, "--pruning.sparsty", "0.5")
 

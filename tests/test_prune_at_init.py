@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 import yaml
-from fits import PLAIN, classifier, fit, pruning
+from fits import PLAIN, ZerosStay, classifier, fit, pruning
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy
@@ -14,12 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from spl import InputError, PruneAtInit, prune
 from spl.callbacks import StageListener
 from spl.callbacks.batches import EvaluationBatches
-from spl.criteria import ConnectionSensitivity, Magnitude, Random
+from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
 from spl.data import MNISTSample
 from spl.initializers import Gaussian
-from spl.isometry import ApproximateIsometry
+from spl.isometry import EOI, ApproximateIsometry
 from spl.networks import MLP
-from spl.pruning import prunable_parameters
+from spl.patterns import NM, Blocks, Channels
+from spl.pruning import Rule, prunable_parameters
+from spl.schedules import Exponential, Linear
+from spl.scopes import GivenDensities, SmartRatio
 
 
 class Stages(StageListener):
@@ -162,10 +165,62 @@ def test_what_decided_the_masks_is_written_beside_the_run(tmp_path):
     assert record["masks_sha256"] == model.masks.digest()
     expected = {"criterion": "ConnectionSensitivity", "sparsity": 0.9, "batches": 4, "examples": 400, "seed": 0}
     expected |= {"batch_norm": "eval", "sum": "signed, over examples", "targets": "labels", "exclude": ["fc3.*"]}
+    expected |= {"criterion_args": {}, "scope": "Global", "scope_args": {}, "pattern": "Unstructured", "minimum": 0}
+    expected |= {"pattern_args": {}, "schedule": "OneShot", "schedule_args": {"rounds": 1}}
     assert expected.items() <= record.items()
+    assert set(record["collapse_sparsity"]) == {"fc1.weight", "fc2.weight"}
+    assert all(0.9 < sparsity <= 1 for sparsity in record["collapse_sparsity"].values())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     states = torch.load(tmp_path / "x.ckpt", weights_only=True)["callbacks"]
     assert states["PruneAtInit"]["record"] == record
+
+
+class Control(Criterion):
+    """A criterion round a criterion, in three rounds that read the data twice each."""
+
+    needs_data = True
+    passes = 2
+    schedule = Exponential(3)
+
+    def __init__(self, inner, note=(1, "two")):
+        self.inner = inner
+        self.note = note
+        self._reads = 0
+
+    def __call__(self, subject):
+        assert [len(x) for _ in range(2) for x, _ in subject.batches] == [100] * 8
+        self._reads += 2
+        return self.inner(subject)
+
+
+def test_every_choice_is_recorded_and_rounds_read_the_same_batches_again(tmp_path):
+    model, control = classifier(), Control(Magnitude())
+    callback = pruning(criterion=control, scope=SmartRatio(), pattern=Blocks(2, 4), minimum=3)
+    trainer = fit(model, [callback], logger=TensorBoardLogger(tmp_path, name="run"))
+    record = yaml.safe_load((tmp_path / "run" / "version_0" / "pruning.yaml").read_text())
+    expected = {"criterion": "Control", "scope": "SmartRatio", "scope_args": {"last": 0.3}, "pattern": "Blocks"}
+    expected |= {"pattern_args": {"rows": 2, "columns": 4}, "schedule": "Exponential", "schedule_args": {"rounds": 3}}
+    expected |= {"criterion_args": {"inner": {"class": "Magnitude", "class_args": {}}, "note": [1, "two"]}}
+    expected |= {"minimum": 3, "batches": 4, "examples": 400, "collapse_sparsity": dict.fromkeys(model.masks, 1.0)}
+    assert expected.items() <= record.items()
+    assert control._reads == 6
+    assert record["kept"] == model.masks.kept <= 1628
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    resumed = pruning(pattern=Blocks(2, 4))
+    fit(classifier(), [resumed], ckpt_path=tmp_path / "x.ckpt", max_epochs=2)
+    assert resumed.record == record
+
+
+def test_a_schedule_is_taken_instead_of_the_criterions_own():
+    rounds, model = [], classifier()
+
+    class Watched(Magnitude):
+        def __call__(self, subject):
+            rounds.append(subject.keep)
+            return super().__call__(subject)
+
+    fit(model, [pruning(criterion=Watched(), schedule=Linear(2))])
+    assert rounds == [round(16280 * 0.55), 1628]
 
 
 @pytest.mark.parametrize("criterion", [Magnitude(), Random()], ids=["magnitude", "random"])
@@ -178,6 +233,42 @@ def test_criteria_without_data_need_none(criterion):
 
 
 # Refusals, each before anything is trained
+
+
+def test_the_record_certifies_the_correction_of_every_layer(tmp_path):
+    callback = pruning(isometry=ApproximateIsometry())
+    fit(classifier(), [callback], logger=TensorBoardLogger(tmp_path))
+    record = yaml.safe_load((tmp_path / "lightning_logs/version_0/pruning.yaml").read_text())
+    assert record["isometry"] == "ApproximateIsometry"
+    assert record["isometry_args"]["gain"] == "mean_field"
+    assert list(record["certificate"]) == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    for layer in record["certificate"].values():
+        assert layer["floor"] <= layer["residual"] <= layer["floor"] + 1e-3 < layer["before"]
+        assert 0 < layer["rank"] <= 20
+
+
+def test_a_correction_may_draw_other_masks_of_the_same_size(tmp_path):
+    model, check = classifier(), ZerosStay()
+    fit(model, [pruning(isometry=EOI()), check]).save_checkpoint(tmp_path / "x.ckpt")
+    assert check.steps == 6
+    scored = prune(classifier().network, Magnitude(), 0.9)
+    drawn = classifier()
+    fit(drawn, [pruning(criterion=Magnitude(), isometry=EOI())], max_steps=1)
+    assert drawn.masks != scored
+    assert drawn.masks.layer_sparsity() == scored.layer_sparsity()
+    resumed = classifier()
+    fit(resumed, [pruning(isometry=EOI())], ckpt_path=tmp_path / "x.ckpt", max_epochs=2)
+    assert resumed.masks == model.masks
+    expected = classifier()
+    fit(expected, [pruning(isometry=EOI())], max_epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_correction_that_draws_its_own_masks_is_refused_beside_a_pattern():
+    refused(
+        "EOI draws masks of its own, which do not have the pattern NM: use pattern: Unstructured",
+        [pruning(sparsity=0.5, pattern=NM(), isometry=EOI())],
+    )
 
 
 def refused(match, callbacks=None, model=None, **options):
@@ -254,6 +345,26 @@ def test_layer_collapse_is_warned_about_by_name():
         model.network.fc2.weight.mul_(1e-6)
     with pytest.warns(UserWarning, match=r"fc2\.weight has no weight left, from sparsity 0\.\d+ on\. Lower"):
         fit(model, [pruning(criterion=Magnitude())])
+
+
+def test_what_a_pattern_or_a_scope_cannot_have_is_refused_before_scoring():
+    refused(r"2:4 keeps 2 of every 4 weights, .* set sparsity to 0\.5", [pruning(pattern=NM())])
+    refused(r"densities: 'fc9' matches none", [pruning(scope=GivenDensities({"fc9": 0.1}))])
+    refused(r"keep at least 2600: ask for a sparsity of at most 0\.84", [pruning(minimum=2000)])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_masks_that_keep_fewer_than_asked_are_known_by_record_or_size(known):
+    model, callback = classifier(), pruning(criterion=Magnitude(), pattern=Channels(), sparsity=0.5)
+    fit(model, [callback])
+    assert 8140 - 784 < model.masks.kept < 8140
+    again = pruning(pattern=Channels(), sparsity=0.5)
+    if known:
+        again.load_state_dict(callback.state_dict())
+        again.rule = Rule()  # which would not have made them
+    fit(model, [again])
+    again.sparsity = 0.6
+    refused("is pruned already, to sparsity 0.5", [again], model=model)
 
 
 def test_an_already_pruned_network_keeps_its_masks():

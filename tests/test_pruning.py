@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -10,10 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from spl.criteria import ConnectionSensitivity, Magnitude, Random, scoring_loss
+from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random, scoring_loss
 from spl.errors import InputError
 from spl.masks import Masks
-from spl.pruning import collapsed_layers, keep_count, prunable_parameters, prune, score, select
+from spl.patterns import NM, Blocks, Channels, Unstructured
+from spl.pruning import Rule, find_masks, keep_count, prunable_parameters, prune, score, select
+from spl.schedules import Exponential, Linear, OneShot
+from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
 SPARSITIES = st.floats(0.0, 0.99)
@@ -54,7 +58,7 @@ def counts(masks: Masks) -> list[int]:
 @given(
     SIZES,
     SPARSITIES,
-    st.sampled_from(["global", "layerwise"]),
+    st.sampled_from([Global(), Uniform()]),
     st.sampled_from([ConnectionSensitivity(), Magnitude(), Random()]),
     st.booleans(),
 )
@@ -70,12 +74,12 @@ def test_exactly_the_weights_asked_for_are_kept(sizes, sparsity, scope, criterio
     assert masks.revived(dict(network.named_parameters())) == {}
 
 
-@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("scope", [Global(), Uniform()])
 def test_sparsity_zero_keeps_everything(scope):
     assert prune(mlp([3, 4, 2]), Random(), 0.0, scope=scope).sparsity == 0.0
 
 
-@given(st.sampled_from(["global", "layerwise"]), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+@given(st.sampled_from([Global(), Uniform()]), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
 def test_masks_are_nested_over_sparsities(scope, sizes, data):
     scores = layer_scores(sizes)
     low, high = sorted(data.draw(st.tuples(SPARSITIES, SPARSITIES)))
@@ -88,7 +92,7 @@ def test_masks_are_nested_over_sparsities(scope, sizes, data):
 def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
     scores = layer_scores(sizes)
-    for name, mask in select(scores, sparsity, "layerwise").items():
+    for name, mask in select(scores, sparsity, Uniform()).items():
         order = scores[name].argsort(descending=True)
         assert mask[order].tolist() == sorted(mask.tolist(), reverse=True)
 
@@ -96,7 +100,7 @@ def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), SPARSITIES)
 def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
-    kept = counts(select(layer_scores(sizes), sparsity, "layerwise"))
+    kept = counts(select(layer_scores(sizes), sparsity, Uniform()))
     lowest = max((k - 0.5) / n for k, n in zip(kept, sizes, strict=True))
     highest = min((k + 0.5) / n for k, n in zip(kept, sizes, strict=True))
     assert lowest <= highest
@@ -104,11 +108,11 @@ def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsi
 
 def test_layerwise_by_hand():
     scores = {"fc1": torch.tensor([9.0, 8.0, 7.0, 6.0]), "fc2": torch.tensor([[1.0, 2.0]]), "fc3": torch.zeros(4)}
-    masks = select(scores, 0.5, "layerwise")
+    masks = select(scores, 0.5, Uniform())
     assert masks["fc1"].tolist() == [True, True, False, False]
     assert masks["fc2"].tolist() == [[False, True]]
     assert masks["fc3"].tolist() == [True, True, False, False]
-    assert counts(select(scores, 0.5, "global")) == [4, 1, 0]
+    assert counts(select(scores, 0.5, Global())) == [4, 1, 0]
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=20, max_size=60), SPARSITIES)
@@ -117,11 +121,11 @@ def test_of_equal_scores_the_earliest_are_kept_in_every_scope(values, sparsity):
     scores = {"fc1": torch.tensor(values)}
     keep = round(len(values) * (1 - sparsity))
     first = sorted(range(len(values)), key=lambda i: (-values[i], i))[:keep]
-    for scope in ("global", "layerwise"):
+    for scope in (Global(), Uniform()):
         assert select(scores, sparsity, scope)["fc1"].nonzero().flatten().tolist() == sorted(first)
 
 
-@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("scope", [Global(), Uniform()])
 def test_scores_that_are_not_finite_are_an_error_in_every_scope(scope):
     with pytest.raises(InputError, match="fc2: 1 of 2 saliency scores are NaN or infinite"):
         select({"fc1": torch.ones(2), "fc2": torch.tensor([1.0, float("nan")])}, 0.5, scope)
@@ -266,9 +270,7 @@ def test_batches_are_any_iterable(batches):
     assert masks.digest() == prune(network, ConnectionSensitivity(), 0.5, [BATCH]).digest()
 
 
-@pytest.mark.parametrize(
-    "misspelled", [{"scope": "layer-wise"}, {"targets": "label"}, {"batch_norm": "train"}], ids=lambda d: next(iter(d))
-)
+@pytest.mark.parametrize("misspelled", [{"targets": "label"}, {"batch_norm": "train"}], ids=lambda d: next(iter(d)))
 def test_a_misspelled_choice_is_an_error(misspelled):
     with pytest.raises(InputError, match=next(iter(misspelled.values()))):
         prune(mlp([4, 3, 3]), ConnectionSensitivity(), 0.5, [BATCH], **misspelled)
@@ -342,36 +344,158 @@ def test_magnitude_pruning_by_hand():
     assert masks["1.weight"].tolist() == [[True, False]]
 
 
+# Rounds, minimum, controls
+
+
+class Iterative(Criterion):
+    """Scores drawn anew in each round, of what is pruned too."""
+
+    needs_data = False
+    schedule = Linear(3)
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, subject):
+        self.seen.append(subject.masks)
+        generator = torch.Generator().manual_seed(len(self.seen))
+        return {name: torch.randint(5, w.shape, generator=generator) + 1.0 for name, w in subject.weights.items()}
+
+
+class Reviving(Iterative):
+    revives = True
+
+
+class Reversed(Iterative):
+    """A control: moves every score inside its layer."""
+
+    def rearranged(self, scores):
+        self.lowest = [float(s.min()) for s in scores.values()]
+        return {name: s.flatten().flip(0).view(s.shape) for name, s in scores.items()}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3).map(lambda n: 4 * n)), min_size=1, max_size=3),
+    st.sampled_from([Global(), Uniform(), ERK(), SmartRatio()]),
+    st.sampled_from([Unstructured(), Blocks(2, 4), Channels(), NM(1, 2)]),
+    st.sampled_from([None, OneShot(), Exponential(4), Linear(2)]),
+    st.integers(0, 2),
+)
+def test_rounds_are_nested_and_end_at_what_is_asked_for(shapes, scope, pattern, schedule, minimum):
+    network = nn.Sequential(*[nn.Linear(b, a, bias=False) for a, b in shapes])
+    sparsity = 0.5 if isinstance(pattern, NM) else 0.3
+    sizes = [a * b for a, b in shapes]
+    keep = round(sum(sizes) * (1 - sparsity))
+    unit = {Unstructured: 1, NM: 1, Blocks: 8, Channels: max(b for _, b in shapes)}[type(pattern)]
+    assume(keep >= (unit + minimum) * len(shapes) * 2)
+    criterion = Iterative()
+    last = prune(network, criterion, sparsity, None, scope, pattern, minimum, schedule)
+    assert keep - unit < last.kept <= keep
+    assert min(counts(last)) >= minimum
+    masks = [*criterion.seen[1:], last]
+    assert len(masks) == (schedule or criterion.schedule).rounds
+    for before, after in pairwise(masks):
+        assert all(not (after[name] & ~before[name]).any() for name in after)
+    if isinstance(pattern, NM):
+        assert all(bool((mask.view(-1, 2).sum(1) == 1).all()) for mask in last.values())
+
+
+def test_a_reviving_criterion_chooses_among_all_in_every_round():
+    network = mlp([10, 10, 5])
+    plain, reviving = Iterative(), Reviving()
+    prune(network, plain, 0.8)
+    last = prune(network, reviving, 0.8)
+    assert any(bool((last[name] & ~reviving.seen[-1][name]).any()) for name in last)
+    generator = torch.Generator().manual_seed(3)
+    scores = {n: torch.randint(5, p.shape, generator=generator) + 1.0 for n, p in prunable_parameters(network).items()}
+    assert last == select(scores, 0.8)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), Blocks(2, 2), Channels()])
+@pytest.mark.parametrize("scope", [Global(), ERK()])
+@pytest.mark.parametrize("criterion", [Iterative, Reversed])
+def test_rearranged_scores_keep_as_many_of_each_layer(pattern, scope, criterion):
+    network = mlp([12, 10, 6])
+    plain = prune(network, Iterative(), 0.7, scope=scope, pattern=pattern)
+    moved = prune(network, (control := criterion()), 0.7, scope=scope, pattern=pattern)
+    assert counts(moved) == counts(plain)
+    assert (moved == plain) == (criterion is Iterative)
+    if criterion is Reversed:  # once, with what is pruned at the bottom
+        assert control.lowest == [torch.finfo(next(iter(pattern.pooled(torch.ones(2, 2)))).dtype).min] * 2
+
+
+def test_n_of_m_holds_for_rearranged_scores():
+    masks = prune(nn.Linear(8, 6), Reversed(), 0.5, pattern=NM())
+    assert bool((masks["weight"].view(-1, 4).sum(1) == 2).all())
+
+
+def test_a_minimum_is_kept_of_every_layer_and_the_total_stays():
+    scores = {"fc1": torch.arange(10.0), "fc2": torch.arange(4.0) - 10, "fc3": torch.arange(2.0) - 20}
+    assert counts(select(scores, 0.5)) == [8, 0, 0]
+    masks = select(scores, 0.5, minimum=3)
+    assert counts(masks) == [3, 3, 2]
+    assert masks["fc2"].tolist() == [False, True, True, True]
+    assert counts(select(scores, 0.25, minimum=1)) == [10, 1, 1]
+    with pytest.raises(InputError, match=r"8 of 16 weights .* scope Uniform, .* minimum 4 keep at least 10.* 0\.375\."):
+        select(scores, 0.5, Uniform(), minimum=4)
+
+
+def test_a_negative_minimum_is_an_error():
+    with pytest.raises(InputError, match="minimum must be at least 0, got -1"):
+        prune(mlp([4, 2]), Random(), 0.5, minimum=-1)
+
+
 # Layer collapse
 
 
-def test_a_collapsed_layer_is_named_with_the_sparsity_from_which_it_is_empty():
-    scores = {
-        "fc1": torch.tensor([[8.0, 7.0], [6.0, 1.0]]),
-        "fc2": torch.tensor([[5.0, 4.0]]),
-        "fc3": torch.tensor([[9.0, 2.0]]),
-        "fc3.bias": torch.zeros(2),
-    }
-    assert collapsed_layers(scores, select(scores, 0.6)) == {"fc2": 0.6}
-    assert collapsed_layers(scores, select(scores, 0.5)) == {}
-    assert collapsed_layers(scores, select(scores, 0.9)) == {"fc1": 0.9, "fc2": 0.6}
+def collapse(scores, *choices) -> dict[str, float]:
+    rule = Rule(*choices)
+    return rule.collapse_sparsities(rule.pooled(scores), {name: tuple(s.shape) for name, s in scores.items()})
 
 
-def _assert_limits_hold(scores, sparsity):
-    size = sum(s.numel() for s in scores.values())
-    for name, limit in collapsed_layers(scores, select(scores, sparsity)).items():
-        assert limit <= sparsity + 0.5 / size
-        assert not select(scores, limit)[name].any()
-        assert select(scores, limit - 1 / size)[name].any()
+SCORES = {
+    "fc1": torch.tensor([[8.0, 7.0], [6.0, 1.0]]),
+    "fc2": torch.tensor([[5.0, 4.0]]),
+    "fc3": torch.tensor([[9.0, 2.0]]),
+    "fc3.bias": torch.zeros(2),
+}
 
 
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.floats(0.0, 0.95), st.integers(0, 10**6))
-def test_the_limit_of_a_collapsed_layer_holds_just_below_and_above(sizes, sparsity, seed):
-    assume(round(sum(sizes) * 2 * (1 - sparsity)) > 0)
+def test_collapse_sparsities_by_hand():
+    assert collapse(SCORES) == {"fc1": 0.9, "fc2": 0.6, "fc3": 1.0}
+    assert collapse(SCORES, Uniform()) == {"fc1": 1.0, "fc2": 0.9, "fc3": 0.8}
+    assert collapse(SCORES, GivenDensities({"fc2": 0.0, "fc1": 0.25})) == {"fc1": 1.0, "fc2": 0.5, "fc3": 0.9}
+    assert collapse(SCORES, Global(), Unstructured(), 1) == {"fc1": 1.0, "fc2": 1.0, "fc3": 1.0}
+    means = collapse(SCORES, Global(), Channels())  # 7.5 and 3.5; 4.5; 5.5; 0 and 0: two weights each
+    assert means == {"fc1": 0.9, "fc2": 0.5, "fc3": 0.7}
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.sampled_from([Global(), Uniform(), ERK(), SmartRatio()]),
+    st.sampled_from([Unstructured(), Blocks(2, 2), Channels()]),
+    st.integers(1, 8),
+    st.integers(0, 10**6),
+)
+def test_every_layer_is_empty_from_its_collapse_sparsity_on(sizes, scope, pattern, values, seed):
     generator = torch.Generator().manual_seed(seed)
-    order = torch.split(torch.randperm(sum(sizes) * 2, generator=generator), [2 * n for n in sizes])
-    _assert_limits_hold({f"fc{i}": part.view(2, -1).float() for i, part in enumerate(order)}, sparsity)
+    scores = {f"fc{i}": torch.randint(values, (2, n), generator=generator).double() for i, n in enumerate(sizes)}
+    size = sum(s.numel() for s in scores.values())
+    for name, limit in collapse(scores, scope, pattern).items():
+        if limit < 1:
+            assert select(scores, max(0.0, limit - 1 / size), scope, pattern)[name].any()
+            with suppress(InputError):  # where so little cannot be kept
+                assert not select(scores, limit, scope, pattern)[name].any()
 
 
-def test_the_limit_of_a_collapsed_layer_holds_among_equal_scores():
-    _assert_limits_hold({"fc1": torch.tensor([[2.0, 0.0, 0.0, 0.0]]), "fc2": torch.zeros(1, 2)}, 0.5)
+def test_a_layer_that_an_early_round_emptied_collapses_within_what_that_round_kept():
+    class SecondOnly(Iterative):
+        schedule = Linear(4)  # keeps 25, 18, 10, 3
+
+        def __call__(self, subject):
+            return {"0.weight": torch.zeros(4, 4), "2.weight": torch.arange(16.0).view(4, 4) + 1}
+
+    network, criterion = mlp([4, 4, 4]), SecondOnly()
+    masks, scores = find_masks(network, prunable_parameters(network), criterion, 0.9)
+    assert counts(masks) == [0, 3]
+    assert Rule().collapse_sparsities(scores, dict.fromkeys(scores, (4, 4))) == {"0.weight": 0.6875, "2.weight": 1}

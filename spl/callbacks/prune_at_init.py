@@ -1,16 +1,17 @@
 """PruneAtInit: prunes, and corrects, before the first training step."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from tqdm import tqdm
+from torch import Tensor
 
 from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import announce
 from spl.criteria import ConnectionSensitivity, Criterion, Scores, Targets
@@ -19,16 +20,10 @@ from spl.isometry import ApproximateIsometry, Change, Correction, Residuals
 from spl.masks import Masks
 from spl.modes import BatchNormMode
 from spl.module import SparseClassifier
-from spl.pruning import (
-    Scope,
-    check_sparsity,
-    collapsed_layers,
-    comparable,
-    keep_count,
-    prunable_parameters,
-    score,
-    select,
-)
+from spl.patterns import Pattern, Unstructured
+from spl.pruning import Rule, check_sparsity, find_masks, keep_count, prunable_parameters
+from spl.schedules import Schedule
+from spl.scopes import Global, Scope
 
 
 class PruneAtInit(Callback):
@@ -40,7 +35,12 @@ class PruneAtInit(Callback):
     Args:
         sparsity: share of weights to remove, in [0, 1). At 0 the run is bit for bit the dense one.
         criterion: what scores the weights.
-        scope: compare scores over all layers (global), or give every layer the same sparsity (layerwise).
+        scope: how many weights each layer keeps: those of the largest scores over all layers (Global), one sparsity
+            for all (Uniform), or sparsities by shape (ERK), by depth (SmartRatio) or by name (GivenDensities).
+        pattern: what is kept or pruned together: single weights (Unstructured), n of every m (NM), blocks (Blocks) or
+            output channels (Channels).
+        schedule: the rounds, each of which scores what the one before has left; null for the criterion's own.
+        minimum: number of weights that every layer keeps in any case, against layer collapse.
         targets: what the scoring loss compares the prediction with: labels, or without labels the uniform
             distribution or the network's own prediction, as logits or as softmax.
         batch_norm: BatchNorm while scoring: running statistics, fresh at initialization (eval), or those of each
@@ -57,7 +57,10 @@ class PruneAtInit(Callback):
         self,
         sparsity: float = 0.9,
         criterion: Criterion = ConnectionSensitivity(),  # noqa: B008 (without state)
-        scope: Scope = "global",
+        scope: Scope = Global(),  # noqa: B008 (without state)
+        pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
+        schedule: Schedule | None = None,
+        minimum: int = 0,
         targets: Targets = "labels",
         batch_norm: BatchNormMode = "eval",
         batches: int | None = None,
@@ -72,7 +75,8 @@ class PruneAtInit(Callback):
             raise InputError(f"batches must be at least 1, or null for the whole training split, got {batches}.")
         self.sparsity = sparsity
         self.criterion = criterion
-        self.scope: Scope = scope
+        self.rule = Rule(scope, pattern, minimum)
+        self.schedule = schedule
         self.targets: Targets = targets
         self.batch_norm: BatchNormMode = batch_norm
         self.batches = batches
@@ -111,7 +115,12 @@ class PruneAtInit(Callback):
             )
         classifier = _sparse(pl_module)
         parameters = prunable_parameters(classifier.network, self.include_bias, self.exclude)
-        keep_count(sum(p.numel() for p in parameters.values()), self.sparsity)
+        self.rule.check(*self._asked(parameters))
+        if self.isometry is not None and self.isometry.redraws and not isinstance(self.rule.pattern, Unstructured):
+            raise InputError(
+                f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
+                f"{type(self.rule.pattern).__name__}: use pattern: Unstructured, or another isometry."
+            )
         if self.criterion.needs_data:
             self._data(trainer)
 
@@ -130,12 +139,23 @@ class PruneAtInit(Callback):
             self._prune(trainer, classifier)
 
     def _check_restored(self, masks: Masks) -> None:
-        if masks.kept != keep_count(masks.size, self.sparsity):
+        """Refuse masks of another sparsity: by the record where it is theirs, for they may keep fewer than asked."""
+        shapes, keep = self._asked(masks)
+        if self.record.get("masks_sha256") == masks.digest():
+            same = keep_count(masks.size, self.record["sparsity"]) == keep
+        else:
+            same = self.rule.made(shapes, keep, masks.kept)
+        if not same:
             raise InputError(
                 f"The network is pruned already, to sparsity {masks.sparsity:.6g}, but {self.sparsity:.6g} is asked "
                 "for: masks are never computed again. Ask for the sparsity it has, or start a new run."
             )
         rank_zero_info(f"Masks kept as they are: {masks}")
+
+    def _asked(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, ...]], int]:
+        """The shapes of what is pruned, and how many weights of it are to be kept."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return shapes, keep_count(sum(tensor.numel() for tensor in tensors.values()), self.sparsity)
 
     def _data(self, trainer: Trainer) -> LightningDataModule:
         datamodule = self.scoring_data or datamodule_of(trainer)
@@ -147,44 +167,64 @@ class PruneAtInit(Callback):
         return datamodule
 
     def _prune(self, trainer: Trainer, classifier: SparseClassifier) -> None:
-        parameters = prunable_parameters(classifier.network, self.include_bias, self.exclude)
+        network = classifier.network
+        parameters = prunable_parameters(network, self.include_bias, self.exclude)
         announce(trainer, classifier, "dense")
-        scores, data_record = self._score(trainer, classifier, parameters)
-        chosen = select(scores, self.sparsity, self.scope)
-        masks = Masks(trainer.strategy.broadcast(dict(chosen)))
-        for name, limit in collapsed_layers(comparable(scores, self.scope), chosen).items():
-            rank_zero_warn(
-                f"Layer collapse: {name} has no weight left, from sparsity {limit:.4f} on. Lower the sparsity, "
-                "exclude the layer, or compare layer by layer with scope: layerwise."
-            )
+        batches = self._batches(trainer) if self.criterion.needs_data else None
+        found, scores = find_masks(
+            network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, self.targets,
+            self.batch_norm,
+        )  # fmt: skip
+        masks = Masks(trainer.strategy.broadcast(dict(found)))
+        collapse = self.rule.collapse_sparsities(scores, self._asked(parameters)[0])
+        for name, limit in collapse.items():
+            if not masks[name].any():
+                rank_zero_warn(
+                    f"Layer collapse: {name} has no weight left, from sparsity {limit:.4f} on. Lower the sparsity, "
+                    "exclude the layer, keep a minimum of weights in every layer, or give layers densities of their "
+                    "own by a scope such as Uniform or ERK."
+                )
         classifier.set_masks(masks)
         announce(trainer, classifier, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            masks, self.changes = self.isometry(classifier.network, masks)
+            masks, self.changes = self.isometry(network, masks)
             classifier.set_masks(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             announce(trainer, classifier, "corrected")
-        self.record = self._describe(masks) | data_record
+        masks = classifier.masks or masks  # which a correction may have changed
+        self.record = self._describe(masks, batches) | {"collapse_sparsity": collapse}
         self._log(trainer, masks, scores)
 
-    def _score(
-        self, trainer: Trainer, classifier: SparseClassifier, parameters: dict[str, torch.nn.Parameter]
-    ) -> tuple[Scores, dict[str, Any]]:
-        """Scores, and what is to be recorded of the data that they are from."""
-        if not self.criterion.needs_data:
-            return score(classifier.network, parameters, self.criterion), {}
+    def _batches(self, trainer: Trainer) -> EvaluationBatches:
+        """What to score on."""
         datamodule = self._data(trainer)
         if self.scoring_data is not None:
             if trainer.is_global_zero:
                 datamodule.prepare_data()
             trainer.strategy.barrier("scoring data")
             datamodule.setup("fit")
-        batches = EvaluationBatches(trainer, datamodule, self.batches, self.seed)
-        progress = tqdm(batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None)
-        scores = score(classifier.network, parameters, self.criterion, progress, self.targets, self.batch_norm)
-        return scores, {
-            "data": type(datamodule).__name__,
+        return EvaluationBatches(trainer, datamodule, self.batches, self.seed)
+
+    def _describe(self, masks: Masks, batches: EvaluationBatches | None) -> dict[str, Any]:
+        """What decided the masks."""
+        record: dict[str, Any] = described("criterion", self.criterion) | {"sparsity": self.sparsity}
+        record |= described("scope", self.rule.scope) | described("pattern", self.rule.pattern)
+        record |= described("schedule", self.schedule or self.criterion.schedule)
+        record |= {
+            "minimum": self.rule.minimum,
+            "include_bias": self.include_bias,
+            "exclude": self.exclude,
+            "weights": masks.size,
+            "kept": masks.kept,
+            "masks_sha256": masks.digest(),
+        }
+        record |= described("isometry", self.isometry) if self.isometry else {"isometry": "none"}
+        record["certificate"] = {name: change.certificate() for name, change in self.changes.items()}
+        if batches is None:
+            return record
+        return record | {
+            "data": type(batches.datamodule).__name__,
             "batches": batches.batches,
             "examples": batches.examples,
             "sum": "signed, over examples",
@@ -193,26 +233,13 @@ class PruneAtInit(Callback):
             "batch_norm": self.batch_norm,
         }
 
-    def _describe(self, masks: Masks) -> dict[str, Any]:
-        return {
-            "criterion": type(self.criterion).__name__,
-            "criterion_args": dict(vars(self.criterion)),
-            "sparsity": self.sparsity,
-            "scope": self.scope,
-            "include_bias": self.include_bias,
-            "exclude": self.exclude,
-            "weights": masks.size,
-            "kept": masks.kept,
-            "masks_sha256": masks.digest(),
-            "isometry": type(self.isometry).__name__ if self.isometry else "none",
-        }
-
     def _log(self, trainer: Trainer, masks: Masks, scores: Scores) -> None:
         rank_zero_info(f"Pruned at initialization: {masks}")
         if trainer.logger is None or not trainer.is_global_zero:
             return
         sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
-        trainer.logger.log_metrics({"sparsity/global": masks.sparsity} | sparsities, step=0)
+        gaps = {f"isometry/gap/{tensorboard.layer(n)}": c.after.matrix - c.floor for n, c in self.changes.items()}
+        trainer.logger.log_metrics({"sparsity/global": masks.sparsity} | sparsities | gaps, step=0)
         if folder := run_folder(trainer):
             (folder / "pruning.yaml").write_text(yaml.safe_dump(self.record, sort_keys=False))
         if writer := tensorboard.writer(trainer):

@@ -51,6 +51,18 @@ class Change(NamedTuple):
     moved: float
     vanished: int
 
+    def certificate(self) -> dict[str, float]:
+        """The residual, the floor, and what else says how good the correction is, for the record of a run."""
+        return {
+            "before": self.before.matrix,
+            "residual": self.after.matrix,
+            "floor": self.floor,
+            "rank": self.rank,
+            "gain": self.gain,
+            "moved": self.moved,
+            "vanished": self.vanished,
+        }
+
 
 class Corrected(NamedTuple):
     """The masks after a correction, those it was given unless it draws others, and what it did to each layer."""
