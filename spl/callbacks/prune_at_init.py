@@ -116,7 +116,7 @@ class PruneAtInit(Callback):
         classifier = _sparse(pl_module)
         parameters = prunable_parameters(classifier.network, self.include_bias, self.exclude)
         self.rule.check(*self._asked(parameters))
-        if self.isometry is not None and self.isometry.redraws and not isinstance(self.rule.pattern, Unstructured):
+        if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
                 f"{type(self.rule.pattern).__name__}: use pattern: Unstructured, or another isometry."
