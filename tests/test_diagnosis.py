@@ -157,6 +157,9 @@ def test_residual_and_floor_of_a_layer():
     (layer,) = measured(network, masks, torch.randn(3, 2)).layers.values()
     assert layer.residual == pytest.approx(math.sqrt(2))
     assert layer.floor == pytest.approx(1.0)
+    doubled = diagnose(network, masks, torch.randn(3, 2), torch.tensor([0, 1, 0]), gains={"a.weight": 2.0})
+    assert doubled.layers["a.weight"].residual == pytest.approx(math.sqrt(2 * 3**2 + 2))
+    assert doubled.layers["a.weight"].floor == pytest.approx(4.0)
 
 
 # Signals
@@ -217,6 +220,13 @@ def test_signal_and_gradient_norms():
 def test_the_input_output_jacobian_is_that_of_the_network():
     diagnosis = measured(chain(1, 1, 1), None, torch.randn(3, 1))
     assert (diagnosis.jacobian.mean, diagnosis.jacobian.condition) == (1.0, 1.0)
+
+
+def test_a_layer_that_is_not_used_is_measured_as_silent():
+    network = Residual()
+    network.spare = nn.Conv2d(1, 1, 3)
+    layer = measured(network, None, torch.randn(3, 2)).layers["spare.weight"]
+    assert (layer.on_paths, layer.signal, layer.gradient) == (0, 0.0, 0.0)
 
 
 # The whole

@@ -53,14 +53,15 @@ class Diagnose(Callback):
         if not trainer.is_global_zero or datamodule is None or not isinstance(pl_module, SparseClassifier):
             return
         inputs, labels = EvaluationBatches(trainer, datamodule, limit=None, seed=0).first(self.examples)
-        gains = [pruning.isometry.gain for pruning in callbacks_of(trainer, PruneAtInit) if pruning.isometry]
+        pruning = next(iter(callbacks_of(trainer, PruneAtInit)), PruneAtInit(isometry=None))
         self.diagnosis = diagnose(
             pl_module.network,
             pl_module.masks,
             inputs,
             labels,
-            gain=gains[0] if gains else 1.0,
+            gains=dict.fromkeys(pruning.changes, pruning.isometry.gain) if pruning.isometry else {},
             chunk=self.chunk,
+            limits=pruning.record.get("collapse_sparsity"),
         )
         print(f"\n{self.diagnosis}", flush=True)
         self._log(trainer, self.diagnosis)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
@@ -18,6 +19,9 @@ from spl.jacobian import Spectrum, singular_values
 from spl.masks import Masks
 from spl.modes import undisturbed
 from spl.pruning import prunable_parameters
+
+_HEADERS = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]
+_HEADERS += ["DW mean", "min", "max", "signal", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,21 @@ class Diagnosis:
         return cls(layers, Spectrum(**read["jacobian"]), Evidence(**read["evidence"]), Verdict(**read["verdict"]))
 
     def __str__(self) -> str:
-        headers = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]
-        headers += ["DW mean", "min", "max", "signal", "gradient"]
         rows = [_row(name, layer) for name, layer in self.layers.items()]
         total = [sum(row[i] for row in rows) for i in (1, 2)]
         off = total[1] - sum(layer.on_paths for layer in self.layers.values())
         rows.append(["total", *total, f"{self.sparsity:.4f}", off])
+        table = tabulate(rows, _HEADERS, disable_numparse=True, colalign=("left", *["right"] * (len(_HEADERS) - 1)))
         e = self.evidence
         statistics = ", ".join(f"{name} {value:.3g}" for name, value in self.jacobian.as_dict().items())
-        return "\n".join(
-            [
-                tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))),
-                "",
-                f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
-                f"Input-output Jacobian: {statistics}.",
-                f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}. "
-                f"Sharpness of the loss: {e.sharpness:.3g}.",
-                "",
-                str(self.verdict),
-            ]
-        )
+        findings = [
+            f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
+            f"Input-output Jacobian: {statistics}.",
+            f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}.",
+            f"Gradient relative to the weights, in the weakest layer: {e.pull:.2g}."
+            + ("" if e.sharpness is None else f" Sharpness of the loss: {e.sharpness:.3g}."),
+        ]
+        return "\n".join([table, "", *findings, "", str(self.verdict)])
 
 
 def _row(name: str, layer: Layer) -> list[Any]:
@@ -100,8 +99,9 @@ def diagnose(
     masks: Masks | None,
     inputs: Tensor,
     labels: Tensor,
-    gain: float = 1.0,
+    gains: Mapping[str, float] | None = None,
     chunk: int = 250,
+    limits: Mapping[str, float] | None = None,
 ) -> Diagnosis:
     """Measure a sparse network as it is, and say whether it will train; leaves no trace on it.
 
@@ -113,8 +113,9 @@ def diagnose(
         masks: what is kept of its parameters; None for a dense network.
         inputs: N examples on its device.
         labels: their classes [N].
-        gain: σ, the singular value that layers are compared with.
+        gains: σ, the singular value that a layer is compared with, by name; 1 where there is none.
         chunk: examples at a time; memory grows with it.
+        limits: the sparsity from which a layer is empty, by name, where it is known.
 
     Raises:
         InputError: the masks do not fit the network, it has no Linear or convolutional layers, or its output is not
@@ -128,18 +129,31 @@ def diagnose(
     paths = find_paths(network, kept, inputs)
     first = inputs[:chunk], labels[:chunk]
     with undisturbed(network, "batch"):
-        layers = measure_layers(network, kept, paths.weights, *first, gain)
-        curvature = sharpness(network, kept, *first)
+        layers = measure_layers(network, kept, paths.weights, *first, gains or {})
+        curvature = None if _normalized(network) else sharpness(network, kept, *first)
+        right = network(first[0]).argmax(1) == first[1]
     spectrum = Spectrum.of(singular_values(network, inputs, chunk, "batch"))
+    collapsed = [name for name, layer in layers.items() if layer.collapsed]
     evidence = Evidence(
         outputs=paths.outputs.numel(),
         reached=int(paths.outputs.sum()),
-        collapsed=", ".join(name.removesuffix(".weight") for name, layer in layers.items() if layer.collapsed),
+        collapsed=", ".join(name.removesuffix(".weight") for name in collapsed),
+        limit=min((limits[name] for name in collapsed if limits and name in limits), default=None),
         seen=_seen(inputs, paths.inputs),
         signal=spectrum.max,
+        pull=min(
+            (layer.gradient / layer.norm for layer in layers.values() if layer.on_paths and layer.norm), default=0.0
+        ),
         sharpness=curvature,
+        size=sum(layer.on_paths for layer in layers.values()) / paths.outputs.numel(),
+        accuracy=float(right.float().mean()),
     )
     return Diagnosis(layers, spectrum, evidence, judge(evidence))
+
+
+def _normalized(network: nn.Module) -> bool:
+    """Whether it has layers whose output does not depend on the scale of the weights before them."""
+    return any(isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) for module in network.modules())
 
 
 def _seen(inputs: Tensor, reached: Tensor) -> float:

@@ -126,7 +126,7 @@ def measure_layers(
     on_paths: Mapping[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
-    gain: float = 1.0,
+    gains: Mapping[str, float],
 ) -> dict[str, Layer]:
     """Measure the layers whose weights `masks` names, at the examples given; `network` as it is, in its own mode."""
     weights = {name: p for name, p in network.named_parameters() if name in masks}
@@ -137,8 +137,10 @@ def measure_layers(
     gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
     layers = {}
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        mask, module, seen = masks[name].to(weight.device), modules[name], recorder.passes[modules[name]]
+        mask, module = masks[name].to(weight.device), modules[name]
+        seen = recorder.passes.get(module, _Pass(mask.shape, torch.zeros(1)))  # which a network need not use
         groups = getattr(module, "groups", 1)
+        gain = gains.get(name, 1.0)
         live = weight.detach().double() * mask
         dead_outputs, dead_inputs = _dead_sides(mask, module)
         layers[name] = Layer(
@@ -159,9 +161,9 @@ def measure_layers(
 
 def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
     """How many outputs, and how many inputs, have lost every weight of `mask`."""
-    grouped = mask.reshape(getattr(module, "groups", 1), -1, *mask.shape[1:]).flatten(3) if mask.ndim > 2 else mask
-    grouped = grouped[None, ..., None] if mask.ndim == 2 else grouped  # [groups, rows, columns, taps]
-    rows, columns = (int((~grouped.any(3).any(axis)).sum()) for axis in (2, 1))
+    groups = getattr(module, "groups", 1)
+    kept = mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3)  # [groups, rows, columns]
+    rows, columns = (int((~kept.any(axis)).sum()) for axis in (2, 1))
     return (columns, rows) if isinstance(module, _ConvTransposeNd) else (rows, columns)
 
 

@@ -1,16 +1,19 @@
-"""How sharply the loss bends along the step that training would take first."""
+"""How sharply the loss bends at the weights with which training starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_ITERATIONS = 10
+
 
 def sharpness(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> float:
-    """ĝᵀ H ĝ: the second derivative of the mean cross-entropy along its normalized gradient ĝ; 0 where that is 0.
+    """The eigenvalue of largest magnitude of the Hessian of the mean cross-entropy; 0 where the gradient is 0.
 
-    Gradient descent with step η and momentum β climbs along directions sharper than 2 (1 + β)/η.
+    By ten power iterations from the gradient. Descent with step η and momentum β climbs along directions sharper than
+    2 (1 + β)/η.
 
     Args:
         network: maps [N, ...] to logits [N, C].
@@ -19,17 +22,22 @@ def sharpness(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor, l
         labels: [N].
     """
     weights = [p for name, p in network.named_parameters() if name in masks]
-    kept = [mask.to(weight) for mask, weight in zip(masks.values(), weights, strict=True)]
+    kept = [masks[name].to(p) for name, p in network.named_parameters() if name in masks]
     loss = F.cross_entropy(network(inputs), labels)
     gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-    direction = [gradient.detach() * mask for gradient, mask in zip(gradients, kept, strict=True)]
-    square = _dot(direction, direction)
-    slope = _dot(gradients, direction)
-    if not square > 0 or not slope.requires_grad:
-        return 0.0
-    bent = torch.autograd.grad(slope, weights, materialize_grads=True)
-    return float(_dot(bent, direction) / square)
+    bent = [gradient.detach() * mask for gradient, mask in zip(gradients, kept, strict=True)]
+    value = 0.0
+    for _ in range(_ITERATIONS):
+        length = _dot(bent, bent).sqrt()
+        if not length > 0:
+            break
+        direction = [(part / length).to(part) for part in bent]
+        slope = _dot(gradients, direction)
+        curved = torch.autograd.grad(slope, weights, retain_graph=True, materialize_grads=True)
+        bent = [part * mask for part, mask in zip(curved, kept, strict=True)]
+        value = float(_dot(bent, direction))
+    return value
 
 
-def _dot(a: tuple[Tensor, ...] | list[Tensor], b: list[Tensor]) -> Tensor:
-    return torch.stack([(x * y).double().sum() for x, y in zip(a, b, strict=True)]).sum()
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in zip(a, b, strict=True)]).sum()
