@@ -2,9 +2,8 @@
 
 Each case is an MLP of width 100, pruned by scores over 50 batches of 100 images and diagnosed at 250 images before its
 first step. Then it is trained by the package's default optimizer (SGD, 0.1, momentum 0.9, weight decay 5e-4) on batches
-of 100 for 2,000 steps; whether it reaches 90 % of the test images is looked at every 100. Rule and
-thresholds were chosen on the cases `chosen`; the cases `checked` have another seed, and other depths, sparsities and
-initial weights.
+of 100 for 2,000 steps; whether it gets 90 % of the test images right is looked at every 100. Rule and thresholds were
+made on the cases `chosen`; the cases `checked` have another seed and other depths, and were run when both were fixed.
 
 Cases that `docs/diagnosis.csv` has already are not run again: delete the file, or rows of it, to do so. At the end the
 table in `docs/diagnosis.md` is written anew. Reads MNIST from the folder in the variable SPL_DATA.
