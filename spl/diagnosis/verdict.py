@@ -103,7 +103,7 @@ def judge(evidence: Evidence) -> Verdict:
             "Will not train",
             f"signals shrink on their way, the strongest to {e.signal:.1g} of its size, and the gradient of the "
             f"weakest layer is only {e.pull:.1g} of its weights",
-            "Bring layers to isometry (ApproximateIsometry, with a gain of √2 for ReLU), or start from larger weights",
+            "Bring layers to isometry (ApproximateIsometry), or start from larger weights",
         )
     if e.reached < e.outputs - 1:
         return Verdict(
