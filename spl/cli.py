@@ -1,14 +1,15 @@
-"""The `spl` command: fit, validate, test and predict with a SparseClassifier, from YAML and flags."""
+"""The `spl` command: fit, validate, test, predict and diagnose a SparseClassifier, from YAML and flags."""
 
 import csv
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -23,8 +24,8 @@ from spl import (  # noqa: F401 (short class names on the command line)
     schedules,
     scopes,
 )
-from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
-from spl.callbacks.run import run_folder
+from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
+from spl.callbacks.run import callbacks_of, run_folder
 from spl.errors import InputError
 from spl.module import SparseClassifier
 
@@ -43,8 +44,28 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
+class SplTrainer(Trainer):
+    """A Trainer that stops before its first step where it is asked to diagnose."""
+
+    def diagnose(self, **kwargs: Any) -> None:
+        """Will this sparse network train? Prepares it as fit does, or takes it from a checkpoint, and measures it."""
+        self.limit_train_batches = self.num_sanity_val_steps = 0
+        (spectrum,) = callbacks_of(self, JacobianSpectrum)
+        page = Diagnose(spectrum.examples, spectrum.chunk)
+        self.callbacks = [*(c for c in callbacks_of(self, Callback) if not isinstance(c, Summary)), page]
+        with warnings.catch_warnings():  # about checkpoints, none of which is written
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+            self.fit(**kwargs)
+
+
 class SplCLI(LightningCLI):
     """LightningCLI with groups of its own: pruning, spectrum, checkpoint; runs go to lightning_logs/NAME."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Those of Lightning, and diagnose, which takes what fit takes."""
+        commands = LightningCLI.subcommands()
+        return commands | {"diagnose": commands["fit"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups and their defaults."""
@@ -124,6 +145,7 @@ def main(args: list[str] | None = None) -> None:
             SparseClassifier,
             LightningDataModule,
             subclass_mode_data=True,
+            trainer_class=SplTrainer,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
             trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},

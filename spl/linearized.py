@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from spl.modes import undisturbed
 
-_CURVED = tuple(
+ACTIVATIONS = tuple(
     getattr(nn, name)
     for name in nn.modules.activation.__all__
     if name not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
@@ -57,7 +57,7 @@ def _straight(network: nn.Module) -> Iterator[None]:
     def input_itself(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return inputs[0]
 
-    own = (nn.LayerNorm, nn.GroupNorm, *_CURVED)
+    own = (nn.LayerNorm, nn.GroupNorm, *ACTIVATIONS)
     hooks = [
         module.register_forward_hook(input_itself)
         for module in network.modules()

@@ -52,6 +52,11 @@ def add_figure(writer: SummaryWriter, tag: str, figure: Figure) -> None:
     writer.add_figure(tag, figure, 0, close=False)
 
 
+def add_page(writer: SummaryWriter, tag: str, page: str, step: int) -> None:
+    """Text as the terminal shows it, set in one width."""
+    writer.add_text(tag, "\n".join(f"    {line}" for line in page.splitlines()), step)
+
+
 def add_hyperparameters(
     writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str]
 ) -> None:

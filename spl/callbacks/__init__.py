@@ -1,5 +1,6 @@
 """Callbacks: prune and correct before fit, measure signal propagation, report, stop safely."""
 
+from spl.callbacks.diagnose import Diagnose
 from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.last_checkpoint import LastCheckpoint
@@ -7,4 +8,4 @@ from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
 
-__all__ = ["JacobianSpectrum", "LastCheckpoint", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]
+__all__ = ["Diagnose", "JacobianSpectrum", "LastCheckpoint", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]

@@ -53,6 +53,16 @@ class EvaluationBatches:
         total = len(self._loader())  # type: ignore[arg-type]
         return total if self.limit is None else min(total, self.limit)
 
+    def first(self, examples: int | None) -> Batch:
+        """Inputs and labels of the first `examples`, of all without a number."""
+        batches: list[Batch] = []
+        for batch in self:
+            batches.append(batch)
+            if examples is not None and self.examples >= examples:
+                break
+        inputs, labels = (torch.cat(parts)[:examples] for parts in zip(*batches, strict=True))
+        return inputs, labels
+
     def _loader(self) -> Iterator[object]:
         scoring = getattr(self.datamodule, "scoring_dataloader", None)
         loader: Iterator[object] = scoring(self.seed) if scoring else self.datamodule.train_dataloader()

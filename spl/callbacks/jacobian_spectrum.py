@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
@@ -94,7 +93,7 @@ class JacobianSpectrum(StageListener):
     def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Tensor:
         assert isinstance(pl_module, SparseClassifier)
         if self._inputs is None:
-            self._inputs = self._draw(trainer)
+            self._inputs, _ = EvaluationBatches(trainer, _datamodule(trainer), limit=None, seed=0).first(self.examples)
         values = singular_values(pl_module.network, self._inputs, self.chunk, self.batch_norm)
         spectrum = Spectrum.of(values)
         self.spectra[stage] = spectrum
@@ -104,16 +103,6 @@ class JacobianSpectrum(StageListener):
         if writer := tensorboard.writer(trainer):
             tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, trainer.global_step)
         return values
-
-    def _draw(self, trainer: Trainer) -> Tensor:
-        parts: list[Tensor] = []
-        count = 0
-        for inputs, _ in EvaluationBatches(trainer, _datamodule(trainer), limit=None, seed=0):
-            parts.append(inputs)
-            count += len(inputs)
-            if self.examples is not None and count >= self.examples:
-                break
-        return torch.cat(parts)[: self.examples]
 
 
 def _datamodule(trainer: Trainer) -> LightningDataModule:

@@ -1,0 +1,93 @@
+"""Diagnose: says before the first training step whether the network will train."""
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from spl import tensorboard
+from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.prune_at_init import PruneAtInit
+from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.diagnosis import Diagnosis, diagnose
+from spl.errors import InputError
+from spl.module import SparseClassifier
+
+
+class Diagnose(Callback):
+    """Measures the network when fit starts, pruned and corrected, or as its checkpoint left it; see `spl.diagnosis`.
+
+    Prints one page, writes it as `diagnosis.json` beside the logs, and logs it as text and as scalars
+    `diagnosis/*`. Stands after PruneAtInit among the callbacks.
+
+    Args:
+        examples: number of training examples to measure at; null for all.
+        chunk: examples at a time; lower it when memory runs out.
+
+    Attributes:
+        diagnosis: what was found; None before fit, and on all processes but the first.
+    """
+
+    def __init__(self, examples: int | None = 1000, chunk: int = 250) -> None:
+        for name, value in (("examples", examples), ("chunk", chunk)):
+            if value is not None and value < 1:
+                raise InputError(f"Diagnose: {name} must be at least 1, got {value}.")
+        self.examples = examples
+        self.chunk = chunk
+        self.diagnosis: Diagnosis | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before anything runs, what cannot be measured."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, SparseClassifier):
+            raise InputError(f"Diagnose measures a SparseClassifier, got {type(pl_module).__name__}.")
+        if datamodule_of(trainer) is None:
+            raise InputError("Diagnose measures at training examples: pass a DataModule to fit.")
+        order = callbacks_of(trainer, Callback)
+        if any(order.index(pruning) > order.index(self) for pruning in callbacks_of(trainer, PruneAtInit)):
+            raise InputError("Diagnose comes before PruneAtInit, and would measure the dense network: put it behind.")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, print, log and write."""
+        datamodule = datamodule_of(trainer)
+        if not trainer.is_global_zero or datamodule is None or not isinstance(pl_module, SparseClassifier):
+            return
+        inputs, labels = EvaluationBatches(trainer, datamodule, limit=None, seed=0).first(self.examples)
+        pruning = next(iter(callbacks_of(trainer, PruneAtInit)), PruneAtInit(isometry=None))
+        self.diagnosis = diagnose(
+            pl_module.network,
+            pl_module.masks,
+            inputs,
+            labels,
+            gains={name: change.gain for name, change in pruning.changes.items()},
+            chunk=self.chunk,
+            limits=pruning.record.get("collapse_sparsity"),
+        )
+        print(f"\n{self.diagnosis}", flush=True)
+        self._log(trainer, self.diagnosis)
+
+    def _log(self, trainer: Trainer, diagnosis: Diagnosis) -> None:
+        if folder := run_folder(trainer):
+            (folder / "diagnosis.json").write_text(diagnosis.to_json())
+            print(f"\nThe same as JSON: {folder / 'diagnosis.json'}")
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(_scalars(diagnosis), step=trainer.global_step)
+        if writer := tensorboard.writer(trainer):
+            tensorboard.add_page(writer, "diagnosis", str(diagnosis), trainer.global_step)
+
+
+def _scalars(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The numbers of the page by tag."""
+    scalars: dict[str, Any] = {"diagnosis/effective_sparsity/global": diagnosis.effective_sparsity}
+    scalars |= {f"diagnosis/jacobian/{name}": value for name, value in diagnosis.jacobian.as_dict().items()}
+    for name, layer in diagnosis.layers.items():
+        values = {
+            "effective_sparsity": layer.effective_sparsity,
+            "residual": layer.residual,
+            "floor": layer.floor,
+            "layer_jacobian": layer.jacobian.mean,
+            "signal": layer.signal,
+            "gradient": layer.gradient,
+        }
+        scalars |= {f"diagnosis/{kind}/{tensorboard.layer(name)}": value for kind, value in values.items()}
+    return scalars

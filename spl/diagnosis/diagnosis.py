@@ -1,0 +1,179 @@
+"""Will this sparse network train? One page of measurements, and a verdict."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Self
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
+from spl.diagnosis.paths import find_paths
+from spl.diagnosis.sharpness import sharpness
+from spl.diagnosis.verdict import Evidence, Verdict, judge
+from spl.jacobian import Spectrum, singular_values
+from spl.masks import Masks
+from spl.modes import undisturbed
+from spl.pruning import prunable_parameters
+
+_HEADERS = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]
+_HEADERS += ["DW mean", "min", "max", "signal", "gradient"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was measured of a sparse network, and what follows from it; printed, it is a page.
+
+    Attributes:
+        layers: by the name of their weight, from input to output.
+        jacobian: spectrum of the input-output Jacobian.
+        evidence: what the verdict rests on.
+        verdict: will it train, why, and what to change.
+    """
+
+    layers: dict[str, Layer]
+    jacobian: Spectrum
+    evidence: Evidence
+    verdict: Verdict
+
+    @property
+    def sparsity(self) -> float:
+        """The share of weights removed, over all layers."""
+        return 1.0 - sum(layer.kept for layer in self.layers.values()) / self._weights
+
+    @property
+    def effective_sparsity(self) -> float:
+        """The share of weights on no input-output path, over all layers."""
+        return 1.0 - sum(layer.on_paths for layer in self.layers.values()) / self._weights
+
+    @property
+    def _weights(self) -> int:
+        return sum(layer.weights for layer in self.layers.values())
+
+    def to_json(self) -> str:
+        """All of it; numbers that JSON cannot write, infinite or none, are strings."""
+        return json.dumps(_writable(asdict(self)), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        read = _readable(json.loads(text))
+        layers = {
+            name: Layer(**layer | {"jacobian": LayerSpectrum(**layer["jacobian"])})
+            for name, layer in read["layers"].items()
+        }
+        return cls(layers, Spectrum(**read["jacobian"]), Evidence(**read["evidence"]), Verdict(**read["verdict"]))
+
+    def __str__(self) -> str:
+        rows = [_row(name, layer) for name, layer in self.layers.items()]
+        total = [sum(row[i] for row in rows) for i in (1, 2)]
+        off = total[1] - sum(layer.on_paths for layer in self.layers.values())
+        rows.append(["total", *total, f"{self.sparsity:.4f}", off])
+        table = tabulate(rows, _HEADERS, disable_numparse=True, colalign=("left", *["right"] * (len(_HEADERS) - 1)))
+        e = self.evidence
+        statistics = ", ".join(f"{name} {value:.3g}" for name, value in self.jacobian.as_dict().items())
+        findings = [
+            f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
+            f"Input-output Jacobian: {statistics}.",
+            f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}.",
+            f"Gradient relative to the weights, in the weakest layer: {e.pull:.2g}."
+            + ("" if e.sharpness is None else f" Sharpness of the loss: {e.sharpness:.3g}."),
+        ]
+        return "\n".join([table, "", *findings, "", str(self.verdict)])
+
+
+def _row(name: str, layer: Layer) -> list[Any]:
+    off = layer.kept - layer.on_paths
+    shares = [f"{layer.sparsity:.4f}", off, layer.dead_inputs, layer.dead_outputs]
+    isometry = [f"{layer.residual:.3f}", f"{layer.floor:.3f}"]
+    signals = [f"{value:.2g}" for value in (*layer.jacobian, layer.signal, layer.gradient)]
+    return [name.removesuffix(".weight"), layer.weights, layer.kept, *shares, *isometry, *signals]
+
+
+def diagnose(
+    network: nn.Module,
+    masks: Masks | None,
+    inputs: Tensor,
+    labels: Tensor,
+    gains: Mapping[str, float] | None = None,
+    chunk: int = 250,
+    limits: Mapping[str, float] | None = None,
+) -> Diagnosis:
+    """Measure a sparse network as it is, and say whether it will train; leaves no trace on it.
+
+    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. BatchNorm
+    normalizes by the statistics of these, as it will in training, and not by fresh ones.
+
+    Args:
+        network: maps [N, ...] to logits [N, C]; pruned already.
+        masks: what is kept of its parameters; None for a dense network.
+        inputs: N examples on its device.
+        labels: their classes [N].
+        gains: σ, the singular value that a layer is compared with, by name; 1 where there is none.
+        chunk: examples at a time; memory grows with it.
+        limits: the sparsity from which a layer is empty, by name, where it is known.
+
+    Raises:
+        InputError: the masks do not fit the network, it has no Linear or convolutional layers, or its output is not
+            [N, C].
+    """
+    parameters = prunable_parameters(network)
+    kept = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
+    if masks is not None:
+        masks.check_fits(dict(network.named_parameters()))
+        kept |= {name: mask for name, mask in masks.items() if name in parameters}
+    paths = find_paths(network, kept, inputs)
+    first = inputs[:chunk], labels[:chunk]
+    with undisturbed(network, "batch"):
+        layers = measure_layers(network, kept, paths.weights, *first, gains or {})
+        curvature = None if _normalized(network) else sharpness(network, kept, *first)
+        right = network(first[0]).argmax(1) == first[1]
+    spectrum = Spectrum.of(singular_values(network, inputs, chunk, "batch"))
+    collapsed = [name for name, layer in layers.items() if layer.collapsed]
+    evidence = Evidence(
+        outputs=paths.outputs.numel(),
+        reached=int(paths.outputs.sum()),
+        collapsed=", ".join(name.removesuffix(".weight") for name in collapsed),
+        limit=min((limits[name] for name in collapsed if limits and name in limits), default=None),
+        seen=_seen(inputs, paths.inputs),
+        signal=spectrum.max,
+        pull=min(
+            (layer.gradient / layer.norm for layer in layers.values() if layer.on_paths and layer.norm), default=0.0
+        ),
+        sharpness=curvature,
+        size=sum(layer.on_paths for layer in layers.values()) / paths.outputs.numel(),
+        accuracy=float(right.float().mean()),
+    )
+    return Diagnosis(layers, spectrum, evidence, judge(evidence))
+
+
+def _normalized(network: nn.Module) -> bool:
+    """Whether it has layers whose output does not depend on the scale of the weights before them."""
+    return any(isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) for module in network.modules())
+
+
+def _seen(inputs: Tensor, reached: Tensor) -> float:
+    """The share of the variance over examples that lies in the inputs reached; their share where nothing varies."""
+    variance = inputs.double().var(0, correction=0)
+    variance = variance if bool(variance.any()) else torch.ones_like(variance)
+    return float(variance[reached].sum() / variance.sum())
+
+
+def _writable(value: Any) -> Any:
+    """With strings for numbers that are not finite, and dictionaries for named tuples."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _writable(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _readable(value: Any) -> Any:
+    """The inverse of `_writable`."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    return float(value) if value in ("inf", "-inf", "nan") else value

@@ -1,0 +1,210 @@
+"""What is measured of each layer of a sparse network: its mask, its distance from isometry, its signals."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from spl.isometry import isometry_residual
+from spl.isometry.structure import isometry_floor
+from spl.linearized import ACTIVATIONS
+
+_SLOPE_EXAMPLES = 5
+_PIXELS = 16
+
+
+class LayerSpectrum(NamedTuple):
+    """Singular values of a layer's Jacobian D W: D holds the slopes of the activation module that follows it.
+
+    Attributes:
+        mean: their mean, 1 under layerwise dynamical isometry.
+        min: the smallest.
+        max: the largest.
+    """
+
+    mean: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What was measured of one layer.
+
+    Attributes:
+        weights: size of its weight, biases left out.
+        kept: how many of them are alive.
+        on_paths: how many of the kept lie on an input-output path.
+        dead_inputs: units or channels of its input that lost every weight into this layer.
+        dead_outputs: units or channels of its output that lost every weight from its input.
+        residual: ‖V Vᵀ − σ² I‖_F; see `spl.isometry.isometry_residual`.
+        floor: the smallest residual that its mask allows.
+        jacobian: spectrum of D W. Of a Linear layer exact at five examples; of a convolution that of the operator on
+            images whose borders wrap around, of at most 16 pixels a side, times the rms slope.
+        signal: rms of its output, before the activation, over units and examples.
+        gradient: ‖∂L/∂W‖ over the kept weights, of the mean cross-entropy.
+        norm: ‖W‖ over the kept weights.
+    """
+
+    weights: int
+    kept: int
+    on_paths: int
+    dead_inputs: int
+    dead_outputs: int
+    residual: float
+    floor: float
+    jacobian: LayerSpectrum
+    signal: float
+    gradient: float
+    norm: float
+
+    @property
+    def sparsity(self) -> float:
+        """The share of weights removed."""
+        return 1.0 - self.kept / self.weights
+
+    @property
+    def effective_sparsity(self) -> float:
+        """The share of weights that lie on no input-output path."""
+        return 1.0 - self.on_paths / self.weights
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether no weight is left."""
+        return self.kept == 0
+
+
+@dataclass
+class _Pass:
+    """What one layer showed in a forward pass."""
+
+    input_shape: torch.Size
+    output: Tensor
+    slopes: Tensor | None = None
+
+
+@dataclass
+class _Recorder:
+    """Records, while it is attached, the last pass of every layer and the slopes of the activation behind it."""
+
+    passes: dict[nn.Module, _Pass] = field(default_factory=dict)
+    last: _Pass | None = None
+
+    @contextmanager
+    def attached(self, network: nn.Module, layers: set[nn.Module]) -> Iterator[None]:
+        hooks = []
+        for module in network.modules():
+            if module in layers:
+                hooks.append(module.register_forward_hook(self._layer))
+            elif isinstance(module, ACTIVATIONS):
+                hooks.append(module.register_forward_pre_hook(self._activation))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _layer(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.last = self.passes[layer] = _Pass(inputs[0].shape, output.detach().clone())
+
+    def _activation(self, activation: Any, inputs: tuple[Tensor, ...]) -> None:
+        if self.last is not None and self.last.output.shape == inputs[0].shape:
+            x = inputs[0].detach().clone().requires_grad_()
+            (self.last.slopes,) = torch.autograd.grad(activation.forward(x.clone()).sum(), x)
+        self.last = None
+
+
+def measure_layers(
+    network: nn.Module,
+    masks: Mapping[str, Tensor],
+    on_paths: Mapping[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    gains: Mapping[str, float],
+) -> dict[str, Layer]:
+    """Measure the layers whose weights `masks` names, at the examples given; `network` as it is, in its own mode."""
+    weights = {name: p for name, p in network.named_parameters() if name in masks}
+    modules: dict[str, Any] = {name: network.get_submodule(name.rpartition(".")[0]) for name in masks}
+    recorder = _Recorder()
+    with recorder.attached(network, set(modules.values())):
+        loss = F.cross_entropy(network(inputs), labels)
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    layers = {}
+    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+        mask, module = masks[name].to(weight.device), modules[name]
+        seen = recorder.passes.get(module, _Pass(mask.shape, torch.zeros(1)))  # which a network need not use
+        groups = getattr(module, "groups", 1)
+        gain = gains.get(name, 1.0)
+        live = weight.detach().double() * mask
+        dead_outputs, dead_inputs = _dead_sides(mask, module)
+        layers[name] = Layer(
+            weights=mask.numel(),
+            kept=int(mask.sum()),
+            on_paths=int(on_paths[name].sum()),
+            dead_inputs=dead_inputs,
+            dead_outputs=dead_outputs,
+            residual=float(isometry_residual(live, gain, groups)),
+            floor=isometry_floor(mask, gain, groups),
+            jacobian=_jacobian(live, module, seen),
+            signal=float(seen.output.double().square().mean().sqrt()),
+            gradient=float((gradient.double() * mask).norm()),
+            norm=float(live.norm()),
+        )
+    return layers
+
+
+def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
+    """How many outputs, and how many inputs, have lost every weight of `mask`."""
+    groups = getattr(module, "groups", 1)
+    kept = mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3)  # [groups, rows, columns]
+    rows, columns = (int((~kept.any(axis)).sum()) for axis in (2, 1))
+    return (columns, rows) if isinstance(module, _ConvTransposeNd) else (rows, columns)
+
+
+def _jacobian(weight: Tensor, module: Any, seen: _Pass) -> LayerSpectrum:
+    """The spectrum of D W; see `Layer.jacobian`."""
+    if isinstance(module, _ConvNd):
+        slope = 1.0 if seen.slopes is None else float(seen.slopes.double().square().mean().sqrt())
+        sizes = [min(size, _PIXELS) for size in seen.input_shape[-(weight.ndim - 2) :]]
+        values = slope * _operator_values(weight, sizes, module.stride, module.dilation, module.groups)
+    elif seen.slopes is None:
+        values = _values(weight)
+    else:
+        slopes = seen.slopes.double().flatten(0, -2)[:_SLOPE_EXAMPLES]
+        values = _values(slopes[:, :, None] * weight)
+    return LayerSpectrum(float(values.mean()), float(values.min()), float(values.max()))
+
+
+def _operator_values(weight: Tensor, sizes: list[int], stride: Any, dilation: Any, groups: int) -> Tensor:
+    """Singular values of the convolution on images of about `sizes`, at least, whose borders wrap around.
+
+    At each frequency the transform of the kernel is a matrix [out, in]; a stride folds s frequencies an axis into one,
+    each an input of its own, and divides by √s.
+    """
+    spectrum = weight.reshape(groups, -1, *weight.shape[1:]).to(torch.complex128)
+    for size, s, d in zip(sizes, stride, dilation, strict=True):
+        n = s * -(-size // s)
+        taps = torch.arange(spectrum.shape[3], dtype=torch.float64, device=weight.device)
+        angles = torch.outer(torch.arange(n, dtype=torch.float64, device=weight.device), d * taps) * (-2 * torch.pi / n)
+        moved = torch.tensordot(spectrum, torch.polar(torch.ones_like(angles), angles), ([3], [1]))
+        folded = moved.unflatten(-1, (s, n // s))  # [groups, out, in, taps..., frequencies..., s, n/s]
+        spectrum = folded.movedim(-2, 3).flatten(2, 3)
+    matrices = spectrum.flatten(3).movedim(3, 0)
+    values: Tensor = _values(matrices) / prod(stride) ** 0.5
+    return values
+
+
+def _values(matrices: Tensor) -> Tensor:
+    """Singular values of matrices [..., m, n], by the eigenvalues of their smaller Gram matrix; NaN if not finite."""
+    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
+    gram = wide @ wide.mH
+    if not bool(gram.isfinite().all()):
+        return torch.full((1,), torch.nan)
+    values: Tensor = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    return values

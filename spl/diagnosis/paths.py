@@ -1,0 +1,119 @@
+"""Which weights lie on a path from the input to the output: the others are kept in vain."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spl.linearized import path_gradients
+from spl.modes import undisturbed
+
+_POOLINGS: dict[type[nn.Module], Any] = {
+    nn.MaxPool1d: F.avg_pool1d,
+    nn.MaxPool2d: F.avg_pool2d,
+    nn.MaxPool3d: F.avg_pool3d,
+}
+_ADAPTIVE_POOLINGS: dict[type[nn.Module], Any] = {
+    nn.AdaptiveMaxPool1d: F.adaptive_avg_pool1d,
+    nn.AdaptiveMaxPool2d: F.adaptive_avg_pool2d,
+    nn.AdaptiveMaxPool3d: F.adaptive_avg_pool3d,
+}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What lies on an input-output path of kept weights.
+
+    Attributes:
+        weights: bool, in the shapes of the masks, on the network's device.
+        inputs: bool, in the shape of one example.
+        outputs: bool [C].
+    """
+
+    weights: dict[str, Tensor]
+    inputs: Tensor
+    outputs: Tensor
+
+
+def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) -> Paths:
+    """Which kept weights, inputs and outputs lie on a path: the number of such weights is the effective size.
+
+    Effective sparsity, Vysogorets & Kempe 2021. A weight w does if and only if ∂R/∂w > 0 for the sum R over all paths
+    of the products of their kept weights, each set to 1; see `spl.linearized.path_gradients`. Every layer's output,
+    and every gradient that comes back to it, is replaced by whether it is positive, so that no depth over- or
+    underflows. Biases carry no paths, nor do activations cut them; max pooling, which passes on one of its inputs,
+    counts as an average over all of them (but not where it is dilated).
+
+    Args:
+        network: maps [N, ...] to [N, C]; left as it was found.
+        masks: bool, by the name of a layer's weight; other parameters are kept.
+        inputs: [N, ...]; only its shape counts.
+    """
+    whole = _Whole(network, inputs[:1])
+    weights = {name: torch.ones_like(p) for name, p in whole.named_parameters() if not name.endswith("bias")}
+    weights |= {f"network.{name}": mask.to(weights[f"network.{name}"]) for name, mask in masks.items()}
+    layers = {network.get_submodule(name.rpartition(".")[0]) for name in masks}
+    with undisturbed(network), _counting_paths(network, layers):
+        found = {name: gradient > 0 for name, gradient in path_gradients(whole, weights, inputs).items()}
+    on_paths = {name: found[f"network.{name}"] & mask.to(whole.gate.device) for name, mask in masks.items()}
+    return Paths(on_paths, found["gate"], whole.reached)
+
+
+class _Whole(nn.Module):
+    """A network whose input passes through a gate of weights, and which notes what it reaches."""
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.gate = nn.Parameter(torch.ones_like(example[0]))
+        self.reached = torch.empty(0, dtype=torch.bool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output."""
+        output: Tensor = self.network(x * self.gate)
+        self.reached = output.detach()[0] > 0
+        return output
+
+
+class _Reached(torch.autograd.Function):
+    """x > 0 as numbers, forward; g > 0 as numbers, backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x > 0).to(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (gradient > 0).to(gradient)
+
+
+@contextmanager
+def _counting_paths(network: nn.Module, layers: set[nn.Module]) -> Iterator[None]:
+    """Let `layers` say what they reach, and max pooling average."""
+    hooks = [layer.register_forward_hook(lambda _, __, output: _Reached.apply(output)) for layer in layers]
+    hooks += [
+        module.register_forward_hook(_average)
+        for module in network.modules()
+        if type(module) in _POOLINGS or type(module) in _ADAPTIVE_POOLINGS
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _average(pooling: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    averaged: Tensor
+    if type(pooling) in _ADAPTIVE_POOLINGS:
+        averaged = _ADAPTIVE_POOLINGS[type(pooling)](inputs[0], pooling.output_size)
+    elif pooling.dilation in (1, (1, 1), (1, 1, 1)):
+        window = (pooling.kernel_size, pooling.stride, pooling.padding, pooling.ceil_mode)
+        averaged = _POOLINGS[type(pooling)](inputs[0], *window)
+    else:
+        return output
+    return averaged
