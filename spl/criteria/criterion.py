@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,7 @@ class Subject:
             criterion, or the number of rounds, is more than one.
         loss: of logits and labels, summed over examples.
         keep: how many weights this round will keep.
+        memo: what a criterion keeps for its next round; gone after the last.
     """
 
     network: nn.Module
@@ -71,6 +72,7 @@ class Subject:
     batches: Iterable[Batch]
     loss: Loss
     keep: int
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -92,11 +94,15 @@ class Criterion(ABC):
         schedule: the rounds that it takes unless others are asked for.
     """
 
-    needs_data: ClassVar[bool]
-    passes: ClassVar[int] = 1
-    revives: ClassVar[bool] = False
-    schedule: ClassVar[Schedule] = OneShot()
+    needs_data: bool
+    passes: int = 1
+    revives: bool = False
+    schedule: Schedule = OneShot()
 
     @abstractmethod
     def __call__(self, subject: Subject) -> Scores:
         """Finite scores in the shapes of `subject.weights`, keyed as they are."""
+
+    def rearranged(self, scores: Scores) -> Scores:
+        """What to select by, of the last round's scores: the scores themselves."""
+        return scores
