@@ -110,7 +110,7 @@ class _Layer:
         flat = self.product.flatten(1)
         rows = flat.amax(1) > 0
         columns = flat.amax(0).view(len(self.columns), -1).amax(1) > 0
-        if int(rows.sum()) * int(columns.sum()) < _WORTH * rows.numel() * columns.numel():
+        if 0 < int(rows.sum()) * int(columns.sum()) < _WORTH * rows.numel() * columns.numel():
             self.rows, self.columns = self.rows[rows], self.columns[columns]
             self.weight = self.scores.new_empty(len(self.rows), len(self.columns), *self.scores.shape[2:])
             self.product = torch.empty_like(self.weight)

@@ -50,18 +50,18 @@ class NTKSAP(Criterion):
     def __call__(self, subject: Subject) -> Scores:
         """The absolute gradients with respect to the mask."""
         inputs, _ = next(iter(subject.batches))
-        masks = {
-            name: torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)
+        leaves = {
+            name: (torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)).requires_grad_()
             for name, w in subject.weights.items()
         }
-        leaves = {name: mask.requires_grad_() for name, mask in masks.items()}
-        total = [torch.zeros_like(mask) for mask in masks.values()]
+        total = [torch.zeros_like(mask) for mask in leaves.values()]
         twin = copy.deepcopy(subject.network).cpu()
+        parameters = dict(twin.named_parameters())
         with seeded(self.seed, subject.keep):
             for _ in range(self.draws):
                 if self.initializer is not None:
                     self.initializer(twin)
-                weights = {name: dict(twin.named_parameters())[name].detach() for name in leaves}
+                weights = {name: parameters[name].detach() for name in leaves}
                 others = {name: w + self.perturbation * torch.randn_like(w) for name, w in weights.items()}
                 z = torch.randn(inputs.shape, dtype=inputs.dtype).to(inputs.device)
                 change = _outputs(subject, leaves, weights, z) - _outputs(subject, leaves, others, z)

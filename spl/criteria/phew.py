@@ -72,8 +72,8 @@ def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator)
         keep: how many edges to use.
         generator: on the CPU.
     """
-    forth = [_Steps(layer.transpose(0, 1)) for layer in layers]
-    back = [_Steps(layer) for layer in layers]
+    forth = [Steps(layer.transpose(0, 1)) for layer in layers]
+    back = [Steps(layer) for layer in layers]
     unused = torch.iinfo(torch.int64).max
     first = [torch.full(layer.shape, unused) for layer in layers]
     walks, used, before = 0, 0.0, -math.inf
@@ -86,7 +86,7 @@ def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator)
     return [f.masked_fill(f == unused, -1) for f in first]
 
 
-def _walk_forth(steps: list["_Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+def _walk_forth(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
     """Walk from the inputs, each in turn; a unit that several inputs of the next layer come from takes any of them."""
     units = walks // 2 % first[0].shape[1]
     outputs = first[0].shape[1]
@@ -98,7 +98,7 @@ def _walk_forth(steps: list["_Steps"], first: list[Tensor], walks: Tensor, gener
         units, outputs = ends, seen.shape[0]
 
 
-def _walk_back(steps: list["_Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+def _walk_back(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
     """Walk from the outputs, each in turn, to the inputs."""
     units = walks // 2 % first[-1].shape[0]
     inputs = first[-1].shape[0]
@@ -114,7 +114,7 @@ def _note(seen: Tensor, outputs: Tensor, inputs: Tensor, taps: Tensor, walks: Te
     seen.view(-1).scatter_reduce_(0, edges, walks, "amin")
 
 
-class _Steps:
+class Steps:
     """Where a walk may go from each unit of a layer, by inversion of the cumulative sums of all edges in a row."""
 
     def __init__(self, edges: Tensor) -> None:
