@@ -1,25 +1,28 @@
 """Synaptic flow through a network that loses weights round by round."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.grad import conv2d_input
 
-from spl.linearized import absolute_state, forwards, linear_forwards, one_example
+from spl.linearized import absolute_state, batch_norm_scale, forwards, linear_forwards, one_example, scales, times
 
-_WORTH = 0.9  # channels are dropped where that spares a tenth of the products
+_ROUNDS = 5  # from one search for dead channels to the next
+_FEW = 4  # a product of patches is the faster where there are so many times more channels than positions
+_WORTH = 0.9  # they are dropped where that spares a tenth of a layer's products
 
 
 class Flow:
     """|w| ⊙ ∂R/∂|w| of `spl.linearized.path_gradients`, again and again while weights become 0.
 
     What takes the time of a round is done once or not at all: absolute weights and scores stay where they are in
-    memory, no gradient is taken with respect to a weight (scores are products of what flows into a layer and what
-    flows back into it), and channels through which nothing flows any more drop out of the products.
+    memory, channels through which nothing flows any more drop out of the products, and convolutions with more channels
+    than positions are products of their patches.
 
     Args:
         network: the network, whose parameters are read in each round; what is 0 stays 0.
@@ -28,34 +31,46 @@ class Flow:
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], inputs: Tensor) -> None:
+        parameters = dict(network.named_parameters())
         self.network = network
-        self.names = list(names)
         self.ones = one_example(inputs)
-        self.forwards = linear_forwards(network)
+        self.scored = {name: parameters[name] for name in names}
+        owners = {id(parameter): name for name, parameter in self.scored.items()}
         self.layers: dict[str, _Layer] = {}
-        owners = {id(parameter): name for name, parameter in network.named_parameters()}
+        self.forwards = linear_forwards(network)
         for module in network.modules():
-            if _is_product(module) and owners[id(module.weight)] in self.names:
-                layer = self.layers.setdefault(owners[id(module.weight)], _Layer(module.weight))
+            name = owners.get(id(getattr(module, "weight", None)))
+            if name is not None and _is_product(module):
+                layer = self.layers.setdefault(name, _Layer(module.weight))
                 self.forwards[module] = partial(layer.forward, module)
-        self.others = [n for n in self.names if n not in self.layers and n.rpartition(".")[2] != "bias"]
+            elif name is None and scales(module):
+                self.forwards[module] = partial(times, batch_norm_scale(module).detach())
+        self.others = [n for n in self.scored if n not in self.layers and n.rpartition(".")[2] != "bias"]
         replaced = {path for path, module in network.named_modules() if module in self.forwards}
         self.state = {n: t for n, t in absolute_state(network).items() if n.rpartition(".")[0] not in replaced}
+        self.rounds = 0
 
     def scores(self) -> dict[str, Tensor]:
         """The scores, 0 where a weight is 0; they share their memory with those of the next call."""
-        parameters = dict(self.network.named_parameters())
-        others = {n: parameters[n].detach().double().abs().requires_grad_() for n in self.others}
-        pulse = self.ones.new_zeros((), requires_grad=True)
-        for layer in self.layers.values():
-            layer.begin(pulse)
+        layers = list(self.layers.values())
+        others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
+        leaves = [*others.values(), *(layer.begin() for layer in layers)]
         with torch.enable_grad(), forwards(self.forwards):
-            total = functional_call(self.network, self.state | others, (self.ones,)).sum()
-        _, *gradients = torch.autograd.grad(total, [pulse, *others.values()], allow_unused=True, materialize_grads=True)
-        scores = {n: torch.zeros_like(parameters[n], dtype=torch.float64) for n in self.names if n not in self.layers}
-        scores |= {name: layer.end() for name, layer in self.layers.items()}
-        scores |= {n: g.mul_(w.detach()) for (n, w), g in zip(others.items(), gradients, strict=True)}
-        return {name: scores[name] for name in self.names}
+            total = self._outputs(self.state | others).sum()
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        scores = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.scored.items() if n not in self.layers}
+        for (name, other), gradient in zip(others.items(), gradients, strict=False):
+            if gradient is not None:
+                scores[name] = gradient.mul_(other.detach())
+        for (name, layer), gradient in zip(self.layers.items(), gradients[len(others) :], strict=True):
+            scores[name] = layer.end(gradient, drop=self.rounds % _ROUNDS == 0)
+        self.rounds += 1
+        return {name: scores[name] for name in self.scored}
+
+    def _outputs(self, state: dict[str, Tensor]) -> Tensor:
+        """f(1), with these parameters for those that no layer replaces."""
+        outputs: Tensor = functional_call(self.network, state, (self.ones,)) if state else self.network(self.ones)
+        return outputs
 
 
 def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
@@ -73,100 +88,83 @@ class _Layer:
         self.rows = torch.arange(parameter.shape[0], device=parameter.device)
         self.columns = torch.arange(parameter.shape[1], device=parameter.device)
         self.scores = torch.empty(parameter.shape, dtype=torch.float64, device=parameter.device)
-        self.weight, self.product = torch.empty_like(self.scores), self.scores
-        self.used = False
+        self.weight, self.gradient = torch.empty_like(self.scores), self.scores
+        self.is_whole, self.has_gradient = True, False
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether no row and no column has been dropped."""
-        return self.product is self.scores
-
-    def begin(self, pulse: Tensor) -> None:
-        """Read the weights; `pulse` is what every output depends on."""
-        self.pulse, self.used = pulse, False
+    def begin(self) -> Tensor:
+        """The weights of this round, as a leaf."""
         weight = self.parameter.detach()
         if not self.is_whole:
             weight = weight.index_select(0, self.rows).index_select(1, self.columns)
         self.weight.copy_(weight).abs_()
+        self.has_gradient = False
+        self.leaf = self.weight.detach().requires_grad_()
+        return self.leaf
 
     def forward(self, module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
         """The layer's output, without bias."""
-        output: Tensor = _Product.apply(x, self.pulse, self, module)
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        x = x if self.is_whole else x.index_select(axis, self.columns)
+        product = _Product.apply(x, self.leaf, self) if isinstance(module, nn.Linear) else self._convolved(module, x)
+        return self._spread(product, axis)
+
+    def _convolved(self, module: nn.Conv2d, x: Tensor) -> Tensor:
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        padding = cast(tuple[int, ...], module.padding)
+        window = zip(x.shape[2:], kernel, dilation, padding, stride, strict=True)
+        sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in window]
+        if _FEW * math.prod(sides) > len(self.weight):
+            return F.conv2d(x, self.leaf, None, stride, padding, dilation)
+        patches = F.unfold(x, kernel, dilation, padding, stride)
+        output: Tensor = _Product.apply(patches.mT, self.leaf, self).mT.unflatten(-1, sides)
         return output
 
-    def add(self, back: Tensor, patches: Tensor) -> None:
-        """Add δ xᵀ, the sum over positions, to the gradient."""
-        gradient = self.product.view(len(self.weight), -1)
-        torch.addmm(gradient, back, patches.mT, beta=float(self.used), out=gradient)
-        self.used = True
+    def _spread(self, y: Tensor, axis: int) -> Tensor:
+        """Rows that carry flow among those that do not."""
+        if self.is_whole:
+            return y
+        shape = list(y.shape)
+        shape[axis] = len(self.scores)
+        return y.new_zeros(shape).index_copy(axis, self.rows, y)
 
-    def end(self) -> Tensor:
-        """The scores; from now on without the rows and columns that have none."""
-        if not self.used:
-            self.product.zero_()
-        self.product.mul_(self.weight)
+    def add_(self, back: Tensor, x: Tensor) -> None:
+        """Add backᵀ x, the sum over positions, to the gradient."""
+        gradient = self.gradient.view(len(self.weight), -1)
+        torch.addmm(gradient, back.flatten(0, -2).mT, x.flatten(0, -2), beta=float(self.has_gradient), out=gradient)
+        self.has_gradient = True
+
+    def end(self, gradient: Tensor | None, drop: bool) -> Tensor:
+        """The scores; from now on, if asked, without the rows and columns that have none."""
+        if not self.has_gradient:
+            self.gradient.zero_()
+        if gradient is not None:
+            self.gradient.add_(gradient)
+        self.gradient.mul_(self.weight)
         if not self.is_whole:
-            self.scores[self.rows[:, None], self.columns] = self.product
-        flat = self.product.flatten(1)
+            self.scores[self.rows[:, None], self.columns] = self.gradient
+        if drop:
+            self._drop_dead()
+        return self.scores
+
+    def _drop_dead(self) -> None:
+        flat = self.gradient.flatten(1)
         rows = flat.amax(1) > 0
         columns = flat.amax(0).view(len(self.columns), -1).amax(1) > 0
         if 0 < int(rows.sum()) * int(columns.sum()) < _WORTH * rows.numel() * columns.numel():
             self.rows, self.columns = self.rows[rows], self.columns[columns]
             self.weight = self.scores.new_empty(len(self.rows), len(self.columns), *self.scores.shape[2:])
-            self.product = torch.empty_like(self.weight)
-        return self.scores
+            self.gradient, self.is_whole = torch.empty_like(self.weight), False
 
 
 class _Product(torch.autograd.Function):
-    """A layer's output, as one matrix product; what flows back into it becomes the layer's scores."""
+    """x Wᵀ, with a gradient of W that goes where the scores are."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pulse: Tensor, layer: _Layer, module: nn.Linear | nn.Conv2d) -> Tensor:
-        axis = -1 if isinstance(module, nn.Linear) else 1
-        x_live = _selected(x, axis, layer.columns)
-        patches, positions = _patches(module, x_live)
-        ctx.layer, ctx.module, ctx.axis, ctx.patches, ctx.shapes = layer, module, axis, patches, (x.shape, x_live.shape)
-        product = (layer.weight.flatten(1) @ patches).view(-1, *positions)
-        return _spread(product.movedim(0, axis), axis, layer.rows, len(layer.scores))
+    def forward(ctx: Any, x: Tensor, leaf: Tensor, layer: _Layer) -> Tensor:
+        ctx.x, ctx.layer = x, layer
+        return F.linear(x, leaf.flatten(1))
 
     @staticmethod
-    def backward(ctx: Any, *flows: Tensor) -> tuple[Tensor | None, None, None, None]:
-        layer, module, (shape, live) = ctx.layer, ctx.module, ctx.shapes
-        back = _selected(flows[0], ctx.axis, layer.rows)
-        layer.add(back.movedim(ctx.axis, 0).flatten(1), ctx.patches)
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        if isinstance(module, nn.Linear):
-            gradient = back @ layer.weight
-        else:
-            how = module.stride, module.padding, module.dilation
-            gradient = conv2d_input(live, layer.weight, back.contiguous(), *how)  # type: ignore[no-untyped-call]
-        return _spread(gradient, ctx.axis, layer.columns, shape[ctx.axis]), None, None, None
-
-
-def _selected(x: Tensor, axis: int, index: Tensor) -> Tensor:
-    return x if len(index) == x.shape[axis] else x.index_select(axis, index)
-
-
-def _spread(x: Tensor, axis: int, index: Tensor, size: int) -> Tensor:
-    """The inverse of `_selected`, with zeros between."""
-    if len(index) == size:
-        return x
-    shape = list(x.shape)
-    shape[axis] = size
-    return x.new_zeros(shape).index_copy(axis, index, x)
-
-
-def _patches(module: nn.Linear | nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """What each output is a product with, [in · kernel, positions], and the shape of the positions."""
-    if isinstance(module, nn.Linear):
-        return x.reshape(-1, x.shape[-1]).mT, tuple(x.shape[:-1])
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    (top, left) = (int(p) for p in module.padding)
-    x = nn.functional.pad(x, (left, left, top, top)).contiguous()
-    taps = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)]
-    n, c, h, w = x.stride()
-    sizes = (x.shape[1], *kernel, len(x), *taps)
-    strides = (c, h * dilation[0], w * dilation[1], n, h * stride[0], w * stride[1])
-    patches = x.as_strided(sizes, strides).reshape(x.shape[1] * kernel[0] * kernel[1], -1)
-    return patches, (len(x), *taps)
+    def backward(ctx: Any, *backs: Tensor) -> tuple[Tensor | None, None, None]:
+        ctx.layer.add_(backs[0], ctx.x)
+        return backs[0] @ ctx.layer.weight.flatten(1) if ctx.needs_input_grad[0] else None, None, None

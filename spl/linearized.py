@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def linear_forwards(network: nn.Module) -> dict[nn.Module, Callable[[Tensor], Te
     """What activations and normalizations do instead: nothing, or scale."""
     instead: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for module in network.modules():
-        if isinstance(module, _BatchNorm):
+        if scales(module):
             instead[module] = partial(_scaled, module)
         elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase, _DropoutNd, *ACTIVATIONS)):
             instead[module] = _unchanged
@@ -72,12 +73,25 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def scales(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether it is a BatchNorm with a scale of its own."""
+    return isinstance(module, _BatchNorm) and (module.affine or module.running_var is not None)
+
+
 def _scaled(norm: _BatchNorm, x: Tensor) -> Tensor:
-    scale = x.new_ones(norm.num_features)
+    return times(batch_norm_scale(norm), x)
+
+
+def batch_norm_scale(norm: _BatchNorm) -> Tensor:
+    """|γ|/√(σ² + ε) by channel, of what there is of it."""
+    factors = [norm.weight.double().abs()] if norm.affine else []
     if norm.running_var is not None:
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.abs()
+        factors.append((norm.running_var.double() + norm.eps).rsqrt())
+    return reduce(torch.mul, factors)
+
+
+def times(scale: Tensor, x: Tensor) -> Tensor:
+    """Each channel of x [N, channels, ...] times its scale."""
     return x * scale.view(-1, *(1,) * (x.ndim - 2))
 
 

@@ -40,6 +40,7 @@ class Convolutions(nn.Sequential):
             nn.Linear(10, 4),
             nn.LayerNorm(4),
             nn.LeakyReLU(),
+            nn.BatchNorm1d(4, affine=False, track_running_stats=False),
             nn.Linear(4, 3),
         )
         for buffer in (self[1].running_var, self[1].running_mean):
