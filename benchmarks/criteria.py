@@ -43,7 +43,7 @@ def scoring(network: nn.Module, criterion: Criterion, inputs: Tensor, labels: Te
     weights = {name: p.detach() for name, p in prunable_parameters(network).items()}
     keep = sum(weight.numel() for weight in weights.values()) // 10
     loss = scoring_loss("labels")
-    memo: dict[str, object] = {}
+    memo: dict[Criterion, object] = {}
 
     def score() -> None:
         criterion(Subject(network, weights, None, [(inputs, labels)], loss, keep, memo))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from spl.criteria import SynFlow
 from spl.masks import Masks
 from spl.networks import VGG16, ResNet
-from spl.pruning import prunable_parameters, prune
+from spl.pruning import keep_count, prunable_parameters, prune
+from spl.schedules import Exponential
 
 SPARSITY, ROUNDS = 0.9, 100
 
@@ -48,10 +49,9 @@ def usual(network: nn.Module, images: Tensor) -> Masks:
     size = sum(weight.numel() for weight in weights.values())
     ones = torch.ones(1, *images.shape[1:], dtype=torch.float64)
     masks: dict[str, Tensor] = {}
-    for n in range(1, ROUNDS + 1):
+    for keep in Exponential(ROUNDS).keeps(size, keep_count(size, SPARSITY)):
         scores = usual_scores(network, weights, ones)
         flat = torch.cat([score.flatten() for score in scores.values()])
-        keep = round(size * (1 - SPARSITY) ** (n / ROUNDS))
         threshold = flat.kthvalue(size - keep).values
         masks = {name: score > threshold for name, score in scores.items()}
         with torch.no_grad():

@@ -52,6 +52,7 @@ class Flow:
 
     def scores(self) -> dict[str, Tensor]:
         """The scores, 0 where a weight is 0; they share their memory with those of the next call."""
+        self.rounds += 1
         layers = list(self.layers.values())
         others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
         leaves = [*others.values(), *(layer.begin() for layer in layers)]
@@ -64,7 +65,6 @@ class Flow:
                 scores[name] = gradient.mul_(other.detach())
         for (name, layer), gradient in zip(self.layers.items(), gradients[len(others) :], strict=True):
             scores[name] = layer.end(gradient, drop=self.rounds % _ROUNDS == 0)
-        self.rounds += 1
         return {name: scores[name] for name in self.scored}
 
     def _outputs(self, state: dict[str, Tensor]) -> Tensor:
@@ -135,11 +135,12 @@ class _Layer:
 
     def end(self, gradient: Tensor | None, drop: bool) -> Tensor:
         """The scores; from now on, if asked, without the rows and columns that have none."""
-        if not self.has_gradient:
-            self.gradient.zero_()
-        if gradient is not None:
-            self.gradient.add_(gradient)
-        self.gradient.mul_(self.weight)
+        if gradient is not None and self.has_gradient:  # in different modules, as patches and as an image
+            self.gradient.add_(gradient).mul_(self.weight)
+        elif self.has_gradient:
+            self.gradient.mul_(self.weight)
+        else:
+            torch.mul(self.weight, 0.0 if gradient is None else gradient, out=self.gradient)
         if not self.is_whole:
             self.scores[self.rows[:, None], self.columns] = self.gradient
         if drop:

@@ -21,7 +21,7 @@ def test_scores_of_a_linear_network_by_hand():
     # f(z; θ ⊙ m) − f(z; (θ+Δθ) ⊙ m) = −Σ_j Δθ_j m_j z_j, whatever θ: its square has the gradient
     # 2 (Σ_k Δθ_k z_k) Δθ_j z_j at m = 1
     scores = NTKSAP(perturbation=0.5, draws=1, seed=3)(subject(chain([[7.0, -2.0]]), batch(2, 2)))["fc1.weight"]
-    with seeded(3, 1):
+    with seeded(3 + 1):
         HeNormal().fill_(torch.empty(1, 2, dtype=torch.float64))
         change = 0.5 * torch.randn(1, 2, dtype=torch.float64)
         z = torch.randn(2, 2, dtype=torch.float64)

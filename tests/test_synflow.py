@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from spl.criteria import Magnitude, SynFlow
 from spl.flow import Flow
 from spl.linearized import path_gradients
-from spl.masks import Masks
+from spl.masks import Masks, top_k
 from spl.networks import MLP, VGG16, ResNet, WideResNet
 from spl.pruning import prunable_parameters, prune
 from spl.schedules import Exponential, OneShot
@@ -129,7 +130,10 @@ def test_no_layer_collapses_where_one_shot_pruning_loses_some():
     ],
     ids=["convolutions", "vgg16", "resnet", "wide_resnet", "mlp"],
 )
-def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_die(network, shape, precision):
+def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_die(
+    monkeypatch, network, shape, precision
+):
+    monkeypatch.setattr("spl.flow._ROUNDS", 1)
     network = network().to(precision).train()
     parameters = dict(network.named_parameters())
     flow = Flow(network, parameters, torch.zeros(1, *shape, dtype=precision))
@@ -144,7 +148,8 @@ def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_d
             torch.testing.assert_close(scores, expected, check_dtype=False)
 
 
-def test_dead_channels_drop_out_of_the_products():
+def test_dead_channels_drop_out_of_the_products(monkeypatch):
+    monkeypatch.setattr("spl.flow._ROUNDS", 1)
     network = chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]])
     flow = Flow(network, ["fc1.weight", "fc2.weight", "fc3.weight"], torch.zeros(1, 2))
     network.fc1.weight.data[0] = 0.0
@@ -171,24 +176,20 @@ def test_a_layer_that_the_output_does_not_need_has_no_flow():
 # In rounds
 
 
-def test_rounds_share_their_work_and_give_the_masks_of_rounds_that_do_not():
+def test_rounds_share_their_work_and_give_the_masks_of_rounds_that_do_not(monkeypatch):
+    monkeypatch.setattr("spl.flow._ROUNDS", 1)
     network = ResNet(1)
-    parameters = prunable_parameters(network)
-    weights = {name: p.detach().clone() for name, p in parameters.items()}
+    weights = prunable_parameters(network)
     batches = [(torch.zeros(1, 3, 16, 16), torch.zeros(1))]
-    together, memo = None, {}
+    criterion, memo, masks = SynFlow(), {}, None
     for keep in Exponential(5).keeps(sum(p.numel() for p in weights.values()), 700):
-        given = subject(network, batches, together, keep, include_bias=False)
-        object.__setattr__(given, "memo", memo)
-        shared = {name: s.clone() for name, s in SynFlow()(given).items()}
-        object.__setattr__(given, "memo", {})
+        given = subject(network, batches, masks, keep, include_bias=False)
         alone = SynFlow()(given)
+        shared = criterion(replace(given, memo=memo))
         for name in alone:
             torch.testing.assert_close(shared[name], alone[name])
-        flat = torch.cat([s.flatten() for s in alone.values()])
-        threshold = flat.kthvalue(len(flat) - keep + 1).values
-        together = Masks({name: s >= threshold for name, s in alone.items()})
-    assert together.kept == 700
+        masks = top_k(alone, keep)
+    assert not all(layer.is_whole for layer in memo[criterion].layers.values())
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "batch"])

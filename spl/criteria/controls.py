@@ -72,8 +72,9 @@ class RedrawnWeights(_Control):
 
     def __call__(self, subject: Subject) -> Scores:
         """The other's scores of the other weights, with the same ones pruned."""
-        twin, weights = subject.memo.setdefault("redrawn", None) or self._redrawn(subject)
-        subject.memo["redrawn"] = twin, weights
+        if self not in subject.memo:
+            subject.memo[self] = self._redrawn(subject)
+        twin, weights = subject.memo[self]
         if subject.masks is not None:
             parameters = dict(twin.named_parameters())
             with torch.no_grad():

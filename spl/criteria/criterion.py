@@ -63,7 +63,7 @@ class Subject:
             criterion, or the number of rounds, is more than one.
         loss: of logits and labels, summed over examples.
         keep: how many weights this round will keep.
-        memo: what a criterion keeps for its next round; gone after the last.
+        memo: what criteria keep, each under itself, for their next round; gone after the last.
     """
 
     network: nn.Module
@@ -72,7 +72,7 @@ class Subject:
     batches: Iterable[Batch]
     loss: Loss
     keep: int
-    memo: dict[str, Any] = field(default_factory=dict)
+    memo: dict["Criterion", Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -57,7 +57,7 @@ class NTKSAP(Criterion):
         total = [torch.zeros_like(mask) for mask in leaves.values()]
         twin = copy.deepcopy(subject.network).cpu()
         parameters = dict(twin.named_parameters())
-        with seeded(self.seed, subject.keep):
+        with seeded(self.seed + subject.keep):  # other draws in each round
             for _ in range(self.draws):
                 if self.initializer is not None:
                     self.initializer(twin)

@@ -7,8 +7,8 @@ import torch
 
 
 @contextmanager
-def seeded(*seeds: int) -> Iterator[None]:
-    """Let the CPU's global stream begin at `seeds`, and go on afterwards as if nothing had been drawn."""
+def seeded(seed: int) -> Iterator[None]:
+    """Let the CPU's global stream begin at `seed`, and go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(hash(seeds) % 2**63)  # of integers, a hash is always the same
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would start those of the GPUs anew
         yield

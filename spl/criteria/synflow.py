@@ -18,8 +18,8 @@ class SynFlow(Criterion):
 
     def __call__(self, subject: Subject) -> Scores:
         """Non-negative scores, 0 where a weight is pruned."""
-        flow = subject.memo.get("flow")
+        flow = subject.memo.get(self)
         if flow is None or flow.network is not subject.network:
             inputs, _ = next(iter(subject.batches))
-            flow = subject.memo["flow"] = Flow(subject.network, subject.weights, inputs)
+            flow = subject.memo[self] = Flow(subject.network, subject.weights, inputs)
         return flow.scores()
