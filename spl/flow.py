@@ -25,7 +25,7 @@ class Flow:
     than positions are products of their patches.
 
     Args:
-        network: the network, whose parameters are read in each round; what is 0 stays 0.
+        network: the network, whose parameters are read in each round; weights and scores that are 0 stay 0.
         names: of the parameters to score; biases carry no flow, and score 0.
         inputs: [N, ...]; only its shape counts.
     """

@@ -181,3 +181,13 @@ def test_criteria_read_data_only_if_they_say_so(criterion):
     reading = pytest.raises(AssertionError, match="read") if criterion.needs_data else nullcontext()
     with reading:
         score(network, prunable_parameters(network), criterion, Forbidden())
+
+
+@every_criterion
+def test_masks_do_not_depend_on_the_memory_format_or_on_compilation(criterion):
+    network = WithDropout().double()
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    other.compile()
+    data = batches(dtype=torch.float64)
+    masks = [prune(n, criterion, 0.5, data, schedule=rounds(criterion)).digest() for n in (network, other)]
+    assert masks[0] == masks[1]

@@ -31,15 +31,15 @@ def test_scores_of_a_linear_network_by_hand():
 
 def test_draws_are_averaged_before_the_absolute_value():
     # E 2 (Σ_k Δθ_k z_k) Δθ_j z_j = 2 ε² E z_j² = 2 ε²
-    scores = NTKSAP(perturbation=0.1, draws=4000)(subject(chain([[1.0, 1.0]]), batch(3, 2)))["fc1.weight"]
-    torch.testing.assert_close(scores, torch.full((1, 2), 0.02, dtype=torch.float64), rtol=0.1, atol=0)
+    scores = NTKSAP(perturbation=0.1, draws=1500)(subject(chain([[1.0, 1.0]]), batch(3, 2)))["fc1.weight"]
+    torch.testing.assert_close(scores, torch.full((1, 2), 0.02, dtype=torch.float64), rtol=0.15, atol=0)
 
 
 def test_what_is_pruned_is_perturbed_in_neither_network():
     masks = Masks({"fc1.weight": torch.tensor([[True, False]])})
-    criterion = NTKSAP(perturbation=0.1, draws=4000)
+    criterion = NTKSAP(perturbation=0.1, draws=1500)
     scores = criterion(subject(chain([[1.0, 1.0]]), batch(3, 2), masks))["fc1.weight"]
-    assert float(scores[0, 0]) == pytest.approx(0.02, rel=0.1)
+    assert float(scores[0, 0]) == pytest.approx(0.02, rel=0.15)
 
 
 def test_the_weights_are_drawn_afresh_or_are_the_networks_own():
@@ -55,9 +55,9 @@ def test_the_weights_are_drawn_afresh_or_are_the_networks_own():
 def test_the_network_s_own_weights_by_the_trace_of_the_tangent_kernel():
     # f = v m' w m z: to first order E‖Δf‖² = ε² ((∂f/∂w)² + (∂f/∂v)²) = ε² m² m'² (v² + w²) z², of which the gradient
     # with respect to either mask is 2 ε² (v² + w²) at 1, as E z² = 1
-    scores = NTKSAP(perturbation=1e-4, draws=4000, initializer=None)(subject(chain([[3.0]], [[2.0]]), batch(3, 1)))
+    scores = NTKSAP(perturbation=1e-4, draws=1500, initializer=None)(subject(chain([[3.0]], [[2.0]]), batch(3, 1)))
     for score in scores.values():
-        assert float(score) == pytest.approx(2e-8 * 13, rel=0.1)
+        assert float(score) == pytest.approx(2e-8 * 13, rel=0.15)
 
 
 def test_scores_depend_on_the_seed_and_on_no_other_stream():

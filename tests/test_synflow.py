@@ -166,6 +166,13 @@ def test_a_matrix_that_is_used_twice_has_the_flow_of_both_uses():
     assert scores.tolist() == [[1 * (4 + 3), 2 * (4 + 7)], [3 * (6 + 3), 4 * (6 + 7)]]
 
 
+def test_a_kernel_that_is_used_on_a_large_and_a_small_image_has_the_flow_of_both():
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    network = nn.Sequential(shared, nn.AdaptiveAvgPool2d(1), shared)
+    gradient = path_gradients(network, {"0.weight": shared.weight}, torch.zeros(1, 8, 6, 6))["0.weight"]
+    torch.testing.assert_close(synflow(network, (8, 6, 6))["0.weight"], gradient * shared.weight.double().abs())
+
+
 def test_a_layer_that_the_output_does_not_need_has_no_flow():
     network = chain([[1.0, 1.0]], [[2.0]])
     network.unused = nn.Identity()

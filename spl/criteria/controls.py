@@ -1,13 +1,12 @@
 """Controls: what a claim about a criterion has to beat. Wrappers round any other."""
 
-import copy
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
-from spl.criteria.streams import seeded
+from spl.criteria.streams import cpu_copy, seeded
 from spl.initializers import Initializer
 
 
@@ -85,7 +84,7 @@ class RedrawnWeights(_Control):
 
     def _redrawn(self, subject: Subject) -> tuple[nn.Module, Scores]:
         """A copy of the network with its new weights, and those again as constants."""
-        twin = copy.deepcopy(subject.network).cpu()
+        twin = cpu_copy(subject.network)
         with seeded(self.seed):
             self.initializer(twin)
         twin = twin.to(next(iter(subject.weights.values())).device)

@@ -12,7 +12,7 @@ from spl.errors import InputError
 class GraSP(Criterion):
     """w ⊙ H g: how much the squared norm of the gradient g would fall without the weight; reads labelled data, twice.
 
-    Wang et al. 2020 (2002.07376), equation 8: removing w changes ‖g‖² by −2 w (H g) to first order, and the weights
+    Wang et al. 2020 (2002.07376): removing w changes ‖g‖² by −2 w (H g) to first order, and the weights
     with the largest such change go first, so scores have a sign. g and H are the gradient and the Hessian of the loss
     over all examples, at logits divided by a temperature; H g is exact.
 

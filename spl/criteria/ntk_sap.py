@@ -1,13 +1,11 @@
 """NTK-SAP: what the spectrum of the neural tangent kernel owes to each weight."""
 
-import copy
-
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from spl.criteria.criterion import Criterion, Scores, Subject
-from spl.criteria.streams import seeded
+from spl.criteria.streams import cpu_copy, seeded
 from spl.errors import InputError
 from spl.initializers import HeNormal, Initializer
 from spl.schedules import Exponential
@@ -16,10 +14,11 @@ from spl.schedules import Exponential
 class NTKSAP(Criterion):
     """|∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²|, m the mask; of the data it reads the shape of one batch.
 
-    Wang, Li & Sun 2023 (2304.02840), equation 6: the expectation is the trace of the tangent kernel, up to the factor
-    ε². Inputs z are standard normal, Δθ normal with standard deviation ε, and θ is drawn afresh each time, so that no
-    single initialization decides. The defaults are the authors' for CIFAR-10, in 20 rounds of exponentially falling
-    density. Everything is drawn on the CPU from a stream of its own: equal on every rank and device.
+    Wang, Li & Sun 2023 (2304.02840): the expectation is the trace of the tangent kernel, up to the factor ε². Inputs z
+    are standard normal, Δθ normal with standard deviation ε, and θ is drawn afresh each time, so that no single
+    initialization decides. The defaults are the authors' for CIFAR-10, in 20 rounds of exponentially falling density;
+    they let BatchNorm take the statistics of z, which is `batch_norm: batch`. Everything is drawn on the CPU from a
+    stream of its own: equal on every rank and device.
 
     Args:
         perturbation: ε.
@@ -55,7 +54,7 @@ class NTKSAP(Criterion):
             for name, w in subject.weights.items()
         }
         total = [torch.zeros_like(mask) for mask in leaves.values()]
-        twin = copy.deepcopy(subject.network).cpu()
+        twin = cpu_copy(subject.network)
         parameters = dict(twin.named_parameters())
         with seeded(self.seed + subject.keep):  # other draws in each round
             for _ in range(self.draws):

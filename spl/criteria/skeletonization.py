@@ -17,7 +17,7 @@ class IterativeSNIP(ConnectionSensitivity):
 class FORCE(ConnectionSensitivity):
     """Foresight connection sensitivity: |Σ w ∂L/∂w|, w dense and ∂L/∂w in the pruned network; reads labelled data.
 
-    de Jorge et al. 2021 (2006.09081), equation 5. A pruned weight has a score too, and returns if it is large enough.
+    de Jorge et al. 2021 (2006.09081). A pruned weight has a score too, and returns if it is large enough.
     In 60 rounds of exponentially falling density, as in the authors' own examples.
     """
 

@@ -1,9 +1,17 @@
-"""Random streams beside the global one."""
+"""Random draws beside the global stream, the same on every device."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+
+
+def cpu_copy(network: nn.Module) -> nn.Module:
+    """A copy in which what is drawn does not depend on the device and memory format of `network`."""
+    twin: nn.Module = copy.deepcopy(network).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return twin
 
 
 @contextmanager
