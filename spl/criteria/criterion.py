@@ -104,5 +104,10 @@ class Criterion(ABC):
         """Finite scores in the shapes of `subject.weights`, keyed as they are."""
 
     def rearranged(self, scores: Scores) -> Scores:
-        """What to select by, of the last round's scores: the scores themselves."""
+        """The scores that the last round selects by; as they are, but for the controls that permute them.
+
+        Args:
+            scores: finite, one for each unit that the pattern keeps or prunes as a whole, in its shape; those of units
+                that an earlier round pruned for good are the lowest value of their type, below all others.
+        """
         return scores
