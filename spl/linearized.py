@@ -1,12 +1,15 @@
 """The linear network of non-negative weights that a network becomes where only its paths count."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, reduce
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from spl.modes import undisturbed
 
@@ -22,7 +25,8 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
 
     Tanaka et al. 2020, equation 2. f is the network with every activation replaced by the identity, biases and
     running means by 0, and its weights by their absolute values; normalization scales by |γ|/√(σ² + ε), σ² as
-    recorded, and is else left out.
+    recorded, and is else left out. Activations are `ACTIVATIONS`, the modules; a ReLU may also be a function, as
+    nothing here is negative.
 
     Args:
         network: left as it was found.
@@ -33,14 +37,18 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
         Gradients in the shapes of `weights`, non-negative.
     """
     leaves = {name: weight.detach().double().abs().requires_grad_() for name, weight in weights.items()}
-    state = _linear_state(network) | leaves
-    ones = torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)
-    with undisturbed(network), _straight(network):
-        total = functional_call(network, state, (ones,)).sum()
+    state = absolute_state(network) | leaves
+    with undisturbed(network), forwards(linear_forwards(network)):
+        total = functional_call(network, state, (one_example(inputs),)).sum()
     return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values()), materialize_grads=True), strict=True))
 
 
-def _linear_state(network: nn.Module) -> dict[str, Tensor]:
+def one_example(inputs: Tensor) -> Tensor:
+    """An example of ones, in float64."""
+    return torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)
+
+
+def absolute_state(network: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers in float64: without sign, and biases and running means 0."""
     state = {}
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -50,21 +58,55 @@ def _linear_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def linear_forwards(network: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    """What activations and normalizations do instead: nothing, or scale."""
+    instead: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for module in network.modules():
+        if scales(module):
+            instead[module] = partial(_scaled, module)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase, _DropoutNd, *ACTIVATIONS)):
+            instead[module] = _unchanged
+    return instead
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def scales(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether it is a BatchNorm with a scale of its own."""
+    return isinstance(module, _BatchNorm) and (module.affine or module.running_var is not None)
+
+
+def _scaled(norm: _BatchNorm, x: Tensor) -> Tensor:
+    return times(batch_norm_scale(norm), x)
+
+
+def batch_norm_scale(norm: _BatchNorm) -> Tensor:
+    """|γ|/√(σ² + ε) by channel, of what there is of it."""
+    factors = [norm.weight.double().abs()] if norm.affine else []
+    if norm.running_var is not None:
+        factors.append((norm.running_var.double() + norm.eps).rsqrt())
+    return reduce(torch.mul, factors)
+
+
+def times(scale: Tensor, x: Tensor) -> Tensor:
+    """Each channel of x [N, channels, ...] times its scale."""
+    return x * scale.view(-1, *(1,) * (x.ndim - 2))
+
+
 @contextmanager
-def _straight(network: nn.Module) -> Iterator[None]:
-    """Let activations, and normalizations by an example's own statistics, return their input."""
-
-    def input_itself(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return inputs[0]
-
-    own = (nn.LayerNorm, nn.GroupNorm, *ACTIVATIONS)
-    hooks = [
-        module.register_forward_hook(input_itself)
-        for module in network.modules()
-        if isinstance(module, own) or (isinstance(module, _NormBase) and not isinstance(module, _BatchNorm))
-    ]
+def forwards(instead: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Let modules compute something else, in evaluation mode."""
+    own = {module: (module.training, module.__dict__.get("forward")) for module in instead}
     try:
+        for module, forward in instead.items():
+            module.training = False
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module, (training, previous) in own.items():
+            module.training = training
+            del module.__dict__["forward"]
+            if previous is not None:
+                module.__dict__["forward"] = previous

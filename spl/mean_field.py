@@ -6,12 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from spl.linearized import ACTIVATIONS
+
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-_ACTIVATIONS = tuple(
-    getattr(nn, name)
-    for name in nn.modules.activation.__all__
-    if name not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
-)
 
 
 def critical_gain(activation: nn.Module, variance: float = 1 / 40) -> float:
@@ -43,7 +40,7 @@ def layer_gains(network: nn.Module) -> dict[str, float]:
         if isinstance(module, _LAYERS):
             last = f"{name}.weight" if name else "weight"
             gains[last] = 1.0
-        elif isinstance(module, _ACTIVATIONS) and last is not None:
+        elif isinstance(module, ACTIVATIONS) and last is not None:
             gains[last] = critical_gain(module)
             last = None
     return gains

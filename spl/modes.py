@@ -55,7 +55,7 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
 
 
 def _refuse_a_batch_of_one(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    if len(inputs[0]) == 1:
+    if module.training and len(inputs[0]) == 1:
         raise InputError(
             "BatchNorm cannot normalize a batch of one example by the batch's own statistics: take batches (of the "
             "spectrum: chunks) of two examples or more, or batch_norm: eval."

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,7 @@ class Subject:
             criterion, or the number of rounds, is more than one.
         loss: of logits and labels, summed over examples.
         keep: how many weights this round will keep.
+        memo: what criteria keep, each under itself, for their next round; gone after the last.
     """
 
     network: nn.Module
@@ -71,6 +72,7 @@ class Subject:
     batches: Iterable[Batch]
     loss: Loss
     keep: int
+    memo: dict["Criterion", Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -92,10 +94,10 @@ class Criterion(ABC):
         schedule: the rounds that it takes unless others are asked for.
     """
 
-    needs_data: ClassVar[bool]
-    passes: ClassVar[int] = 1
-    revives: ClassVar[bool] = False
-    schedule: ClassVar[Schedule] = OneShot()
+    needs_data: bool
+    passes: int = 1
+    revives: bool = False
+    schedule: Schedule = OneShot()
 
     @abstractmethod
     def __call__(self, subject: Subject) -> Scores:

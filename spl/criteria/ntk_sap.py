@@ -1,0 +1,78 @@
+"""NTK-SAP: what the spectrum of the neural tangent kernel owes to each weight."""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.streams import cpu_copy, seeded
+from spl.errors import InputError
+from spl.initializers import HeNormal, Initializer
+from spl.schedules import Exponential
+
+
+class NTKSAP(Criterion):
+    """|∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²|, m the mask; of the data it reads the shape of one batch.
+
+    Wang, Li & Sun 2023 (2304.02840): the expectation is the trace of the tangent kernel, up to the factor ε². Inputs z
+    are standard normal, Δθ normal with standard deviation ε, and θ is drawn afresh each time, so that no single
+    initialization decides. The defaults are the authors' for CIFAR-10, in 20 rounds of exponentially falling density;
+    they let BatchNorm take the statistics of z, which is `batch_norm: batch`. Everything is drawn on the CPU from a
+    stream of its own: equal on every rank and device.
+
+    Args:
+        perturbation: ε.
+        draws: how many z, θ and Δθ a round averages over.
+        initializer: what draws θ; null for the network's own weights.
+        seed: of the stream.
+    """
+
+    needs_data = True
+    schedule = Exponential(20)
+
+    def __init__(
+        self,
+        perturbation: float = 0.01,
+        draws: int = 5,
+        initializer: Initializer | None = HeNormal(),  # noqa: B008 (without state)
+        seed: int = 0,
+    ) -> None:
+        if not perturbation > 0:
+            raise InputError(f"perturbation must be positive, got {perturbation}.")
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, got {draws}.")
+        self.perturbation = perturbation
+        self.draws = draws
+        self.initializer = initializer
+        self.seed = seed
+
+    def __call__(self, subject: Subject) -> Scores:
+        """The absolute gradients with respect to the mask."""
+        inputs, _ = next(iter(subject.batches))
+        leaves = {
+            name: (torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)).requires_grad_()
+            for name, w in subject.weights.items()
+        }
+        total = [torch.zeros_like(mask) for mask in leaves.values()]
+        twin = cpu_copy(subject.network)
+        parameters = dict(twin.named_parameters())
+        with seeded(self.seed + subject.keep):  # other draws in each round
+            for _ in range(self.draws):
+                if self.initializer is not None:
+                    self.initializer(twin)
+                weights = {name: parameters[name].detach() for name in leaves}
+                others = {name: w + self.perturbation * torch.randn_like(w) for name, w in weights.items()}
+                z = torch.randn(inputs.shape, dtype=inputs.dtype).to(inputs.device)
+                change = _outputs(subject, leaves, weights, z) - _outputs(subject, leaves, others, z)
+                value = change.square().sum() / (self.draws * len(z))
+                gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+                torch._foreach_add_(total, gradients)
+        torch._foreach_abs_(total)
+        return dict(zip(leaves, total, strict=True))
+
+
+def _outputs(subject: Subject, masks: dict[str, Tensor], weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """f(z; θ ⊙ m)."""
+    masked = {name: weights[name].to(mask.device) * mask for name, mask in masks.items()}
+    outputs: Tensor = functional_call(subject.network, masked, (inputs,))
+    return outputs

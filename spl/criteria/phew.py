@@ -1,0 +1,133 @@
+"""PHEW: paths with higher edge weights."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.errors import InputError
+
+_WALKS = 10_000  # at once
+_WORTHWHILE = 0.01  # new weights per walk, below which the rest goes by magnitude
+
+
+class PHEW(Criterion):
+    """Weights in the order in which random walks first use them, a step's probability ∝ |w|; needs no data.
+
+    Patil & Dovrolis 2021 (2010.11354). Walks start at each input in turn and end at an output, or the other way round,
+    every second one, and keep the weights that they pass; walking stops when `Subject.keep` weights are kept. A walk
+    passes one weight of each layer, so it needs a network that is a chain: shortcuts without weights are ignored. What
+    no walk reached comes after, by magnitude, and biases last. The walks are drawn on the CPU from a stream of their
+    own: equal on every rank and device.
+
+    Args:
+        seed: of that stream.
+    """
+
+    needs_data = False
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Minus the number of the first walk that used a weight; weights without one below all of these."""
+        chain = {name: w for name, w in subject.weights.items() if w.ndim > 1}
+        check_chain(subject.network, chain)
+        layers = [w.abs().double().cpu().reshape(*w.shape[:2], -1) for w in chain.values()]
+        first = first_walks(layers, subject.keep, torch.Generator().manual_seed(self.seed))
+        last = max(int(f.max()) for f in first)
+        largest = max(float(layer.max()) for layer in layers) or 1.0
+        scores = {name: torch.full(w.shape, -last - 3.0, dtype=torch.float64) for name, w in subject.weights.items()}
+        for name, walk, magnitude in zip(chain, first, layers, strict=True):
+            score = torch.where(walk < 0, magnitude / largest - last - 2.0, -walk.double())
+            scores[name] = score.view(chain[name].shape)
+        return {name: score.to(subject.weights[name].device) for name, score in scores.items()}
+
+
+def check_chain(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raise an `InputError` that names the first layer which does not follow on the one before."""
+    remedy = "PHEW walks through a chain of layers: leave the layer out with exclude, or take SynFlow."
+    for name in weights:
+        layer = network.get_submodule(name.rpartition(".")[0])
+        if getattr(layer, "transposed", False) or getattr(layer, "groups", 1) > 1:
+            raise InputError(f"{name} is a grouped or transposed convolution, whose weights are no edges. {remedy}")
+    for (before, a), (name, b) in pairwise(weights.items()):
+        if b.shape[1] % a.shape[0]:
+            raise InputError(
+                f"{name} takes {b.shape[1]} inputs, which are not the {a.shape[0]} outputs of {before}. {remedy}"
+            )
+
+
+def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator) -> list[Tensor]:
+    """The number of the first walk through each edge, −1 for none, in the shapes of `layers`.
+
+    Walks 0, 2, … go from input to output and 1, 3, … back. They end once `keep` edges are used, or nearly all that
+    can be.
+
+    Args:
+        layers: non-negative edge weights [out, in, taps], the input layer first.
+        keep: how many edges to use.
+        generator: on the CPU.
+    """
+    forth = [Steps(layer.transpose(0, 1)) for layer in layers]
+    back = [Steps(layer) for layer in layers]
+    unused = torch.iinfo(torch.int64).max
+    first = [torch.full(layer.shape, unused) for layer in layers]
+    walks, used, before = 0, 0.0, -math.inf
+    while used < keep and used - before > _WORTHWHILE * _WALKS:
+        numbers = torch.arange(walks, walks + _WALKS)
+        _walk_forth(forth, first, numbers[::2], generator)
+        _walk_back(back, first, numbers[1::2], generator)
+        walks += _WALKS
+        before, used = used, sum(int((f < unused).sum()) for f in first)
+    return [f.masked_fill(f == unused, -1) for f in first]
+
+
+def _walk_forth(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+    """Walk from the inputs, each in turn; a unit that several inputs of the next layer come from takes any of them."""
+    units = walks // 2 % first[0].shape[1]
+    outputs = first[0].shape[1]
+    for step, seen in zip(steps, first, strict=True):
+        fan = seen.shape[1] // outputs
+        units = units * fan + torch.randint(fan, units.shape, generator=generator)
+        ends, taps = step.take(units, generator)
+        _note(seen, ends, units, taps, walks)
+        units, outputs = ends, seen.shape[0]
+
+
+def _walk_back(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+    """Walk from the outputs, each in turn, to the inputs."""
+    units = walks // 2 % first[-1].shape[0]
+    inputs = first[-1].shape[0]
+    for step, seen in zip(reversed(steps), reversed(first), strict=True):
+        units = units // (inputs // seen.shape[0])
+        ends, taps = step.take(units, generator)
+        _note(seen, units, ends, taps, walks)
+        units, inputs = ends, seen.shape[1]
+
+
+def _note(seen: Tensor, outputs: Tensor, inputs: Tensor, taps: Tensor, walks: Tensor) -> None:
+    edges = (outputs * seen.shape[1] + inputs) * seen.shape[2] + taps
+    seen.view(-1).scatter_reduce_(0, edges, walks, "amin")
+
+
+class Steps:
+    """Where a walk may go from each unit of a layer, by inversion of the cumulative sums of all edges in a row."""
+
+    def __init__(self, edges: Tensor) -> None:
+        units, ends, self.taps = edges.shape
+        self.edges = ends * self.taps
+        weights = edges.reshape(units, -1)
+        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)  # no way on: any way
+        self.sums = torch.cat([weights.new_zeros(1), weights.flatten().cumsum(0)])
+
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One random step from each of `units`: the unit at its end, and the tap."""
+        low, high = self.sums[units * self.edges], self.sums[(units + 1) * self.edges]
+        aims = low + (high - low) * torch.rand(units.shape, generator=generator, dtype=torch.float64)
+        found = torch.searchsorted(self.sums, aims, right=True) - 1
+        edges = found.clamp(max=(units + 1) * self.edges - 1) - units * self.edges  # where rounding went up to `high`
+        return edges // self.taps, edges % self.taps

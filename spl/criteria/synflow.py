@@ -1,0 +1,25 @@
+"""SynFlow: iterative synaptic flow pruning."""
+
+from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.flow import Flow
+from spl.schedules import Exponential
+
+
+class SynFlow(Criterion):
+    """|w| ⊙ ∂R/∂|w|, the flow of R = 1ᵀ f(1) through each weight; of the data it reads the shape of one batch.
+
+    Tanaka et al. 2020 (2006.05467), equation 2. f is the network without biases and activations and with absolute
+    weights (see `spl.linearized.path_gradients`), in float64. What flows into a hidden unit flows out of it, so in
+    rounds, 100 of exponentially falling density, no layer loses its last weight before the others have lost theirs.
+    """
+
+    needs_data = True
+    schedule = Exponential(100)
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Non-negative scores, 0 where a weight is pruned."""
+        flow = subject.memo.get(self)
+        if flow is None or flow.network is not subject.network:
+            inputs, _ = next(iter(subject.batches))
+            flow = subject.memo[self] = Flow(subject.network, subject.weights, inputs)
+        return flow.scores()

@@ -1,0 +1,43 @@
+"""What criteria are given to score, in tests."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from spl.criteria import Batch, Subject, scoring_loss
+from spl.masks import Masks
+
+
+def subject(
+    network: nn.Module,
+    batches: Iterable[Batch] = (),
+    masks: Masks | None = None,
+    keep: int = 1,
+    include_bias: bool = True,
+) -> Subject:
+    """The parameters of `network`, in the first round; with masks, in a later one: they are applied in place."""
+    names = [name for name, _ in network.named_parameters() if include_bias or not name.endswith("bias")]
+    parameters = dict(network.named_parameters())
+    weights = {name: parameters[name].detach().clone() for name in names}
+    if masks is not None:
+        masks.apply_(parameters)
+    return Subject(network, weights, masks, batches, scoring_loss("labels"), keep)
+
+
+def chain(*weights: list[list[float]], activation: type[nn.Module] = nn.Identity) -> nn.Sequential:
+    """Linear layers without biases and with these weights, in float64; their names are fc1, fc2, …"""
+    network = nn.Sequential()
+    for i, weight in enumerate(weights, start=1):
+        tensor = torch.tensor(weight, dtype=torch.float64)
+        layer = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, dtype=torch.float64)
+        layer.weight.data.copy_(tensor)
+        network.add_module(f"fc{i}", layer)
+        if i < len(weights):
+            network.add_module(f"act{i}", activation())
+    return network
+
+
+def examples(n: int, *shape: int, classes: int = 3) -> tuple[Tensor, Tensor]:
+    """Random inputs and labels, in float64."""
+    return torch.randn(n, *shape, dtype=torch.float64), torch.randint(classes, (n,))

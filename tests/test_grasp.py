@@ -1,0 +1,78 @@
+import pytest
+import torch
+from subjects import chain, examples, subject
+from torch import Tensor, nn
+
+from spl.criteria import GraSP
+from spl.errors import InputError
+from spl.pruning import prune
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def flat_gradient(network: nn.Module, batches: list, temperature: float) -> Tensor:
+    loss = sum(nn.functional.cross_entropy(network(x) / temperature, y, reduction="sum") for x, y in batches)
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def moved(network: nn.Module, step: Tensor) -> nn.Module:
+    start = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(start + step, network.parameters())
+    return network
+
+
+def test_scores_of_two_weights_by_hand():
+    # at logits (0, 0) of x = 1: p = 1/2, g = (p0 - 1, p1) = (-1/2, 1/2), H = p0 p1 [[1, -1], [-1, 1]], so that
+    # H g = 1/4 (-1, 1); with equal weights w the scores are w/4 (-1, 1): the weight whose growth lowers the loss goes
+    scores = GraSP(temperature=1.0)(subject(chain([[3.0], [3.0]]), [(torch.ones(1, 1).double(), torch.tensor([0]))]))
+    torch.testing.assert_close(scores["fc1.weight"], torch.tensor([[-0.75], [0.75]]).double())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+def test_the_hessian_vector_product_is_that_of_finite_differences(temperature):
+    net, batches = network(), [examples(6, 4), examples(3, 4)]
+    scores = GraSP(temperature)(subject(net, batches))
+    weights = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+    g = flat_gradient(net, batches, temperature)
+    step = 1e-5 * g / g.norm()
+    change = flat_gradient(moved(net, step), batches, temperature)
+    change -= flat_gradient(moved(net, -2 * step), batches, temperature)
+    product = change / 2e-5 * g.norm()
+    found = torch.cat([s.flatten() for s in scores.values()])
+    torch.testing.assert_close(found, weights * product, rtol=1e-6, atol=float(1e-7 * found.abs().max()))
+
+
+def test_removing_a_small_weight_changes_the_squared_norm_of_the_gradient_by_twice_its_score():
+    net, batches = network(), [examples(6, 4)]
+    net[0].weight.data[2, 1] = 1e-6
+    score = float(GraSP(1.0)(subject(net, batches))["0.weight"][2, 1])
+    with_it = flat_gradient(net, batches, 1.0).square().sum()
+    net[0].weight.data[2, 1] = 0.0
+    without = flat_gradient(net, batches, 1.0).square().sum()
+    assert float(without - with_it) == pytest.approx(-2 * score, rel=1e-4)
+
+
+def test_one_batch_is_read_once_and_several_twice():
+    reads = []
+
+    class Batches(list):
+        def __iter__(self):
+            reads.append(1)
+            return super().__iter__()
+
+    GraSP()(subject(network(), Batches([examples(6, 4)])))
+    assert len(reads) == 1
+    GraSP()(subject(network(), Batches([examples(6, 4), examples(2, 4)])))
+    assert len(reads) == 3
+
+
+def test_an_iterator_that_cannot_be_read_twice_is_an_error():
+    with pytest.raises(InputError, match="GraSP reads its batches several times"):
+        prune(network(), GraSP(), 0.5, iter([examples(6, 4)]))
+
+
+def test_a_temperature_that_is_not_positive_is_an_error():
+    with pytest.raises(InputError, match=r"temperature must be positive, got 0\.0"):
+        GraSP(temperature=0.0)

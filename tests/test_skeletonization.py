@@ -1,0 +1,60 @@
+import torch
+from subjects import chain, subject
+from torch import nn
+
+from spl.criteria import FORCE, ConnectionSensitivity, IterativeSNIP
+from spl.masks import Masks
+from spl.pruning import find_masks
+from spl.schedules import Exponential, OneShot
+
+BATCH = (torch.ones(1, 1, dtype=torch.float64), torch.tensor([0]))
+
+
+class Score(nn.Module):
+    """Logits (product of two weights + a third, 0)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0, 0.5, 0.3], dtype=torch.float64))
+
+    def forward(self, x):
+        a, b, c = self.weight
+        return torch.stack([x[:, 0] * (a * b + c), 0 * x[:, 0]], 1)
+
+
+def test_force_scores_pruned_weights_by_their_dense_values_and_the_gradient_of_the_pruned_network():
+    # with b pruned: dL/d(a, b, c) ∝ (b, a, 1) = (0, 2, 1), times the dense (2, 0.5, 0.3): (0, 1, 0.3)
+    masks = Masks({"weight": torch.tensor([True, False, True])})
+    scores = FORCE()(subject(Score(), [BATCH], masks))["weight"]
+    torch.testing.assert_close(scores, torch.tensor([0.0, 1.0, 0.3], dtype=torch.float64) / 1.3)
+
+
+def test_a_weight_returns_under_force_and_never_under_iterative_snip():
+    # scores ∝ (ab, ab, c) = (1.2, 1.2, 1.1) leave a; in the network of a alone they are (0, 1.2, 1.1): b comes, a goes
+    def masks(criterion, rounds):
+        network = Score()
+        network.weight.data = torch.tensor([1.0, 1.2, 1.1], dtype=torch.float64)
+        return find_masks(network, {"weight": network.weight}, criterion, 2 / 3, [BATCH], schedule=rounds)[0]["weight"]
+
+    class Twice(OneShot):
+        def keeps(self, size, keep):
+            return [keep, keep]
+
+    assert masks(FORCE(), OneShot()).tolist() == [True, False, False]
+    assert masks(FORCE(), Twice()).tolist() == [False, True, False]
+    assert masks(IterativeSNIP(), Twice()).tolist() == [True, False, False]
+
+
+def test_both_are_connection_sensitivity_in_the_first_round():
+    network = chain([[0.3, -0.2], [0.5, 0.1]], [[1.0, -1.0], [0.4, 0.2]])
+    batches = [(torch.randn(5, 2, dtype=torch.float64), torch.randint(2, (5,)))]
+    expected = ConnectionSensitivity()(subject(network, batches))
+    for criterion in (IterativeSNIP(), FORCE()):
+        scores = criterion(subject(network, batches))
+        assert all(torch.equal(scores[name], expected[name]) for name in expected)
+
+
+def test_rounds_and_revival_are_those_of_the_paper():
+    for criterion, revives in ((IterativeSNIP(), False), (FORCE(), True)):
+        assert isinstance(criterion.schedule, Exponential)
+        assert (criterion.schedule.rounds, criterion.revives) == (60, revives)
