@@ -15,7 +15,6 @@ from collections.abc import Callable
 from math import sqrt
 
 import torch
-from spl.scopes import Uniform
 from torch import nn
 
 from spl.criteria import Random
@@ -25,6 +24,7 @@ from spl.jacobian import Spectrum, singular_values
 from spl.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune
+from spl.scopes import Uniform
 
 
 def timed(correction: Correction, network: nn.Module, masks: Masks) -> tuple[dict[str, Change], float]:

@@ -14,10 +14,11 @@ from spl.criteria import (
 )
 from spl.criteria.streams import seeded
 from spl.initializers import Gaussian, HeNormal
-from spl.masks import Masks, top_k
+from spl.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune
 from spl.schedules import Exponential
+from spl.selection import top_k
 
 
 def network() -> nn.Sequential:

@@ -6,9 +6,9 @@ from torch import nn
 from spl.criteria import PHEW
 from spl.criteria.phew import Steps, first_walks
 from spl.errors import InputError
-from spl.masks import top_k
 from spl.networks import MLP, VGG16, LeNet300, ResNet, WideResNet
 from spl.pruning import prunable_parameters, prune
+from spl.selection import top_k
 
 
 def on_paths(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ def test_walking_ends_although_nearly_every_weight_is_asked_for(sparsity):
 def test_a_network_that_is_no_chain_is_an_error_that_names_the_layer():
     network = WideResNet(1, width_multiplier=2)
     message = (
-        r"stage1\.block1\.shortcut\.weight takes 16 inputs, .* the 32 outputs of stage1\.block1\.body\.conv2\.weight"
+        r"stage1\.block1\.body\.conv1\.weight takes 16 inputs, .* the 32 outputs of stage1\.block1\.shortcut\.weight"
     )
     with pytest.raises(InputError, match=message + r".*leave the layer out with exclude, or take SynFlow\."):
         prune(network, PHEW(), 0.5)

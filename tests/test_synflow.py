@@ -11,10 +11,11 @@ from torch import nn
 from spl.criteria import Magnitude, SynFlow
 from spl.flow import Flow
 from spl.linearized import path_gradients
-from spl.masks import Masks, top_k
+from spl.masks import Masks
 from spl.networks import MLP, VGG16, ResNet, WideResNet
 from spl.pruning import prunable_parameters, prune
 from spl.schedules import Exponential, OneShot
+from spl.selection import top_k
 
 
 def synflow(network: nn.Module, shape: tuple[int, ...], masks: Masks | None = None) -> dict[str, torch.Tensor]:
