@@ -24,11 +24,11 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
+from spl.criteria import ConnectionSensitivity, Criterion, GraSP, Magnitude, Random, SynFlow
 from spl.data import MNIST
 from spl.diagnosis import Diagnosis, Evidence, diagnose, judge
 from spl.initializers import Gaussian, GlorotNormal, HeNormal, Initializer, LeCunNormal, Orthogonal
-from spl.isometry import ApproximateIsometry, Correction
+from spl.isometry import EOI, ApproximateIsometry, Correction
 from spl.masks import BoundMasks, Masks
 from spl.module import sgd
 from spl.networks import MLP
@@ -45,12 +45,18 @@ INITIALIZERS: dict[str, Initializer] = {
     "VS-H": HeNormal(),
     **{f"SG({variance:g})": Gaussian(variance) for variance in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)},
 }
-CORRECTIONS: dict[str, Correction | None] = {"none": None, "isometry": ApproximateIsometry()}
+CORRECTIONS: dict[str, Correction | None] = {"none": None, "isometry": ApproximateIsometry(), "EOI": EOI()}
 SCOPES: dict[str, Scope] = {"Global": Global(), "Uniform": Uniform()}
 
 
 def criterion(name: str, seed: int) -> Criterion:
-    criteria = {"CS": ConnectionSensitivity(), "magnitude": Magnitude(), "random": Random(seed)}
+    criteria = {
+        "CS": ConnectionSensitivity(),
+        "SynFlow": SynFlow(),
+        "GraSP": GraSP(),
+        "magnitude": Magnitude(),
+        "random": Random(seed),
+    }
     return criteria[name]
 
 
@@ -117,10 +123,19 @@ def cases() -> list[Case]:
         *_grid("chosen", 2, "linear", 4, "LDI", {"CS": (0.9, 0.97), "random": (0.9,)}),
         *_grid("chosen", 2, "linear", 4, "LDI", {"random": (0.9, 0.98)}, ("isometry",)),
         *_grid("chosen", 2, "linear", 10, "LDI", {"CS": (0.0, 0.9), "random": (0.8,)}),
-        *_grid("checked", 3, "tanh", 8, "LDI", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
-        *_grid("checked", 3, "tanh", 3, "VS-L", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
-        *_grid("checked", 3, "relu", 5, "VS-H", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
-        *_grid("checked", 3, "linear", 6, "LDI", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
+        *_grid("chosen", 3, "tanh", 8, "LDI", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
+        *_grid("chosen", 3, "tanh", 3, "VS-L", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
+        *_grid("chosen", 3, "relu", 5, "VS-H", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
+        *_grid("chosen", 3, "tanh", 7, "LDI", {"SynFlow": (0.9, 0.99), "GraSP": (0.9, 0.99)}),
+        *_grid("chosen", 3, "tanh", 7, "LDI", {"CS": (0.9, 0.98)}, ("EOI",)),
+        *_grid("chosen", 3, "linear", 6, "LDI", {"CS": (0.9, 0.99), "random": (0.9, 0.98)}, both),
+        *_grid("checked", 4, "tanh", 9, "LDI", {"CS": (0.9, 0.98), "random": (0.9, 0.97)}, both),
+        *_grid("checked", 4, "tanh", 5, "VS-G", {"SynFlow": (0.9, 0.98), "GraSP": (0.9, 0.98)}, both),
+        *_grid("checked", 4, "tanh", 6, "LDI", {"CS": (0.9, 0.99), "random": (0.95,)}, ("EOI",)),
+        *_grid("checked", 4, "relu", 6, "VS-H", {"CS": (0.9, 0.97), "random": (0.9, 0.98)}, both),
+        *_grid("checked", 4, "relu", 9, "LDI", {"CS": (0.9,), "SynFlow": (0.95,)}, ("isometry",)),
+        *_grid("checked", 4, "linear", 5, "VS-L", {"CS": (0.97,), "random": (0.95,)}, both),
+        *_grid("checked", 4, "linear", 8, "LDI", {"CS": (0.0,)}),
     ]
 
 

@@ -45,11 +45,11 @@ def calibration():
         ({"reached": 9}, "Will train"),
         ({"sharpness": None}, "Will train"),
         ({"size": 159.0}, "Trains poorly: only 159 weights for each output lie on a path"),
-        ({"sharpness": 76.0}, "Trains poorly: the loss is too sharp, 76, for steps of 0.1 with "
+        ({"sharpness": 152.0}, "Trains poorly: the loss is too sharp, 152, for steps of 0.1 with "
          "momentum 0.9. Lower the learning rate below 0.05"),
         ({"sharpness": float("nan")}, "Trains poorly: the loss is too sharp"),
         ({"seen": 0.44}, "Trains poorly: it sees 44% of the variance of its input"),
-        ({"accuracy": TRAINED, "sharpness": 76.0}, "Will train: it has already, and answers 90% of the examples right"),
+        ({"accuracy": TRAINED, "sharpness": 152.0}, "Will train: it has already, and answers 90% of the examples right"),
     ],
 )  # fmt: skip
 def test_each_rule_says_what_was_measured_and_what_to_change(measured, says):

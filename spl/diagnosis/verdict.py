@@ -9,8 +9,9 @@ SILENT = 2e-3
 WEAK = 2.5e-4
 """Below this relative gradient, half of what weight decay takes in a step, a layer's weights are not moved enough."""
 
-STABLE = 38.0
-"""2 (1 + β)/η: where the loss is sharper, steps of η = 0.1 with momentum β = 0.9 climb, and do not descend."""
+STABLE = 76.0
+"""4 (1 + β)/η, for steps of η = 0.1 with momentum β = 0.9. Above half of it they climb at first, and yet the network
+falls back to where its loss is flatter; above it they diverge (the catapult of Lewkowycz et al. 2020)."""
 
 UNSEEN = 0.45
 """Below this share of the input's variance the network sees too little of it."""
