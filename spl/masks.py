@@ -51,7 +51,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def kept(self) -> int:
         """κ, the number of weights alive."""
-        return sum(int(mask.sum()) for mask in self.values())
+        return sum(int(mask.count_nonzero()) for mask in self.values())
 
     @property
     def sparsity(self) -> float:

@@ -132,27 +132,29 @@ def _cut(flat: Tensor) -> tuple[Tensor, ...]:
     return torch.split(flat, _CHUNK)
 
 
-def _kth_largest(pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]], size: int, k: int) -> tuple[float, int]:
+_Pieces = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]
+
+
+def _kth_largest(pieces: _Pieces, size: int, k: int) -> tuple[float, int]:
     """The k-th largest of the `size` values that are alive, and how many are greater.
 
     `low` and `high` are values, at first infinite, between which it lies; a pass over all narrows them to two of a
-    sample, or finds it to be one of these. Each pass leaves fewer between, so it ends whatever the distribution.
+    sample, or finds it to be one of these, or, where few enough lie between the two, among those. Each pass leaves
+    fewer between, so it ends whatever the distribution.
     """
     low, high = -math.inf, math.inf
     above, between = 0, size  # how many are at least `high`, and how many lie strictly between
+    most = max(_CANDIDATES, size // 16)
     generator = torch.Generator().manual_seed(0)
-    while between > max(_CANDIDATES, size // 16) and len(
-        sample := _sample(pieces, low, high, between ** (-1 / 3), generator)
-    ):
+    while between > most and len(sample := _sample(pieces, low, high, between ** (-1 / 3), generator)):
         expected = len(sample) * (k - above) / between
         margin = 4 * math.sqrt(expected * max(0.0, 1 - expected / len(sample))) + 1
         upper, lower = (
             float(sample[min(max(int(place), 0), len(sample) - 1)]) for place in (expected - margin, expected + margin)
         )
-        counts = [0, 0, 0, 0]
-        for chunk, alive in pieces():
-            for i, inside in enumerate((chunk > upper, chunk >= upper, chunk > lower, chunk >= lower)):
-                counts[i] += int(_and(inside, alive).count_nonzero())
+        counts, inside = _compared(pieces, upper, lower, most)
+        if inside is not None and counts[0] < k <= counts[3]:
+            return _kth(inside, k, counts[0])
         if k <= counts[0]:
             low, between = upper, counts[0] - above
         elif k <= counts[1]:
@@ -163,13 +165,44 @@ def _kth_largest(pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]], s
             return lower, counts[2]
         else:
             high, between, above = lower, above + between - counts[3], counts[3]
-    candidates = torch.cat([_between(chunk, alive, low, high) for chunk, alive in pieces()])
+    return _kth(torch.cat([_between(chunk, alive, low, high) for chunk, alive in pieces()]), k, above)
+
+
+def _kth(candidates: Tensor, k: int, above: int) -> tuple[float, int]:
+    """The k-th largest of all, of which `above` are greater than each of the candidates; and how many are greater."""
     threshold = candidates.kthvalue(len(candidates) - (k - above) + 1).values
     return threshold.item(), above + int((candidates > threshold).count_nonzero())
 
 
+def _compared(
+    pieces: _Pieces, upper: float, lower: float, most: int
+) -> tuple[tuple[int, int, int, int], Tensor | None]:
+    """How many are > upper, ≥ upper, > lower, ≥ lower; and those from lower to upper, if there are no more than `most`.
+
+    While these are few, they are gathered and counted afterwards: one comparison less for each of all.
+    """
+    over, gathered, few = 0, [], 0
+    for chunk, alive in pieces():
+        greater = chunk > upper
+        inside = (chunk >= lower).logical_xor_(greater)
+        over += int(_and(greater, alive).count_nonzero())
+        gathered.append(chunk[_and(inside, alive)])
+        few += len(gathered[-1])
+        if few > most:
+            break
+    else:
+        inside = torch.cat(gathered)
+        ties = [int((inside == bound).count_nonzero()) for bound in (upper, lower)]
+        return (over, over + ties[0], over + few - ties[1], over + few), inside
+    counts = [0, 0, 0, 0]
+    for chunk, alive in pieces():
+        for i, part in enumerate((chunk > upper, chunk >= upper, chunk > lower, chunk >= lower)):
+            counts[i] += int(_and(part, alive).count_nonzero())
+    return (counts[0], counts[1], counts[2], counts[3]), None
+
+
 def _sample(
-    pieces: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
+    pieces: _Pieces,
     low: float,
     high: float,
     share: float,

@@ -49,7 +49,7 @@ def calibration():
          "momentum 0.9. Lower the learning rate below 0.05"),
         ({"sharpness": float("nan")}, "Trains poorly: the loss is too sharp"),
         ({"seen": 0.44}, "Trains poorly: it sees 44% of the variance of its input"),
-        ({"accuracy": TRAINED, "sharpness": 152.0}, "Will train: it has already, and answers 90% of the examples right"),
+        ({"accuracy": TRAINED, "sharpness": 152.0}, "Will train: it has already, and answers 90% of the"),
     ],
 )  # fmt: skip
 def test_each_rule_says_what_was_measured_and_what_to_change(measured, says):

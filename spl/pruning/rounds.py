@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,13 +62,14 @@ def find_masks(
     weights = {name: p.detach() if once else p.detach().clone() for name, p in parameters.items()}
     masks: Masks | None = None
     scores = Scores()
+    memo: dict[Criterion, Any] = {}
     with undisturbed(network, batch_norm), _restored(parameters, weights):
         rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
         for number, keep in enumerate(rounds, 1):
             if masks is not None:
                 for name, p in parameters.items():
-                    p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
-            scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep)))
+                    torch.mul(weights[name], masks[name].to(p.device), out=p.detach())
+            scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo)))
             alive = None if masks is None or criterion.revives else rule.alive(masks)
             if number == len(keeps):
                 check_finite(scores)

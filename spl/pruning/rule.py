@@ -57,7 +57,8 @@ class Rule:
 
     def alive(self, masks: Masks) -> Masks:
         """The units that `masks` keep, which are whole ones."""
-        return Masks({name: self.pattern.pooled(mask) > 0 for name, mask in masks.items()})
+        units = {name: self.pattern.pooled(mask) for name, mask in masks.items()}
+        return Masks({name: unit if unit.dtype == torch.bool else unit > 0 for name, unit in units.items()})
 
     def made(self, shapes: Mapping[str, Shape], keep: int, kept: int) -> bool:
         """Whether masks that keep `kept` weights can be those of a rule that was asked for `keep`."""
