@@ -86,6 +86,17 @@ def test_an_overlay_runs(overlay, monkeypatch, tmp_path):
         assert key in ("max_steps", "examples", "batches") or found == wanted, key  # but what the test shortens
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "lightning_logs/reference").glob("*/config.yaml")), ids=lambda path: path.parent.name
+)
+def test_the_configuration_of_a_reference_run_can_be_run(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["spl", "fit", "--config", str(path), "--print_config"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (None, 0)
+    assert yaml.safe_load(capsys.readouterr().out)["name"].endswith(path.parent.name)
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_says_its_command(path):
     header = path.read_text().split("name:")[0]
