@@ -9,11 +9,10 @@ from typing import Any, Self
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
-from spl.diagnosis.sharpness import sharpness
+from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
 from spl.jacobian import Spectrum, singular_values
 from spl.masks import Masks
@@ -80,8 +79,8 @@ class Diagnosis:
             f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
             f"Input-output Jacobian: {statistics}.",
             f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}.",
-            f"Gradient relative to the weights, in the weakest layer: {e.pull:.2g}."
-            + ("" if e.sharpness is None else f" Sharpness of the loss: {e.sharpness:.3g}."),
+            f"Loss of a copy after a trial of {STEPS} steps: {e.trial:.3g}."
+            + (" The network is a linear classifier." if e.linear else ""),
         ]
         return "\n".join([table, "", *findings, "", str(self.verdict)])
 
@@ -130,8 +129,9 @@ def diagnose(
     first = inputs[:chunk], labels[:chunk]
     with undisturbed(network, "batch"):
         layers = measure_layers(network, kept, paths.weights, *first, gains or {})
-        curvature = None if _normalized(network) else sharpness(network, kept, *first)
         right = network(first[0]).argmax(1) == first[1]
+        linear = _linear(network, first[0])
+        loss = trial_loss(network, Masks(kept), inputs, labels)
     spectrum = Spectrum.of(singular_values(network, inputs, chunk, "batch"))
     collapsed = [name for name, layer in layers.items() if layer.collapsed]
     evidence = Evidence(
@@ -141,19 +141,20 @@ def diagnose(
         limit=min((limits[name] for name in collapsed if limits and name in limits), default=None),
         seen=_seen(inputs, paths.inputs),
         signal=spectrum.max,
-        pull=min(
-            (layer.gradient / layer.norm for layer in layers.values() if layer.on_paths and layer.norm), default=0.0
-        ),
-        sharpness=curvature,
+        trial=loss,
+        linear=linear,
         size=sum(layer.on_paths for layer in layers.values()) / paths.outputs.numel(),
         accuracy=float(right.float().mean()),
     )
     return Diagnosis(layers, spectrum, evidence, judge(evidence))
 
 
-def _normalized(network: nn.Module) -> bool:
-    """Whether it has layers whose output does not depend on the scale of the weights before them."""
-    return any(isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) for module in network.modules())
+def _linear(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether the output at the mean of two examples is the mean of their outputs, to a thousandth."""
+    outputs = network(inputs).detach()
+    between = network((inputs + inputs.flip(0)) / 2).detach()
+    error = between - (outputs + outputs.flip(0)) / 2
+    return bool(error.norm() <= 1e-3 * (outputs - outputs.mean(0)).norm())
 
 
 def _seen(inputs: Tensor, reached: Tensor) -> float:
