@@ -152,6 +152,16 @@ def cases() -> list[Case]:
         *_grid("chosen", 5, "linear", 9, "LDI", {"CS": (0.8,), "random": (0.9,)}, both),
         *_grid("chosen", 5, "tanh", 11, "LDI", {"CS": (0.95,), "random": (0.9,)}, both),
         *_grid("chosen", 5, "tanh", 6, "SG(0.01)", {"SynFlow": (0.9,), "random": (0.9,)}),
+        *_grid("checked", 6, "tanh", 10, "VS-L", {"CS": (0.8, 0.95), "random": (0.9,)}, both),
+        *_grid("checked", 6, "tanh", 13, "LDI", {"SynFlow": (0.9,), "GraSP": (0.9,)}, both),
+        *_grid("checked", 6, "tanh", 6, "VS-L", {"CS": (0.95, 0.99), "SynFlow": (0.95,)}, ("EOI",)),
+        *_grid("checked", 6, "tanh", 4, "SG(0.1)", {"CS": (0.97,), "magnitude": (0.9,)}),
+        *_grid("checked", 6, "tanh", 3, "LDI", {"random": (0.9, 0.99)}, both),
+        *_grid("checked", 6, "relu", 7, "LDI", {"CS": (0.8, 0.95), "random": (0.9,)}, both),
+        *_grid("checked", 6, "relu", 11, "VS-H", {"CS": (0.9,), "SynFlow": (0.9,)}, both),
+        *_grid("checked", 6, "relu", 4, "SG(0.01)", {"GraSP": (0.9, 0.98), "magnitude": (0.95,)}),
+        *_grid("checked", 6, "relu", 3, "VS-H", {"CS": (0.99,), "random": (0.95,)}, ("isometry",)),
+        *_grid("checked", 6, "linear", 8, "VS-G", {"CS": (0.9,), "random": (0.9,)}, both),
     ]
 
 
