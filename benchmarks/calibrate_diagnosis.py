@@ -201,7 +201,7 @@ class Images:
         return cls(train, test, scoring)
 
 
-def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str, object]:
+def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str, str]:
     """Diagnose one network, and train it where its outcome is not known."""
     torch.manual_seed(case.seed)
     network = MLP(case.depth, 100, case.activation)
@@ -213,13 +213,13 @@ def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str
         masks = correction(network, masks).masks
     diagnosis = diagnose(network, masks, *(part[:1000] for part in images.train))
     accuracy, steps = outcome or train(network, masks, images, case.seed)
+    measured = asdict(diagnosis.evidence) | {"effective_sparsity": diagnosis.effective_sparsity}
     return {
-        **asdict(case),
-        **{name: _short(value) for name, value in asdict(diagnosis.evidence).items()},
-        "effective_sparsity": _short(diagnosis.effective_sparsity),
+        **{name: str(value) for name, value in asdict(case).items()},
+        **{name: _short(value) for name, value in measured.items()},
         "verdict": diagnosis.verdict.answer,
         "test_accuracy": _short(accuracy),
-        "steps": steps,
+        "steps": str(steps),
     }
 
 
@@ -248,8 +248,8 @@ def train(network: nn.Module, masks: Masks, images: Images, seed: int) -> tuple[
     return best, ""
 
 
-def _short(value: object) -> object:
-    return f"{value:.4g}" if isinstance(value, float) else value
+def _short(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def recorded(path: Path) -> list[dict[str, str]]:
@@ -325,17 +325,16 @@ def main() -> None:
     images = Images.read()
     path = DOCS / "diagnosis.csv"
     names = [field.name for field in fields(Case)]
-    done = {tuple(row[name] for name in names): row for row in recorded(path)}
-    rows: list[dict[str, object]] = []
+    rows: dict[tuple[str, ...], dict[str, str]] = {tuple(row[name] for name in names): row for row in recorded(path)}
     for case in tqdm(cases(), unit="network"):
-        row = done.get(tuple(str(getattr(case, name)) for name in names))
-        if row is None or again:
-            row = run(case, images, row and (row["test_accuracy"], row["steps"]))
-        rows.append(row)
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        key = tuple(str(getattr(case, name)) for name in names)
+        known = rows.get(key)
+        if known is None or again:
+            rows[key] = run(case, images, known and (known["test_accuracy"], known["steps"]))
+            with path.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, rows[key], extrasaction="ignore", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows.values())
     write_document(recorded(path))
     print(table(recorded(path)))
 

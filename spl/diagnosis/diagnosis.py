@@ -104,8 +104,9 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a sparse network as it is, and say whether it will train; leaves no trace on it.
 
-    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. BatchNorm
-    normalizes by the statistics of these, as it will in training, and not by fresh ones.
+    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. A copy of the
+    weights takes a hundred steps, for what comes of them; see `spl.diagnosis.trial`. BatchNorm normalizes by the
+    statistics of the examples, as it will in training, and not by fresh ones.
 
     Args:
         network: maps [N, ...] to logits [N, C]; pruned already.
@@ -113,7 +114,7 @@ def diagnose(
         inputs: N examples on its device.
         labels: their classes [N].
         gains: σ, the singular value that a layer is compared with, by name; 1 where there is none.
-        chunk: examples at a time; memory grows with it.
+        chunk: examples at a time, of layers and Jacobian; memory grows with it. The trial has batches of 100.
         limits: the sparsity from which a layer is empty, by name, where it is known.
 
     Raises:

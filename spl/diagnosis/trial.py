@@ -17,7 +17,7 @@ def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor)
     """The mean cross-entropy over the last 10 of 100 steps of `spl.module.sgd`, pruned weights left at 0.
 
     Steps are taken by a copy of the parameters; buffers move, as in training: call it inside `undisturbed`. Batches
-    are 100 examples each, in their order and over and over.
+    are 100 examples each, from the first on, over and over.
 
     Args:
         network: maps [N, ...] to logits [N, C].

@@ -38,7 +38,7 @@ class Evidence:
         seen: share of the input's variance, over examples, at inputs that a path leads from.
         signal: the largest singular value of the input-output Jacobian.
         trial: the loss, in nats, that a copy of the network comes to in a hundred steps.
-        linear: whether the network is a linear classifier: its output is an affine function of its input.
+        linear: whether it is a linear classifier, its output an affine function of its input.
         size: number of weights on input-output paths, per output.
         accuracy: share of examples that are answered right already.
     """
