@@ -214,7 +214,6 @@ def test_signal_and_gradient_norms():
     assert layer.signal == pytest.approx(math.sqrt((9 + 49) / 2))
     q = 1 / (1 + math.exp(-4))
     assert layer.gradient == pytest.approx(q * math.sqrt(3**2 + 3**2 + 4**2), rel=1e-5)
-    assert layer.norm == pytest.approx(math.sqrt(3))
 
 
 def test_the_input_output_jacobian_is_that_of_the_network():

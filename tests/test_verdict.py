@@ -1,6 +1,7 @@
 """The verdict: its rules one by one, measured on small networks, and against the table of real runs."""
 
 import runpy
+from math import exp, inf, log
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,16 @@ from torch import nn
 
 from spl import Masks
 from spl.diagnosis import Evidence, Verdict, diagnose, judge
-from spl.diagnosis.sharpness import sharpness
-from spl.diagnosis.verdict import SILENT, SMALL, STABLE, TRAINED, UNSEEN, WEAK
+from spl.diagnosis.trial import trial_loss
+from spl.diagnosis.verdict import FAINT, SILENT, SMALL, STUCK, TRAINED, UNSEEN, WHOLE
+from spl.modes import undisturbed
 from spl.networks import MLP
 from spl.pruning import prunable_parameters
 
 ROOT = Path(__file__).parent.parent
-WELL = {"outputs": 10, "reached": 10, "collapsed": "", "limit": None, "seen": 1.0, "signal": 1.0, "pull": 0.01,
-        "sharpness": 0.5, "size": 500.0, "accuracy": 0.1}  # fmt: skip
+WELL = {"outputs": 10, "reached": 10, "collapsed": "", "limit": None, "seen": 1.0, "signal": 1.0, "trial": 0.2,
+        "linear": False, "size": 500.0, "accuracy": 0.1}  # fmt: skip
+GUESSING = log(10)
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +38,22 @@ def calibration():
          "input, because fc5, fc6 lost every weight. Lower the sparsity, give every layer its share"),
         ({"reached": 0, "collapsed": "fc5", "limit": 0.93, "signal": 0.0}, "Lower the sparsity below 0.93, give"),
         ({"reached": 0, "signal": 0.0}, "because all paths break off, though no layer is empty"),
-        ({"signal": 0.0019, "pull": 2e-4}, "Will not train: signals shrink on their way, the strongest to 0.002 of "
-         "its size, and the gradient of the weakest layer is only 0.0002 of its weights. Bring layers to"),
-        ({"signal": 0.0019, "pull": 2e-4, "reached": 9}, "Will not train: signals shrink"),
-        ({"signal": float("nan"), "pull": float("nan")}, "Will not train: signals"),
-        ({"signal": 0.0019, "pull": WEAK}, "Will train"),
-        ({"signal": SILENT, "pull": 2e-4}, "Will train"),
+        ({"signal": 7e-4}, "Will not train: signals shrink on their way, the strongest to 0.0007 of its size. Bring "
+         "layers to isometry"),
+        ({"signal": 7e-4, "reached": 8}, "Will not train: signals shrink"),
+        ({"signal": float("nan")}, "Will not train: signals"),
         ({"reached": 8}, "Trains poorly: only 8 of 10 outputs are reached"),
         ({"reached": 9}, "Will train"),
-        ({"sharpness": None}, "Will train"),
-        ({"size": 159.0}, "Trains poorly: only 159 weights for each output lie on a path"),
-        ({"sharpness": 152.0}, "Trains poorly: the loss is too sharp, 152, for steps of 0.1 with "
-         "momentum 0.9. Lower the learning rate below 0.05"),
-        ({"sharpness": float("nan")}, "Trains poorly: the loss is too sharp"),
-        ({"seen": 0.44}, "Trains poorly: it sees 44% of the variance of its input"),
-        ({"accuracy": TRAINED, "sharpness": 152.0}, "Will train: it has already, and answers 90% of the"),
+        ({"seen": 0.14}, "Trains poorly: it sees 14% of the variance of its input"),
+        ({"seen": 0.96, "linear": True}, "Trains poorly: it is a linear classifier, which needs all of its input, and "
+         "sees 96% of the variance. Let it have activations"),
+        ({"seen": 0.96}, "Will train"),
+        ({"size": 249.0}, "Trains poorly: only 249 weights for each output lie on a path"),
+        ({"trial": 1.6}, "Trains poorly: steps of 0.1 with momentum 0.9 overshoot: after a hundred, a copy of it has a "
+         "loss of 1.6, and guessing one of 2.3. Lower the learning rate"),
+        ({"trial": inf}, "Trains poorly: steps of 0.1 with momentum 0.9 overshoot"),
+        ({"trial": 1.6, "signal": 0.09}, "Will train"),
+        ({"accuracy": TRAINED, "trial": 1.6}, "Will train: it has already, and answers 90% of the examples right"),
     ],
 )  # fmt: skip
 def test_each_rule_says_what_was_measured_and_what_to_change(measured, says):
@@ -57,17 +61,44 @@ def test_each_rule_says_what_was_measured_and_what_to_change(measured, says):
 
 
 def test_a_threshold_itself_is_fine():
-    assert judge(Evidence(**WELL | {"sharpness": STABLE, "seen": UNSEEN, "size": SMALL})).answer == "Will train"
+    for fine in (
+        {"seen": UNSEEN, "size": SMALL, "signal": SILENT},
+        {"seen": WHOLE, "linear": True},
+        {"signal": FAINT, "trial": STUCK * GUESSING},
+    ):
+        assert judge(Evidence(**WELL | fine)).answer == "Will train"
 
 
-def test_the_sharpness_of_softmax_regression():
-    # logits 0 at x = 3: g ∝ (−1, 1), H = x² [[¼, −¼], [−¼, ¼]]
-    network = nn.Linear(1, 2, bias=False)
-    nn.init.zeros_(network.weight)
-    batch = torch.tensor([[3.0]]), torch.tensor([0])
-    assert sharpness(network, {"weight": torch.tensor([[True], [True]])}, *batch) == pytest.approx(9 / 2)
-    assert sharpness(network, {"weight": torch.tensor([[True], [False]])}, *batch) == pytest.approx(9 / 4)
-    assert sharpness(network, {"weight": torch.tensor([[False], [False]])}, *batch) == 0.0
+def test_a_trial_ends_where_the_optimizer_does():
+    # two classes, logits (w x, 0) of x = 1 and x = −1: at w, the loss is ln(1 + e^−w) and its slope −1/(1 + e^w)
+    network = nn.Sequential(nn.Linear(1, 2, bias=False))
+    nn.init.zeros_(network[0].weight)
+    masks = Masks({"0.weight": torch.tensor([[True], [False]])})
+    w = velocity = 0.0
+    losses = []
+    for _ in range(100):
+        losses.append(log(1 + exp(-w)))
+        velocity = 0.9 * velocity - 1 / (1 + exp(w)) + 5e-4 * w
+        w -= 0.1 * velocity
+    found = trial_loss(network, masks, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))
+    assert found == pytest.approx(sum(losses[90:]) / 10, rel=1e-4)
+    assert not network[0].weight.any()
+
+
+def test_a_trial_that_diverges_has_an_infinite_loss():
+    network = nn.Sequential(nn.Linear(1, 30), nn.Linear(30, 2))
+    masks = Masks({})
+    inputs = torch.tensor([[1e6], [-1e6]])
+    assert trial_loss(network, masks, inputs, torch.tensor([0, 1])) == inf
+
+
+def test_a_trial_leaves_no_trace(snapshot):
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2))
+    network[0].bias.requires_grad_(False)
+    before = snapshot(network)
+    with undisturbed(network, "batch"):
+        trial_loss(network, Masks({}), torch.randn(7, 4), torch.randint(2, (7,)))
+    assert snapshot(network) == before
 
 
 def verdict(network: nn.Module, inputs: torch.Tensor, **kept: torch.Tensor) -> Verdict:
@@ -80,27 +111,24 @@ def verdict(network: nn.Module, inputs: torch.Tensor, **kept: torch.Tensor) -> V
 def test_measured_networks_get_the_verdict_of_their_trouble():
     inputs = torch.randn(50, 20)
 
-    def mlp(gain: float = 1.0) -> MLP:
-        network = MLP(depth=3, width=30, activation="linear", in_features=20)
+    def mlp(gain: float = 1.0, activation: str = "tanh") -> MLP:
+        network = MLP(depth=3, width=60, activation=activation, in_features=20)
         for weight in prunable_parameters(network).values():
             nn.init.orthogonal_(weight, gain)
         return network
 
-    none = torch.zeros(30, 30, dtype=torch.bool)
+    none = torch.zeros(60, 60, dtype=torch.bool)
+    half = (torch.arange(20) < 10).expand(60, 20)
     assert verdict(mlp(), inputs).answer == "Will train"
     assert "because fc2 lost every weight" in verdict(mlp(), inputs, fc2=none).reason
-    assert "signals shrink" in verdict(mlp(gain=1e-4), inputs).reason
-    assert "only 7 of 10" in verdict(mlp(), inputs, fc3=(torch.arange(10) < 7)[:, None].expand(10, 30)).reason
-    assert "only 105 weights" in verdict(mlp(), inputs, fc1=(torch.arange(30) < 15)[:, None].expand(30, 20)).reason
-    assert "too sharp" in verdict(mlp(gain=0.5), inputs + 20).reason
-    eight = inputs / inputs.std(0)  # 8 of 20 inputs of equal variance
-    assert "it sees 40%" in verdict(mlp(), eight, fc1=(torch.arange(20) < 8).expand(30, 20)).reason
-
-
-def test_sharpness_is_left_out_where_normalization_takes_care_of_it():
-    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    evidence = diagnose(network, None, torch.randn(8, 4), torch.randint(2, (8,))).evidence
-    assert evidence.sharpness is None
+    assert "signals shrink" in verdict(mlp(gain=1e-2), inputs).reason
+    assert "only 7 of 10" in verdict(mlp(), inputs, fc3=(torch.arange(10) < 7)[:, None].expand(10, 60)).reason
+    assert "only 225 weights" in verdict(mlp(), inputs, fc2=(torch.arange(60) < 15)[:, None].expand(60, 60)).reason
+    assert "overshoot" in verdict(mlp(activation="linear"), 20 * inputs).reason
+    even = inputs / inputs.std(0)
+    assert "it sees 10%" in verdict(mlp(), even, fc1=(torch.arange(20) < 2).expand(60, 20)).reason
+    assert "it is a linear classifier" in verdict(mlp(activation="linear"), even, fc1=half).reason
+    assert verdict(mlp(activation="relu"), even, fc1=half).answer == "Will train"
 
 
 # The committed table

@@ -9,11 +9,10 @@ from typing import Any, Self
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
-from spl.diagnosis.sharpness import sharpness
+from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
 from spl.jacobian import Spectrum, singular_values
 from spl.masks import Masks
@@ -80,8 +79,8 @@ class Diagnosis:
             f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
             f"Input-output Jacobian: {statistics}.",
             f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}.",
-            f"Gradient relative to the weights, in the weakest layer: {e.pull:.2g}."
-            + ("" if e.sharpness is None else f" Sharpness of the loss: {e.sharpness:.3g}."),
+            f"Loss of a copy after a trial of {STEPS} steps: {e.trial:.3g}."
+            + (" The network is a linear classifier." if e.linear else ""),
         ]
         return "\n".join([table, "", *findings, "", str(self.verdict)])
 
@@ -105,8 +104,9 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a sparse network as it is, and say whether it will train; leaves no trace on it.
 
-    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. BatchNorm
-    normalizes by the statistics of these, as it will in training, and not by fresh ones.
+    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. A copy of the
+    weights takes a hundred steps, for what comes of them; see `spl.diagnosis.trial`. BatchNorm normalizes by the
+    statistics of the examples, as it will in training, and not by fresh ones.
 
     Args:
         network: maps [N, ...] to logits [N, C]; pruned already.
@@ -114,7 +114,7 @@ def diagnose(
         inputs: N examples on its device.
         labels: their classes [N].
         gains: σ, the singular value that a layer is compared with, by name; 1 where there is none.
-        chunk: examples at a time; memory grows with it.
+        chunk: examples at a time, of layers and Jacobian; memory grows with it. The trial has batches of 100.
         limits: the sparsity from which a layer is empty, by name, where it is known.
 
     Raises:
@@ -130,8 +130,9 @@ def diagnose(
     first = inputs[:chunk], labels[:chunk]
     with undisturbed(network, "batch"):
         layers = measure_layers(network, kept, paths.weights, *first, gains or {})
-        curvature = None if _normalized(network) else sharpness(network, kept, *first)
         right = network(first[0]).argmax(1) == first[1]
+        linear = _linear(network, first[0])
+        loss = trial_loss(network, Masks(kept), inputs, labels)
     spectrum = Spectrum.of(singular_values(network, inputs, chunk, "batch"))
     collapsed = [name for name, layer in layers.items() if layer.collapsed]
     evidence = Evidence(
@@ -141,19 +142,20 @@ def diagnose(
         limit=min((limits[name] for name in collapsed if limits and name in limits), default=None),
         seen=_seen(inputs, paths.inputs),
         signal=spectrum.max,
-        pull=min(
-            (layer.gradient / layer.norm for layer in layers.values() if layer.on_paths and layer.norm), default=0.0
-        ),
-        sharpness=curvature,
+        trial=loss,
+        linear=linear,
         size=sum(layer.on_paths for layer in layers.values()) / paths.outputs.numel(),
         accuracy=float(right.float().mean()),
     )
     return Diagnosis(layers, spectrum, evidence, judge(evidence))
 
 
-def _normalized(network: nn.Module) -> bool:
-    """Whether it has layers whose output does not depend on the scale of the weights before them."""
-    return any(isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) for module in network.modules())
+def _linear(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether the output at the mean of two examples is the mean of their outputs, to a thousandth."""
+    outputs = network(inputs).detach()
+    between = network((inputs + inputs.flip(0)) / 2).detach()
+    error = between - (outputs + outputs.flip(0)) / 2
+    return bool(error.norm() <= 1e-3 * (outputs - outputs.mean(0)).norm())
 
 
 def _seen(inputs: Tensor, reached: Tensor) -> float:

@@ -49,7 +49,6 @@ class Layer:
             images whose borders wrap around, of at most 16 pixels a side, times the rms slope.
         signal: rms of its output, before the activation, over units and examples.
         gradient: ‖∂L/∂W‖ over the kept weights, of the mean cross-entropy.
-        norm: ‖W‖ over the kept weights.
     """
 
     weights: int
@@ -62,7 +61,6 @@ class Layer:
     jacobian: LayerSpectrum
     signal: float
     gradient: float
-    norm: float
 
     @property
     def sparsity(self) -> float:
@@ -154,7 +152,6 @@ def measure_layers(
             jacobian=_jacobian(live, module, seen),
             signal=float(seen.output.double().square().mean().sqrt()),
             gradient=float((gradient.double() * mask).norm()),
-            norm=float(live.norm()),
         )
     return layers
 

@@ -1,22 +1,25 @@
 """The verdict: a few measured quantities, a threshold for each, and what to change where one is missed."""
 
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 
-SILENT = 2e-3
+SILENT = 8e-4
 """Below this largest Jacobian singular value signals hardly arrive."""
 
-WEAK = 2.5e-4
-"""Below this relative gradient, half of what weight decay takes in a step, a layer's weights are not moved enough."""
+FAINT = 0.1
+"""Below this largest Jacobian singular value training sets in late, and the trial says nothing."""
 
-STABLE = 76.0
-"""4 (1 + β)/η, for steps of η = 0.1 with momentum β = 0.9. Above half of it they climb at first, and yet the network
-falls back to where its loss is flatter; above it they diverge (the catapult of Lewkowycz et al. 2020)."""
+STUCK = 0.65
+"""Above this share of the loss of guessing, ln C, the trial has failed."""
 
-UNSEEN = 0.45
+UNSEEN = 0.15
 """Below this share of the input's variance the network sees too little of it."""
 
-SMALL = 160.0
+WHOLE = 0.97
+"""Below this share a linear network does: it reaches 92 % at best, and has nothing to lose."""
+
+SMALL = 250.0
 """Below this number of weights on paths per output the network is too small."""
 
 TRAINED = 0.9
@@ -34,9 +37,8 @@ class Evidence:
         limit: the sparsity from which the first of them is empty; None where it is not known.
         seen: share of the input's variance, over examples, at inputs that a path leads from.
         signal: the largest singular value of the input-output Jacobian.
-        pull: ‖∂L/∂W‖/‖W‖ over the kept weights, the relative gradient, of the layer on a path where it is smallest.
-        sharpness: the eigenvalue of largest magnitude of the Hessian of the loss, over the kept weights; None for
-            networks with normalization, whose weights grow until steps are small enough.
+        trial: the loss, in nats, that a copy of the network comes to in a hundred steps.
+        linear: whether it is a linear classifier, its output an affine function of its input.
         size: number of weights on input-output paths, per output.
         accuracy: share of examples that are answered right already.
     """
@@ -47,8 +49,8 @@ class Evidence:
     limit: float | None
     seen: float
     signal: float
-    pull: float
-    sharpness: float | None
+    trial: float
+    linear: bool
     size: float
     accuracy: float
 
@@ -79,12 +81,13 @@ def judge(evidence: Evidence) -> Verdict:
 
     1. `accuracy` from TRAINED on: it has trained already.
     2. No output is reached by a path: will not train.
-    3. `signal` below SILENT and `pull` below WEAK: will not train, because gradients vanish.
+    3. `signal` below SILENT: will not train, because signals and gradients vanish.
     4. Two outputs or more are not reached: trains poorly, as it cannot tell these classes apart. One may be constant:
        the others rise above it, or not.
-    5. `sharpness` above STABLE: trains poorly, because steps overshoot.
-    6. `seen` below UNSEEN: trains poorly, because it is blind to most of the input.
-    7. `size` below SMALL: trains poorly, because too little is left of it.
+    5. `seen` below UNSEEN, or below WHOLE where it is `linear`: trains poorly, because it is blind to too much of the
+       input.
+    6. `size` below SMALL: trains poorly, because too little is left of it.
+    7. `trial` above STUCK · ln `outputs`, and `signal` not below FAINT: trains poorly, because steps overshoot.
     8. Otherwise it will train.
     """
     e = evidence
@@ -99,11 +102,10 @@ def judge(evidence: Evidence) -> Verdict:
             f"the output is cut off from the input, because {cause}",
             f"{sparsity}, {layers}, or score by SynFlow, which keeps paths",
         )
-    if not (e.signal >= SILENT or e.pull >= WEAK):
+    if not e.signal >= SILENT:
         return Verdict(
             "Will not train",
-            f"signals shrink on their way, the strongest to {e.signal:.1g} of its size, and the gradient of the "
-            f"weakest layer is only {e.pull:.1g} of its weights",
+            f"signals shrink on their way, the strongest to {e.signal:.1g} of its size",
             "Bring layers to isometry (ApproximateIsometry), or start from larger weights",
         )
     if e.reached < e.outputs - 1:
@@ -112,24 +114,31 @@ def judge(evidence: Evidence) -> Verdict:
             f"only {e.reached} of {e.outputs} outputs are reached from the input, and the other classes are guessed",
             f"{sparsity}, {layers}, or keep the last layer dense (exclude)",
         )
-    if e.sharpness is not None and not e.sharpness <= STABLE:
-        return Verdict(
-            "Trains poorly",
-            f"the loss is too sharp, {e.sharpness:.3g}, for steps of 0.1 with momentum 0.9",
-            f"Lower the learning rate below {0.1 * STABLE / e.sharpness:.1g}, start from smaller weights, or bring the "
-            "layers to isometry (ApproximateIsometry)",
-        )
     if e.seen < UNSEEN:
         return Verdict(
             "Trains poorly",
             f"it sees {e.seen:.0%} of the variance of its input, since the rest lost every weight into the network",
             f"{sparsity}, score with data (ConnectionSensitivity), or {layers}",
         )
+    if e.linear and e.seen < WHOLE:
+        return Verdict(
+            "Trains poorly",
+            f"it is a linear classifier, which needs all of its input, and sees {e.seen:.0%} of the variance",
+            f"Let it have activations, or {layers}",
+        )
     if e.size < SMALL:
         return Verdict(
             "Trains poorly",
             f"only {e.size:.0f} weights for each output lie on a path through the network",
             f"{sparsity}, or prune a larger network to as many weights",
+        )
+    if e.signal >= FAINT and not e.trial <= STUCK * log(e.outputs):
+        return Verdict(
+            "Trains poorly",
+            f"steps of 0.1 with momentum 0.9 overshoot: after a hundred, a copy of it has a loss of {e.trial:.3g}, and "
+            f"guessing one of {log(e.outputs):.3g}",
+            "Lower the learning rate, start from smaller weights, or bring the layers to isometry "
+            "(ApproximateIsometry)",
         )
     return Verdict(
         "Will train",
