@@ -466,6 +466,14 @@ def test_masks_of_another_network_are_an_error_that_names_them(mask, message):
     assert torch.equal(weight, start)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=named)
+def test_weights_that_are_not_finite_are_an_error_that_names_the_layer(correction, value):
+    weight = torch.tensor([[1.0, value], [0.5, 2.0]])
+    with pytest.raises(InputError, match=r"fc1\.weight: weights are NaN or infinite, .* initialize anew"):
+        correct(weight, correction=correction)
+
+
 @pytest.mark.parametrize("correction", [ApproximateIsometry, OperatorIsometry, GradientDescentIsometry])
 @pytest.mark.parametrize("gain", [0.0, -1.0, float("nan")])
 def test_a_gain_that_is_not_positive_is_an_error(gain, correction):

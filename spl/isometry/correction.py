@@ -134,6 +134,9 @@ class Correction(ABC):
         Args:
             network: the pruned network.
             masks: what is kept of its parameters, by their names.
+
+        Raises:
+            InputError: the masks do not fit the network, or weights are not finite.
         """
         layers = self._layers(network, masks)
         before = [_Before.of(layer, self.redraws) for layer in layers]
@@ -152,6 +155,8 @@ class Correction(ABC):
                 weight = parameters[name]
                 mask = masks[name].to(weight.device, copy=True)
                 weight.masked_fill_(~mask, 0.0)
+                if not bool(weight.isfinite().all()):
+                    raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
                 gain = self.gain if not isinstance(self.gain, str) else gains.get(name, 1.0)
                 layers.append(Layer(name, weight, mask, gain, convolution_geometry(network, name)))
         return layers

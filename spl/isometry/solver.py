@@ -51,10 +51,8 @@ class Matrices(ABC):
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Σ over matrices and entries of weight · Re(ā b), in float64: [problems]."""
-        rows = max(1, _CHUNK // (len(a) * a.shape[1] * a.shape[3]))
-        parts = zip(
-            torch.split(a, rows, 2), torch.split(b, rows, 2), strict=True
-        )  # so that no product is ever whole in memory
+        rows = max(1, _CHUNK // (len(a) * a.shape[1] * a.shape[3]))  # so that no large product is whole in memory
+        parts = zip(torch.split(a, rows, 2), torch.split(b, rows, 2), strict=True)
         sums = torch.stack([(x.conj() * y).real.sum((-2, -1), dtype=torch.float64) for x, y in parts]).sum(0)
         return sums @ self.weights.double()
 
