@@ -151,6 +151,16 @@ def main(args: list[str] | None = None) -> None:
             trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
             args=args,
         )
-    except (InputError, MisconfigurationException) as error:
-        print(f"spl: error: {error}", file=sys.stderr)
+    except (ValueError, MisconfigurationException) as error:
+        cause = _advice(error)
+        if cause is None:
+            raise
+        print(f"spl: error: {cause}", file=sys.stderr)
         sys.exit(2)
+
+
+def _advice(error: BaseException | None) -> BaseException | None:
+    """The error with a message for the user, which the parser may have wrapped in its own; None if there is none."""
+    while error is not None and not isinstance(error, InputError | MisconfigurationException):
+        error = error.__cause__
+    return error

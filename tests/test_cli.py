@@ -192,6 +192,21 @@ def test_a_sparsity_out_of_range_is_refused(spl, capsys):
     refused(capsys, spl, r"sparsity must lie in \[0, 1\), got 1\.5", "fit", *QUICK, "--pruning.sparsity", "1.5")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pruning.isometry.gain", "-1"], r"spl: error: gain must be positive, got -1\.0\.$"),
+        (["--pruning.isometry.max_iterations", "0"], r"spl: error: max_iterations must be at least 1, got 0\.$"),
+        (["--pruning.schedule", "Linear", "--pruning.schedule.rounds", "0"], "spl: error: rounds must be at least 1"),
+        (["--pruning.pattern", "NM"], r"spl: error: 2:4 keeps 2 of every 4 weights, .*: set sparsity to 0\.5\.$"),
+        (["--pruning.minimum", "5000"], "spl: error: 12940 of 129400 weights are to be kept, but"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_in_one_line(spl, capsys, flags, message):
+    """The first three are arguments of choices that may be null, whose errors the parser wraps in its own."""
+    refused(capsys, spl, message, "fit", *QUICK, *flags)
+
+
 def test_a_missing_config_is_named(spl, capsys):
     refused(capsys, spl, r"nowhere\.yaml", "fit", "--config", "nowhere.yaml")
 
