@@ -13,7 +13,8 @@ from torch.func import functional_call
 from spl.linearized import absolute_state, batch_norm_scale, forwards, linear_forwards, one_example, scales, times
 
 _ROUNDS = 5  # from one search for dead channels to the next
-_FEW = 4  # a product of patches is the faster where there are so many times more channels than positions
+_FEW = 4  # a product of patches is the faster where there are so many times more channels than positions, and
+_FEWER = 1  # channel by channel of a position is the faster order in memory where there are so many times more
 _WORTH = 0.9  # they are dropped where that spares a tenth of a layer's products
 
 
@@ -113,8 +114,11 @@ class _Layer:
         padding = cast(tuple[int, ...], module.padding)
         window = zip(x.shape[2:], kernel, dilation, padding, stride, strict=True)
         sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in window]
-        if _FEW * math.prod(sides) > len(self.weight):
-            return F.conv2d(x, self.leaf, None, stride, padding, dilation)
+        positions = math.prod(sides)
+        if len(self.weight) <= _FEW * positions:
+            order = torch.channels_last if len(self.weight) >= _FEWER * positions else torch.contiguous_format
+            images, kernels = (tensor.contiguous(memory_format=order) for tensor in (x, self.leaf))
+            return F.conv2d(images, kernels, None, stride, padding, dilation)
         patches = F.unfold(x, kernel, dilation, padding, stride)
         output: Tensor = _Product.apply(patches.mT, self.leaf, self).mT.unflatten(-1, sides)
         return output
