@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
+from textwrap import fill
 from typing import Any, Self
 
 import torch
@@ -82,7 +83,7 @@ class Diagnosis:
             f"Loss of a copy after a trial of {STEPS} steps: {e.trial:.3g}."
             + (" The network is a linear classifier." if e.linear else ""),
         ]
-        return "\n".join([table, "", *findings, "", str(self.verdict)])
+        return "\n".join([table, "", *findings, "", fill(str(self.verdict), max(map(len, table.splitlines())))])
 
 
 def _row(name: str, layer: Layer) -> list[Any]:
