@@ -162,7 +162,7 @@ class PruneAtInit(Callback):
         if datamodule is None:
             raise InputError(
                 f"{type(self.criterion).__name__} scores weights on data: pass a DataModule to fit, or one to "
-                "PruneAtInit(scoring_data=...), or use a criterion without data (Magnitude, Random)."
+                "PruneAtInit(scoring_data=...), or use a criterion without data (Magnitude, Random, PHEW)."
             )
         return datamodule
 

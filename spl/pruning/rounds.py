@@ -113,7 +113,7 @@ def _readable(criterion: Criterion, batches: Iterable[Batch] | None, rounds: int
     if batches is None:
         raise InputError(
             f"{name} scores weights on data and got none: pass batches, or a DataModule to the Trainer, or use a "
-            "criterion without data (Magnitude, Random)."
+            "criterion without data (Magnitude, Random, PHEW)."
         )
     if isinstance(batches, Iterator) and (rounds > 1 or criterion.passes > 1):
         raise InputError(
