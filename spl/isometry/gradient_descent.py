@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from spl.errors import InputError
 from spl.isometry.correction import Correction, Gain, Layer
-from spl.isometry.residuals import live_part
 
 
 class GradientDescentIsometry(Correction):
@@ -38,7 +38,7 @@ class GradientDescentIsometry(Correction):
 
     def _descend(self, layer: Layer) -> None:
         blocks, kept = (tensor.chunk(layer.groups) for tensor in (layer.weight, layer.mask))
-        frames = [live_part(k) for k in kept]
+        frames = [_live_part(k) for k in kept]
         dead = sum(len(b) - len(f) for b, f in zip(blocks, frames, strict=True))  # outputs without a weight
         matrices = [b.new_zeros(f.shape) for b, f in zip(blocks, frames, strict=True)]
         for matrix, frame, block, k in zip(matrices, frames, blocks, kept, strict=True):
@@ -54,3 +54,13 @@ class GradientDescentIsometry(Correction):
                 matrix -= (2 * self.learning_rate / length) * (gram @ matrix) * frame
         for matrix, frame, block, k in zip(matrices, frames, blocks, kept, strict=True):
             block[k] = matrix[frame]
+
+
+def _live_part(mask: Tensor) -> Tensor:
+    """The rows and columns of `mask`, as a matrix, that keep anything.
+
+    Without the others every residual is what it was, but for a constant: they add nothing but zeros to V Vᵀ, and the
+    spectra of V Vᵀ and Vᵀ V differ in zeros alone.
+    """
+    matrix = mask.flatten(1)
+    return matrix[matrix.any(1)][:, matrix.any(0)]

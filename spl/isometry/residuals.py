@@ -18,7 +18,8 @@ def isometry_residual(weight: Tensor, gain: float = 1.0, groups: int = 1) -> Ten
         gain: σ.
         groups: of the convolution; each group is a matrix of its own, and their squares add up.
     """
-    return matrix_error(weight, gain, groups).sqrt()
+    matrices = _grouped(weight, groups).flatten(2)
+    return _squared_deviation(_wide(matrices), gain).sum().sqrt()
 
 
 def operator_residual(
@@ -32,8 +33,9 @@ def operator_residual(
 
     The self-convolution is that of the side with fewer channels: over the outputs K ⋆ K = σ² δ says that A Aᵀ = σ² I
     for the operator A on images whose borders wrap around, over the inputs that Aᵀ A = σ² I. A stride makes each
-    phase of the image an input channel of its own. Wang et al. 2020 (orthogonal convolutional neural networks). Of a
-    1×1 convolution at stride 1, or a matrix, it is the `isometry_residual`.
+    phase of the image an input channel of its own. Wang et al. 2020 (orthogonal convolutional neural networks). By
+    Parseval its square is the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F. Of a 1×1 convolution at stride 1, or a
+    matrix, it is the `isometry_residual`.
 
     Args:
         weight: of a convolution, transposed or not, or of a Linear layer.
@@ -42,7 +44,8 @@ def operator_residual(
         dilation: of the convolution, likewise.
         groups: of the convolution; their squares add up.
     """
-    return operator_error(weight, gain, stride, dilation, groups).sqrt()
+    matrices, shares = operator_matrices(weight, stride, dilation, groups)
+    return (_squared_deviation(matrices, gain) @ shares).sqrt()
 
 
 def orthogonality_score(weights: Iterable[Tensor]) -> float:
@@ -53,22 +56,8 @@ def orthogonality_score(weights: Iterable[Tensor]) -> float:
     Args:
         weights: masked weights [out, in, ...], one a layer.
     """
-    scores = [squared_deviation(w.detach().flatten(1).double(), 1.0).sqrt() for w in weights]
+    scores = [_squared_deviation(w.detach().flatten(1).double(), 1.0).sqrt() for w in weights]
     return float(torch.stack(scores).mean())
-
-
-def matrix_error(weight: Tensor, gain: float, groups: int = 1) -> Tensor:
-    """The square of `isometry_residual`; smooth, and differentiable where that is zero."""
-    matrices = _grouped(weight, groups).flatten(2)
-    return squared_deviation(_wide(matrices), gain).sum()
-
-
-def operator_error(
-    weight: Tensor, gain: float, stride: Sequence[int] = (), dilation: Sequence[int] = (), groups: int = 1
-) -> Tensor:
-    """The square of `operator_residual`, by Parseval: the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F."""
-    matrices, weights = operator_matrices(weight, stride, dilation, groups)
-    return squared_deviation(matrices, gain) @ weights
 
 
 def operator_matrices(
@@ -98,16 +87,6 @@ def operator_matrices(
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     """[out, in, ...] → [groups, out/groups, in, ...]."""
     return weight.reshape(groups, -1, *weight.shape[1:])
-
-
-def live_part(mask: Tensor) -> Tensor:
-    """The rows and columns of `mask`, as a matrix, that keep anything.
-
-    Without the others every residual is what it was, but for a constant: they add nothing but zeros to V Vᵀ, and the
-    spectra of V Vᵀ and Vᵀ V differ in zeros alone.
-    """
-    matrix = mask.flatten(1)
-    return matrix[matrix.any(1)][:, matrix.any(0)]
 
 
 def _multiplicity(sizes: Sequence[int], like: Tensor) -> Tensor:
@@ -141,7 +120,7 @@ def _wide(matrices: Tensor) -> Tensor:
     return matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
 
 
-def squared_deviation(matrices: Tensor, gain: float) -> Tensor:
+def _squared_deviation(matrices: Tensor, gain: float) -> Tensor:
     """‖V Vᴴ − σ² I‖²_F of matrices [..., m, n] → [...]."""
     deviation = matrices @ matrices.mH
     deviation.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
