@@ -247,7 +247,7 @@ def test_a_network_without_weights_to_prune_is_an_error(network):
 
 
 def test_a_criterion_that_needs_data_says_so():
-    with pytest.raises(InputError, match=r"ConnectionSensitivity scores .* got none: .*\(Magnitude, Random\)"):
+    with pytest.raises(InputError, match=r"ConnectionSensitivity scores .* got none: .*\(Magnitude, Random, PHEW\)"):
         prune(mlp([4, 3]), ConnectionSensitivity(), 0.5)
 
 
