@@ -192,7 +192,6 @@ class PruneAtInit(Callback):
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             announce(trainer, classifier, "corrected")
-        masks = classifier.masks or masks  # which a correction may have changed
         self.record = self._describe(masks, batches) | {"collapse_sparsity": collapse}
         self._log(trainer, masks, scores)
 
