@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
-
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+from spl.layers import WEIGHTED
 
 
 class Initializer(ABC):
@@ -18,7 +17,7 @@ class Initializer(ABC):
     def __call__(self, network: nn.Module) -> None:
         """Initialize `network` in place; other layers (normalization, embeddings) keep their own weights."""
         for layer in network.modules():
-            if isinstance(layer, _LAYERS):
+            if isinstance(layer, WEIGHTED):
                 for block in layer.weight.chunk(getattr(layer, "groups", 1)):
                     self.fill_(block)
                 if layer.bias is not None:

@@ -11,13 +11,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from spl.layers import ACTIVATIONS
 from spl.modes import undisturbed
-
-ACTIVATIONS = tuple(
-    getattr(nn, name)
-    for name in nn.modules.activation.__all__
-    if name not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
-)
 
 
 def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
 """Mean-field theory at initialization: the gain at which signals neither grow nor shrink from layer to layer."""
 
 import math
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from spl.linearized import ACTIVATIONS
-
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+from spl.layers import ACTIVATIONS, WEIGHTED
 
 
 def critical_gain(activation: nn.Module, variance: float = 1 / 40) -> float:
@@ -21,11 +21,18 @@ def critical_gain(activation: nn.Module, variance: float = 1 / 40) -> float:
         activation: φ, elementwise.
         variance: q, of the pre-activations.
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(100)  # an even number: none at the kink of ReLU
+    nodes, weights = _gauss_hermite()
     z = torch.tensor(nodes * math.sqrt(variance), requires_grad=True)
     with torch.enable_grad():
         (slopes,) = torch.autograd.grad(activation(1.0 * z).sum(), z)  # a leaf must not be changed in place
     return float(1 / np.sqrt(np.average(slopes.numpy() ** 2, weights=weights)))
+
+
+@cache
+def _gauss_hermite() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Nodes and weights for E[f(z)], z ~ N(0, 1); an even number, so that none is at the kink of ReLU."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    return nodes, weights
 
 
 def layer_gains(network: nn.Module) -> dict[str, float]:
@@ -37,7 +44,7 @@ def layer_gains(network: nn.Module) -> dict[str, float]:
     gains: dict[str, float] = {}
     last = None
     for name, module in network.named_modules():
-        if isinstance(module, _LAYERS):
+        if isinstance(module, WEIGHTED):
             last = f"{name}.weight" if name else "weight"
             gains[last] = 1.0
         elif isinstance(module, ACTIVATIONS) and last is not None:

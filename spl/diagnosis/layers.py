@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from spl.isometry import isometry_residual
 from spl.isometry.structure import isometry_floor
-from spl.linearized import ACTIVATIONS
+from spl.layers import ACTIVATIONS
 
 _SLOPE_EXAMPLES = 5
 _PIXELS = 16

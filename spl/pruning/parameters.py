@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from spl.errors import InputError
-
-_PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
+from spl.layers import WEIGHTED
 
 
 def prunable_parameters(
@@ -24,7 +23,7 @@ def prunable_parameters(
         InputError: nothing is prunable, or a pattern matches nothing.
     """
     kinds = ("weight", "bias") if include_bias else ("weight",)
-    layers = [module for module in network.modules() if isinstance(module, _PRUNABLE)]
+    layers = [module for module in network.modules() if isinstance(module, WEIGHTED)]
     prunable = {id(getattr(layer, kind)) for layer in layers for kind in kinds}
     found = {
         name: parameter
