@@ -46,12 +46,12 @@ class ApproximateIsometry(Correction):
 
     def correct_(self, layers: Sequence[Layer]) -> None:
         """See `Correction`; matrices of one shape, small enough for it to pay, are solved together."""
-        blocks = [block for layer in layers for block in _blocks(layer)]
-        batches = list(_batches(blocks))
+        blocks = [list(_blocks(layer)) for layer in layers]
+        batches = list(_batches([block for of_layer in blocks for block in of_layer]))
         for batch in tqdm(batches, desc="Isometry", unit="batch", delay=1, leave=False, disable=None):
             self._solve(batch)
-        for layer in layers:
-            _write(layer, [block for block in blocks if block.layer is layer])
+        for layer, of_layer in zip(layers, blocks, strict=True):
+            _write(layer, of_layer)
 
     def _solve(self, blocks: list["_Block"]) -> None:
         """Bring the blocks to their floors, each with the smallest pull that does."""
@@ -80,7 +80,6 @@ class _Block:
     """The matrix of one group of a layer, wide, without what is empty if it is large, in units of σ.
 
     Attributes:
-        layer: what it belongs to.
         mask: bool [n, m]; the following are of what it keeps, row by row.
         weight: the weights as they were given.
         matching: ±1 at the places of a maximum matching, 0 elsewhere.
@@ -88,7 +87,6 @@ class _Block:
         floor: the least residual of the rows that keep anything.
     """
 
-    layer: Layer
     mask: Tensor
     weight: Tensor
     matching: Tensor
@@ -122,7 +120,7 @@ def _blocks(layer: Layer) -> Iterator[_Block]:
         matched = heaviest_matching(weight, mask).to(part.device)
         signs = torch.where(weight < 0, -1.0, 1.0).to(precise)
         floor = sqrt(live - int(matched.sum()))
-        yield _Block(layer, mask, weight, signs * matched, weight, floor)
+        yield _Block(mask, weight, signs * matched, weight, floor)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from spl.errors import InputError
 from spl.isometry.residuals import isometry_residual, operator_residual
-from spl.isometry.structure import isometry_floor, structural_rank
+from spl.isometry.structure import floor_at_rank, structural_rank
 from spl.masks import Masks
 from spl.mean_field import layer_gains
 
@@ -182,11 +182,12 @@ class _Before:
 
     def change(self, layer: Layer) -> Change:
         """What has become of it."""
+        rank = structural_rank(layer.mask, layer.groups)
         return Change(
             self.residuals,
             layer.residuals(),
-            floor=isometry_floor(layer.mask, layer.gain, layer.groups),
-            rank=structural_rank(layer.mask, layer.groups),
+            floor=floor_at_rank(layer.mask, rank, layer.gain, layer.groups),
+            rank=rank,
             gain=layer.gain,
             moved=self._moved(layer),
             vanished=max(0, _vanishing(layer) - self.vanishing),

@@ -32,8 +32,12 @@ def isometry_floor(mask: Tensor, gain: float = 1.0, groups: int = 1) -> float:
         gain: σ.
         groups: of the convolution; n is the smaller side of each group's matrix, and all count.
     """
-    sides = sum(min(block.shape) for block in _blocks(mask, groups))
-    return gain**2 * sqrt(sides - structural_rank(mask, groups))
+    return floor_at_rank(mask, structural_rank(mask, groups), gain, groups)
+
+
+def floor_at_rank(mask: Tensor, rank: int, gain: float = 1.0, groups: int = 1) -> float:
+    """The `isometry_floor` of a mask whose structural rank is known."""
+    return gain**2 * sqrt(sum(min(block.shape) for block in _blocks(mask, groups)) - rank)
 
 
 def heaviest_matching(weight: Tensor, mask: Tensor) -> Tensor:
