@@ -15,15 +15,15 @@ from spl.linearized import absolute_state, batch_norm_scale, forwards, linear_fo
 _ROUNDS = 5  # from one search for dead channels to the next
 _FEW = 4  # a product of patches is the faster where there are so many times more channels than positions, and
 _FEWER = 1  # channel by channel of a position is the faster order in memory where there are so many times more
-_WORTH = 0.9  # they are dropped where that spares a tenth of a layer's products
+_WORTH = 0.9  # dead channels are dropped where that spares a tenth of a layer's products
 
 
 class Flow:
     """|w| ⊙ ∂R/∂|w| of `spl.linearized.path_gradients`, again and again while weights become 0.
 
     What takes the time of a round is done once or not at all: absolute weights and scores stay where they are in
-    memory, channels through which nothing flows any more drop out of the products, and convolutions with more channels
-    than positions are products of their patches.
+    memory, channels through which nothing flows any more drop out of the products, and convolutions with many more
+    channels than positions are products of their patches.
 
     Args:
         network: the network, whose parameters are read in each round; weights and scores that are 0 stay 0.
