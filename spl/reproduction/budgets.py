@@ -1,0 +1,88 @@
+"""Budgets: how much is spent on the figures and tables."""
+
+from dataclasses import dataclass
+
+from spl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the networks of one data set are scored, trained and measured.
+
+    Attributes:
+        iterations: training steps; the learning rate falls ×0.1 after each quarter.
+        batch_size: examples per step.
+        seeds: number of runs, seeds 0 to n − 1.
+        scoring_batches: how many batches decide the masks; None for the whole training split.
+        examples: how many training examples the spectra are measured at; None for all.
+        every_n_epochs: how often spectra are measured during training; None for never.
+        correction_iterations: most iterations of approximate isometry.
+        test_batches: how many batches of 1,000 validation and test examples errors are measured on; None for all.
+    """
+
+    iterations: int
+    batch_size: int
+    seeds: int
+    scoring_batches: int | None = None
+    examples: int | None = None
+    every_n_epochs: int | None = 1
+    correction_iterations: int = 1000
+    test_batches: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is spent: a protocol for each data set, and the sparsities of the curves.
+
+    Attributes:
+        name: smoke, short or paper.
+        mnist: of MNIST and Fashion-MNIST.
+        cifar10: of CIFAR-10.
+        sparsities: κ̄ of the curves, 90 % among them.
+    """
+
+    name: str
+    mnist: Protocol
+    cifar10: Protocol
+    sparsities: tuple[float, ...]
+
+    def protocol(self, data: str) -> Protocol:
+        """Of the data set MNIST, FashionMNIST or CIFAR10."""
+        return self.cifar10 if data == "CIFAR10" else self.mnist
+
+    def describe(self, data: str) -> str:
+        """The line that stands on every picture."""
+        protocol = self.protocol(data)
+        runs = "1 run" if protocol.seeds == 1 else f"{protocol.seeds} runs"
+        return f"budget {self.name}: {protocol.iterations:,} iterations × {protocol.batch_size}, {runs}"
+
+
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+BUDGETS = {
+    "smoke": Budget(
+        "smoke",
+        mnist=Protocol(20, 100, 1, 5, 20, None, 20, 1),
+        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, 1),
+        sparsities=(0.5, 0.9),
+    ),
+    "short": Budget(
+        "short",
+        mnist=Protocol(10_000, 100, 3, examples=1000, every_n_epochs=2),
+        cifar10=Protocol(10_000, 128, 3, examples=1000, every_n_epochs=2),
+        sparsities=_TENTHS,
+    ),
+    "paper": Budget(
+        "paper",
+        mnist=Protocol(80_000, 100, 10, every_n_epochs=15),
+        cifar10=Protocol(100_000, 128, 5, every_n_epochs=30),
+        sparsities=_TENTHS,
+    ),
+}
+
+
+def budget_named(name: str) -> Budget:
+    """The budget smoke, short or paper."""
+    if name not in BUDGETS:
+        raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {name!r}.")
+    return BUDGETS[name]

@@ -1,0 +1,175 @@
+"""Methods: how a network comes by its weights and masks, in the words of the paper's figures, as YAML."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from spl.reproduction.budgets import Budget
+from spl.reproduction.run import Run
+
+Choice = dict[str, Any]  # class_path and init_args
+
+_SPARSITY = 0.9
+_LEARNING_RATE = 0.1
+_STABLE_LEARNING_RATE = 0.01  # at 0.1 the dense linear network diverges
+
+
+@dataclass(frozen=True)
+class Method:
+    """One curve of Figures 2, 4, 7 and 8.
+
+    Attributes:
+        label: as the paper has it: initialization, criterion, correction.
+        initializer: class in `spl.initializers`.
+        criterion: class in `spl.criteria`, with its arguments; None for a dense network.
+        isometry: class in `spl.isometry`; None without correction.
+        pretrained: whether the dense network is trained before it is pruned.
+        control: class in `spl.criteria` that wraps the criterion.
+    """
+
+    label: str
+    initializer: str = "Orthogonal"
+    criterion: str | None = "ConnectionSensitivity"
+    isometry: str | None = None
+    pretrained: bool = False
+    control: str | None = None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+LDI_DENSE = Method("LDI-Dense", criterion=None)
+LDI_RAND = Method("LDI-Rand", criterion="Random")
+LDI_RAND_AI = Method("LDI-Rand-AI", criterion="Random", isometry="ApproximateIsometry")
+LDI_MAG = Method("LDI-Mag", criterion="Magnitude", pretrained=True)
+VS_CS = Method("VS-CS", initializer="LeCunNormal")
+LDI_CS = Method("LDI-CS")
+LDI_CS_AI = Method("LDI-CS-AI", isometry="ApproximateIsometry")
+LDI_CS_EOI = Method("LDI-CS-EOI", isometry="EOI")
+LDI_SYNFLOW = Method("LDI-SynFlow", criterion="SynFlow")
+LDI_SHUFFLED = Method("LDI-CS shuffled", control="ShuffledInLayers")
+
+PAPER = (LDI_DENSE, LDI_MAG, LDI_RAND, LDI_RAND_AI, VS_CS, LDI_CS, LDI_CS_AI)
+BEYOND = (LDI_CS_EOI, LDI_SYNFLOW, LDI_SHUFFLED)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run of a budget is about; `run` turns it into a `spl fit`.
+
+    Attributes:
+        network: its name and arguments in `spl.networks`.
+        data: MNIST, FashionMNIST or CIFAR10.
+        sparsity: κ̄, biases counted.
+        targets: what the scoring loss compares with; see `PruneAtInit`.
+        scoring_data: another data set to score on.
+        initializer: instead of the method's, with arguments.
+        trained: whether it is trained, or its spectra alone are measured.
+    """
+
+    network: Choice
+    data: str = "MNIST"
+    sparsity: float = _SPARSITY
+    targets: str = "labels"
+    scoring_data: str | None = None
+    initializer: Choice = field(default_factory=dict)
+    trained: bool = True
+
+    def run(self, budget: Budget, method: Method, seed: int) -> Run:
+        """The run of `method` with `seed`."""
+        before = None
+        if method.pretrained:
+            before = Experiment(self.network, self.data, initializer=self.initializer).run(budget, LDI_DENSE, seed)
+        name = "_".join(
+            [
+                self.data,
+                _short(self.network),
+                str(method).replace(" ", "-"),
+                f"{0 if method.criterion is None else 100 * self.sparsity:.3g}",
+                *([] if self.targets == "labels" else [self.targets]),
+                *([f"from-{self.scoring_data}"] if self.scoring_data else []),
+                *(f"{value:g}" for value in self.initializer.get("init_args", {}).values()),
+                *([] if self.trained else ["untrained"]),
+                f"seed{seed}",
+            ]
+        )
+        return Run(name, self._config(budget, method, seed), before)
+
+    def _config(self, budget: Budget, method: Method, seed: int) -> dict[str, Any]:
+        protocol = budget.protocol(self.data)
+        initializer = self.initializer or {"class_path": f"spl.initializers.{method.initializer}"}
+        model: dict[str, Any] = {"network": self.network, "initializer": initializer}
+        trainer: dict[str, Any] = {
+            "max_steps": protocol.iterations if self.trained else 0,
+            "accelerator": "auto",
+            "devices": 1,
+            "log_every_n_steps": max(1, min(50, protocol.iterations // 5)),
+            "enable_model_summary": False,
+        }
+        if protocol.test_batches is not None:
+            trainer |= {"limit_val_batches": protocol.test_batches, "limit_test_batches": protocol.test_batches}
+        if self.trained:
+            trainer["max_epochs"] = -1
+            model |= {"optimizer": self._optimizer(method), "lr_scheduler": _quarters(protocol.iterations)}
+        spectrum = {"examples": protocol.examples, "every_n_epochs": protocol.every_n_epochs}
+        return {
+            "seed_everything": seed,
+            "trainer": trainer,
+            "data": {"class_path": f"spl.data.{self.data}", "init_args": {"batch_size": protocol.batch_size}},
+            "model": model,
+            "pruning": self._pruning(budget, method, seed),
+            "spectrum": spectrum if self.data != "CIFAR10" else spectrum | {"chunk": 50},
+        }
+
+    def _optimizer(self, method: Method) -> Choice:
+        linear = self.network.get("init_args", {}).get("activation") == "linear"
+        rate = _STABLE_LEARNING_RATE if linear and method in (LDI_DENSE, LDI_MAG) else _LEARNING_RATE
+        return {"class_path": "torch.optim.SGD", "init_args": {"lr": rate, "momentum": 0.9, "weight_decay": 5e-4}}
+
+    def _pruning(self, budget: Budget, method: Method, seed: int) -> dict[str, Any]:
+        if method.criterion is None:
+            return {"sparsity": 0.0, "include_bias": True, "isometry": None}
+        protocol = budget.protocol(self.data)
+        pruning: dict[str, Any] = {
+            "sparsity": self.sparsity,
+            "include_bias": True,
+            "criterion": _criterion(method, seed),
+            "isometry": _isometry(method, seed, protocol.correction_iterations),
+            "targets": self.targets,
+            "batches": protocol.scoring_batches,
+        }
+        if self.scoring_data is not None:
+            arguments = {"batch_size": protocol.batch_size}
+            pruning["scoring_data"] = {"class_path": f"spl.data.{self.scoring_data}", "init_args": arguments}
+        return pruning
+
+
+def _criterion(method: Method, seed: int) -> Choice:
+    criterion: Choice = {"class_path": f"spl.criteria.{method.criterion}"}
+    if method.criterion == "Random":
+        criterion["init_args"] = {"seed": seed}
+    if method.control is not None:
+        return {"class_path": f"spl.criteria.{method.control}", "init_args": {"criterion": criterion, "seed": seed}}
+    return criterion
+
+
+def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
+    """With the paper's gain, 1."""
+    if method.isometry is None:
+        return None
+    own = {"seed": seed} if method.isometry == "EOI" else {"max_iterations": iterations}
+    return {"class_path": f"spl.isometry.{method.isometry}", "init_args": {"gain": 1.0} | own}
+
+
+def _quarters(iterations: int) -> Choice:
+    arguments = {"step_size": max(1, iterations // 4), "gamma": 0.1}
+    return {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": arguments}
+
+
+def _short(network: Choice) -> str:
+    arguments = network.get("init_args", {}).values()
+    return "-".join([network["class_path"].rpartition(".")[2], *map(str, arguments)])
+
+
+def mlp(activation: str, depth: int = 7) -> Choice:
+    """MLP-K of width 100."""
+    return {"class_path": "spl.networks.MLP", "init_args": {"activation": activation, "depth": depth}}

@@ -1,0 +1,166 @@
+"""Results: what finished runs gave, found again by the digests of their configurations."""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import (
+    HISTOGRAMS,
+    IMAGES,
+    SCALARS,
+    EventAccumulator,
+)
+
+from spl.reproduction.run import RUN_FILE, Run, digest_of
+
+RESULT_FILE = "result.json"
+_STAGES = ("corrected", "pruned", "dense")  # the last one that a run has is where its training starts
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gave.
+
+    Attributes:
+        folder: of the run, with its events and checkpoints.
+        digest: of the run.
+        test: loss and accuracy on the test set of the final weights, and of the best by validation accuracy; the
+            latter is absent where nothing was trained.
+        scalars: (step, value) of everything that was logged, by tag.
+        record: where and how it was made: device, threads, versions, seconds, and how many trained together.
+    """
+
+    folder: Path
+    digest: str
+    test: dict[str, dict[str, float]]
+    scalars: dict[str, list[list[float]]]
+    record: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result":
+        """That of a folder."""
+        return cls(folder=folder, **json.loads((folder / RESULT_FILE).read_text()))
+
+    def write(self) -> None:
+        """Into the folder, whole or not at all."""
+        content = asdict(self)
+        del content["folder"]
+        partial = self.folder / f".{RESULT_FILE}.{os.getpid()}"
+        partial.write_text(json.dumps(content))
+        partial.replace(self.folder / RESULT_FILE)
+
+    def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of a scalar: [k] and [k], empty where there is none."""
+        pairs = np.array(self.scalars.get(tag, []), dtype=float).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+    def last(self, tag: str) -> float:
+        """The last value of a scalar; NaN where there is none."""
+        _, values = self.series(tag)
+        return float(values[-1]) if len(values) else float("nan")
+
+    def error(self, which: str = "final") -> float:
+        """Test error in % of the final weights, or of the best by validation accuracy."""
+        return 100 * (1 - self.test[which]["accuracy"])
+
+    def jsv(self, statistic: str, stage: str | None = None) -> float:
+        """A statistic of the Jacobian singular values at a stage, without one where training starts.
+
+        Args:
+            statistic: mean, std, max, min or condition.
+            stage: dense, pruned or corrected.
+        """
+        stages = [stage] if stage else [s for s in _STAGES if f"jacobian/{s}/mean" in self.scalars]
+        return self.last(f"jacobian/{stages[0]}/{statistic}") if stages else float("nan")
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """The share of weights removed of each layer's weight, in the order of layers; biases are left out."""
+        tags = {tag: tag.removeprefix("sparsity/") for tag in self.scalars if tag.startswith("sparsity/")}
+        layers = {layer: self.last(tag) for tag, layer in tags.items()}
+        return {k: v for k, v in layers.items() if k != "global" and not k.endswith(".bias")}
+
+    def orthogonality_score(self) -> float:
+        """OS of the weights that training starts from; NaN for a dense network."""
+        for stage in _STAGES:
+            score = self.last(f"isometry/score/{stage}")
+            if score == score:
+                return score
+        return float("nan")
+
+    @cached_property
+    def _events(self) -> EventAccumulator:
+        events = EventAccumulator(str(self.folder), size_guidance={IMAGES: 0, HISTOGRAMS: 0, SCALARS: 1})
+        events.Reload()
+        return events
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """Bool masks [out, in] of the layers' weights, by layer, from the images in the run's events."""
+        tags = [t for t in self._events.Tags()["images"] if t.startswith("masks/") and not t.endswith(".bias")]
+        images = {tag.removeprefix("masks/"): self._events.Images(tag)[-1].encoded_image_string for tag in tags}
+        return {layer: _grey(png) > 0.5 for layer, png in images.items()}
+
+    def saliency(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Histogram of log10 of each layer's scores: upper limits [k] of the bins, and counts [k]."""
+        found = {}
+        for tag in self._events.Tags()["histograms"]:
+            if tag.startswith("saliency_log10/") and not tag.endswith(".bias"):
+                histogram = self._events.Histograms(tag)[-1].histogram_value
+                limits, counts = np.array(histogram.bucket_limit), np.array(histogram.bucket)
+                found[tag.removeprefix("saliency_log10/")] = (limits, counts)
+        return found
+
+
+def _grey(png: bytes) -> np.ndarray:
+    image = imread(io.BytesIO(png), format="png")
+    return image if image.ndim == 2 else image[..., 0]
+
+
+def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
+    """Everything that was logged as a number in the folders of one run, the later ones its resumptions."""
+    steps: dict[str, dict[int, float]] = {}
+    for folder in folders:
+        events = EventAccumulator(str(folder), size_guidance={IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            steps.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+    return {tag: [[step, values[step]] for step in sorted(values)] for tag, values in steps.items()}
+
+
+class Results(Mapping[str, Result]):
+    """Finished runs below a folder, by digest; folders that say of no result are runs that never finished.
+
+    Args:
+        root: where to look.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folders: dict[str, Path] = {}
+        self.unfinished: dict[str, list[Path]] = {}
+        for file in sorted(root.rglob(RUN_FILE), key=lambda file: file.stat().st_mtime):
+            if (file.parent / RESULT_FILE).is_file():
+                self.folders[digest_of(file)] = file.parent
+            else:
+                self.unfinished.setdefault(digest_of(file), []).append(file.parent)
+        self._read: dict[str, Result] = {}
+
+    def __getitem__(self, digest: str) -> Result:
+        if digest not in self._read:
+            self._read[digest] = Result.read(self.folders[digest])
+        return self._read[digest]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folders)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def of(self, runs: Iterable[Run]) -> list[Result]:
+        """Those of `runs` that are finished, in their order."""
+        return [self[run.digest] for run in runs if run.digest in self]
