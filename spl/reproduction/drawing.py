@@ -24,8 +24,9 @@ from spl.reproduction.methods import (
 )
 
 WIDTH = 7.0  # inches, of a page's text
-_FONT = 8  # points, of labels; ticks and legends have one less
-_MARKERS = 9  # on a curve, at most
+TEXT = 8  # points, of labels; ticks and legends have one less
+SPARSITY_LABEL = r"sparsity $\bar\kappa$ [%]"
+_CUT = 0.1  # times the mean, where a band that reaches lower ends on a logarithmic axis
 
 # Okabe & Ito's colours; where methods share one, line style and marker tell them apart
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -64,16 +65,16 @@ def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figu
     figure = Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **sharing)
     for panel in axes.flat:
-        panel.tick_params(which="both", labelsize=_FONT - 1)
+        panel.tick_params(which="both", labelsize=TEXT - 1)
         panel.grid(alpha=0.25, linewidth=0.5)
     return figure, axes
 
 
 def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     """Name the axes."""
-    axes.set_xlabel(x, fontsize=_FONT)
-    axes.set_ylabel(y, fontsize=_FONT)
-    axes.set_title(title, fontsize=_FONT)
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+    axes.set_title(title, fontsize=TEXT)
 
 
 def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
@@ -87,31 +88,22 @@ def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
         return
     logarithmic = axes.get_yscale() == "log"
     shown = np.isfinite(mean) & ((mean > 0) | (not logarithmic))
-    every = max(1, -(-len(x) // _MARKERS))
-    axes.plot(x, np.where(shown, mean, np.nan), markevery=every, **style)
-    lower = np.maximum(mean - std, mean * 1e-3) if logarithmic else mean - std
+    axes.plot(x, np.where(shown, mean, np.nan), markevery=1 if len(x) <= 10 else 0.12, **style)
+    lower = np.maximum(mean - std, _CUT * mean) if logarithmic else mean - std
     axes.fill_between(x, lower, mean + std, where=shown & (std > 0), color=style["color"], alpha=0.2, linewidth=0)
     for height, marker, gone in ((1, "^", np.isposinf(mean)), (0, "v", ~shown & (mean <= 0))):
-        edge: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "", "zorder": 5}
-        axes.plot(x[gone], np.full(gone.sum(), height), marker=marker, color=style["color"], markersize=5, **edge)
+        if gone.any():
+            edge: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "", "zorder": 5}
+            axes.plot(x[gone], np.full(gone.sum(), height), marker=marker, color=style["color"], markersize=5, **edge)
 
 
 def draw_level(axes: Axes, level: Statistic, style: Style) -> None:
     """A horizontal line at the mean, with its band."""
     axes.axhline(level.mean, **style)
     if level.std > 0:
-        lower = level.mean - level.std
-        if axes.get_yscale() == "log":
-            lower = max(lower, level.mean * 1e-3)
+        cut = _CUT * level.mean if axes.get_yscale() == "log" else -np.inf
+        lower = max(level.mean - level.std, cut)
         axes.axhspan(lower, level.mean + level.std, color=style["color"], alpha=0.12, linewidth=0)
-
-
-def fit_log(axes: Axes, statistics: Iterable[Statistic]) -> None:
-    """Limits of a logarithmic axis that hold every finite positive mean; bands may reach out below."""
-    shown = [s for s in statistics if np.isfinite(s.mean) and s.mean > 0]
-    if shown:
-        top = max(s.mean + np.nan_to_num(s.std) for s in shown)
-        axes.set_ylim(0.6 * min(s.mean for s in shown), 1.6 * top)
 
 
 def legend(figure: Figure, styles: dict[str, Style], columns: int = 4) -> None:
@@ -122,7 +114,7 @@ def legend(figure: Figure, styles: dict[str, Style], columns: int = 4) -> None:
         loc="outside upper center",
         ncols=columns,
         frameon=False,
-        fontsize=_FONT - 1,
+        fontsize=TEXT - 1,
         handlelength=3.5,
     )
 

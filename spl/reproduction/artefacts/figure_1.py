@@ -10,7 +10,7 @@ from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, TANH, Subject
 from spl.reproduction.budgets import Budget
 from spl.reproduction.curves import Missing
-from spl.reproduction.drawing import label, panels
+from spl.reproduction.drawing import SPARSITY_LABEL, TEXT, WIDTH, label, panels
 from spl.reproduction.methods import LDI_CS, Experiment
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
@@ -87,20 +87,21 @@ def _quantiles_of(limits: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _draw_masks(budget: Budget, found: dict[Subject, dict[float, Result]]) -> Figure:
     """White is kept, black is pruned."""
     rows, columns = len(budget.sparsities), len(_HIDDEN)
-    figure = Figure(figsize=(7.0, 0.4 + 0.66 * rows), dpi=200, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.4 + 0.66 * rows), dpi=200, layout="constrained")
     halves: Any = figure.subfigures(1, 2)
     for half, (subject, by_sparsity) in zip(halves, found.items(), strict=True):
-        half.suptitle(subject.name, fontsize=8)
+        half.suptitle(subject.name, fontsize=TEXT)
+        half.supylabel(SPARSITY_LABEL, fontsize=TEXT)
         axes = half.subplots(rows, columns, squeeze=False)
         for line, sparsity in zip(axes, budget.sparsities, strict=True):
             masks = by_sparsity[sparsity].masks() if sparsity in by_sparsity else {}
-            line[0].set_ylabel(f"{100 * sparsity:g} %", fontsize=7)
+            line[0].set_ylabel(f"{100 * sparsity:g}", fontsize=TEXT - 1)
             for panel, layer in zip(line, _HIDDEN, strict=True):
                 panel.set(xticks=[], yticks=[])
                 if layer in masks:
-                    panel.imshow(masks[layer], cmap="gray", vmin=0, vmax=1)
+                    panel.imshow(masks[layer], cmap="gray", vmin=0, vmax=1, interpolation="none")
         for panel, layer in zip(axes[0], _HIDDEN, strict=True):
-            panel.set_title(layer, fontsize=7)
+            panel.set_title(layer, fontsize=TEXT - 1)
     return figure
 
 

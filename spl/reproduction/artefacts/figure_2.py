@@ -1,8 +1,7 @@
 """Figure 2: signal propagation and training of sparse networks."""
 
-from matplotlib.figure import Figure
-
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.signal_propagation import (
     decreases,
     draw_propagation,
@@ -25,7 +24,6 @@ from spl.reproduction.artefacts.training_logs import (
     untrainable,
 )
 from spl.reproduction.budgets import Budget
-from spl.reproduction.drawing import method_legend, panels
 from spl.reproduction.methods import (
     BEYOND,
     LDI_CS,
@@ -37,7 +35,6 @@ from spl.reproduction.methods import (
     LDI_SYNFLOW,
     PAPER,
     VS_CS,
-    Method,
 )
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
@@ -64,29 +61,12 @@ class Figure2(Artefact):
             rows += propagation_rows(measured, ALL, ("mean",))
             rows += training_rows(measured, ALL, (LOSS,)) + jsv_rows(measured, ALL)
         figures = {
-            "": _draw(both, PAPER),
-            "_beyond": _draw(both, BESIDE),
-            "_jsv_during_training": _draw_during_training(both),
+            "": side_by_side(both, PAPER, (draw_propagation, draw_training)),
+            "_beyond": side_by_side(both, BESIDE, (draw_propagation, draw_training)),
+            "_jsv_during_training": side_by_side(both, PAPER, (draw_jsv_training,)),
         }
         findings = [finding for measured in both for finding in _findings(measured)]
         return Report(rows, findings, figures)
-
-
-def _draw(both: list[Measurements], methods: tuple[Method, ...]) -> Figure:
-    figure, axes = panels(2, 2, 5.4, sharex="col", sharey="col")
-    for measured, (left, right) in zip(both, axes, strict=True):
-        draw_propagation(left, measured, methods)
-        draw_training(right, measured, methods)
-    method_legend(figure, methods)
-    return figure
-
-
-def _draw_during_training(both: list[Measurements]) -> Figure:
-    figure, axes = panels(1, 2, 3.2, sharey=True)
-    for measured, panel in zip(both, axes[0], strict=True):
-        draw_jsv_training(panel, measured, PAPER)
-    method_legend(figure, PAPER)
-    return figure
 
 
 def _findings(measured: Measurements) -> list[Finding]:
@@ -100,7 +80,7 @@ def _findings(measured: Measurements) -> list[Finding]:
         trains_fastest(measured, LDI_CS_AI, PAPER),
         trains_like_dense(measured, LDI_CS_AI),
         *([untrainable(measured, LDI_RAND)] if measured.subject is TANH else []),
-        restores(measured, LDI_CS_EOI),
+        restores(measured, LDI_CS_EOI, beyond),
         exceeds(measured, LDI_SYNFLOW, LDI_CS, beyond),
         matches_shuffled(measured),
     ]

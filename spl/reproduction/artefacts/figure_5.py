@@ -1,10 +1,12 @@
 """Figure 5: how much longer networks pruned at random or by magnitude take to train."""
 
+from functools import partial
+
 from spl.reproduction.artefacts.artefact import Artefact, Report
+from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, slower, training_rows
 from spl.reproduction.budgets import Budget
-from spl.reproduction.drawing import method_legend, panels
 from spl.reproduction.methods import LDI_CS, LDI_MAG, LDI_RAND
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
@@ -24,14 +26,10 @@ class Figure5(Artefact):
 
     def report(self, budget: Budget, results: Results) -> Report:
         """Loss and accuracy against the logarithm of iterations."""
-        figure, axes = panels(2, 2, 5.0, sharex=True, sharey="row")
-        rows, findings = [], []
-        for column, subject in enumerate((LINEAR, TANH)):
-            measured = Measurements(subject, budget, results)
-            rows += training_rows(measured, _METHODS)
-            findings += [slower(measured, method, LDI_CS) for method in (LDI_RAND, LDI_MAG)]
-            for panel, tag in zip(axes[:, column], (LOSS, ACCURACY), strict=True):
-                draw_training(panel, measured, _METHODS, tag)
-                panel.set_xscale("log")
-        method_legend(figure, _METHODS)
+        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        figure = side_by_side(both, _METHODS, [partial(draw_training, tag=tag) for tag in (LOSS, ACCURACY)])
+        for axes in figure.axes:
+            axes.set_xscale("log")
+        rows = [row for measured in both for row in training_rows(measured, _METHODS)]
+        findings = [slower(measured, method, LDI_CS) for measured in both for method in (LDI_RAND, LDI_MAG)]
         return Report(rows, findings, {"": figure})

@@ -8,16 +8,16 @@ from matplotlib.figure import Figure
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
 from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.signal_propagation import (
-    SPARSITY_LABEL,
     STATISTICS,
     in_percent,
     propagation_rows,
     propagation_runs,
+    statistic_label,
 )
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import Budget
 from spl.reproduction.curves import Curve, Missing, Statistic
-from spl.reproduction.drawing import SUBJECT_STYLES, Style, draw_curve, fit_log, label, legend, panels
+from spl.reproduction.drawing import SPARSITY_LABEL, SUBJECT_STYLES, Style, draw_curve, label, legend, panels
 from spl.reproduction.methods import LDI_DENSE, LDI_MAG
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
@@ -46,11 +46,9 @@ def _draw(both: list[Measurements]) -> Figure:
     figure, axes = panels(2, 3, 4.4)
     for statistic, panel in zip(STATISTICS, axes.flat, strict=False):
         panel.set_yscale("log")
-        shown: list[Statistic] = []
         for measured, style in zip(both, SUBJECT_STYLES, strict=True):
-            shown += _draw_statistic(panel, measured, statistic, style)
-        fit_log(panel, shown)
-        label(panel, SPARSITY_LABEL, title="condition number" if statistic == "condition" else f"{statistic} of JSV")
+            _draw_statistic(panel, measured, statistic, style)
+        label(panel, SPARSITY_LABEL, statistic_label(statistic))
     axes.flat[-1].remove()
     names: dict[str, Style] = {}
     for measured, style in zip(both, SUBJECT_STYLES, strict=True):
@@ -60,11 +58,9 @@ def _draw(both: list[Measurements]) -> Figure:
     return figure
 
 
-def _draw_statistic(axes: Axes, measured: Measurements, statistic: str, style: Style) -> list[Statistic]:
-    pruned, dense = measured.jsv(LDI_MAG, statistic), measured.jsv(LDI_DENSE, statistic)
-    draw_curve(axes, in_percent(pruned), style)
-    draw_curve(axes, dense, _at_initialization(style))
-    return [*pruned.values(), *dense.values()]
+def _draw_statistic(axes: Axes, measured: Measurements, statistic: str, style: Style) -> None:
+    draw_curve(axes, in_percent(measured.jsv(LDI_MAG, statistic)), style)
+    draw_curve(axes, measured.jsv(LDI_DENSE, statistic), _at_initialization(style))
 
 
 def _at_initialization(style: Style) -> Style:

@@ -1,6 +1,9 @@
 """Figure 7: signal propagation and training with ReLU and leaky ReLU."""
 
+from functools import partial
+
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.signal_propagation import (
     decreases,
     draw_propagation,
@@ -13,14 +16,12 @@ from spl.reproduction.artefacts.signal_propagation import (
 from spl.reproduction.artefacts.subject import Measurements, Subject
 from spl.reproduction.artefacts.training_logs import (
     ACCURACY,
-    LOSS,
     draw_training,
     training_rows,
     trains_fastest,
     trains_like_dense,
 )
 from spl.reproduction.budgets import Budget
-from spl.reproduction.drawing import method_legend, panels
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_RAND, LDI_RAND_AI, VS_CS, mlp
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
@@ -40,18 +41,14 @@ class Figure7(Artefact):
         return [run for subject in _SUBJECTS for run in propagation_runs(budget, subject, _METHODS)]
 
     def report(self, budget: Budget, results: Results) -> Report:
-        """A row of axes for each activation."""
-        figure, axes = panels(2, 3, 4.8, sharex="col", sharey="col")
-        rows, findings = [], []
-        for subject, (left, middle, right) in zip(_SUBJECTS, axes, strict=True):
-            measured = Measurements(subject, budget, results)
+        """One picture."""
+        both = [Measurements(subject, budget, results) for subject in _SUBJECTS]
+        rows = []
+        for measured in both:
             rows += propagation_rows(measured, _METHODS, ("mean",)) + training_rows(measured, _METHODS)
-            findings += _findings(measured)
-            draw_propagation(left, measured, _METHODS)
-            draw_training(middle, measured, _METHODS, LOSS)
-            draw_training(right, measured, _METHODS, ACCURACY)
-        method_legend(figure, _METHODS)
-        return Report(rows, findings, {"": figure})
+        draws = (draw_propagation, draw_training, partial(draw_training, tag=ACCURACY))
+        findings = [finding for measured in both for finding in _findings(measured)]
+        return Report(rows, findings, {"": side_by_side(both, _METHODS, draws, 2.0)})
 
 
 def _findings(measured: Measurements) -> list[Finding]:

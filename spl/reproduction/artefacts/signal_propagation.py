@@ -10,13 +10,12 @@ from spl.reproduction.artefacts.artefact import Finding
 from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.subject import SPARSITY, Measurements, Subject
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, Statistic
-from spl.reproduction.drawing import STYLES, draw_curve, draw_level, fit_log, label
+from spl.reproduction.curves import Curve
+from spl.reproduction.drawing import SPARSITY_LABEL, STYLES, draw_curve, draw_level, label
 from spl.reproduction.methods import LDI_DENSE, Method
 from spl.reproduction.run import Run
 
 STATISTICS = ("mean", "std", "max", "min", "condition")
-SPARSITY_LABEL = r"sparsity $\bar\kappa$ [%]"
 _RESTORED = (0.8, 1.25)  # times the dense network's counts as the dense network's
 _VANISHED = 0.01  # times the dense network's counts as none
 
@@ -45,18 +44,19 @@ def propagation_rows(
 def draw_propagation(axes: Axes, measured: Measurements, methods: Iterable[Method], statistic: str = "mean") -> None:
     """A statistic against sparsity; that of the dense network is a line across."""
     axes.set_yscale("log")
-    shown: list[Statistic] = []
     for method in methods:
         curve = measured.jsv(method, statistic)
-        shown += curve.values()
         if method.criterion is None:
             if 0.0 in curve:
                 draw_level(axes, curve[0.0], STYLES[method])
         else:
             draw_curve(axes, in_percent(curve), STYLES[method])
-    fit_log(axes, shown)
-    name = "condition number" if statistic == "condition" else f"{statistic} of JSV"
-    label(axes, SPARSITY_LABEL, name, measured.subject.name)
+    label(axes, SPARSITY_LABEL, statistic_label(statistic))
+
+
+def statistic_label(statistic: str) -> str:
+    """As an axis has it."""
+    return "condition number" if statistic == "condition" else f"{statistic} of JSV"
 
 
 def in_percent(curve: Curve) -> Curve:
@@ -79,21 +79,22 @@ def decreases(measured: Measurements, method: Method) -> Finding:
     return judged(f"{measured.subject.name}: with {method}, the mean JSV falls as κ̄ grows", judge)
 
 
-def restores(measured: Measurements, method: Method) -> Finding:
+def restores(measured: Measurements, method: Method, remark: str = "") -> Finding:
     """Whether the mean JSV is that of the dense network at every sparsity."""
 
     def judge() -> Judgement:
-        dense, curve = measured.jsv(method)[0.0], measured.jsv(method)
+        curve = measured.jsv(method)
+        dense, at = curve[0.0], curve[SPARSITY]
         ratios = {x: s.mean / dense.mean for x, s in curve.items() if x > 0}
-        worst = max(ratios, key=lambda x: abs(ratios[x] - 1), default=0.0)
+        worst = max(ratios, key=lambda x: abs(ratios[x] - 1))
         holds = all(_RESTORED[0] <= ratio <= _RESTORED[1] for ratio in ratios.values())
-        at = curve[SPARSITY]
         return holds, (
             f"{at.mean / dense.mean:.3g} times the dense network's at κ̄ = {100 * SPARSITY:g} % ({at} of {dense}); "
             f"furthest at κ̄ = {100 * worst:g} %: {ratios[worst]:.3g} times"
         )
 
-    return judged(f"{measured.subject.name}: {method} brings the mean JSV back to that of the dense network", judge)
+    statement = f"{measured.subject.name}: {method} brings the mean JSV back to that of the dense network{remark}"
+    return judged(statement, judge)
 
 
 def vanishes(measured: Measurements, method: Method) -> Finding:

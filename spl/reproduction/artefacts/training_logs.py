@@ -10,7 +10,7 @@ from spl.reproduction.artefacts.artefact import Finding
 from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, Measurements
 from spl.reproduction.curves import Curve, Missing, Statistic
-from spl.reproduction.drawing import STYLES, draw_curve, fit_log, label
+from spl.reproduction.drawing import STYLES, draw_curve, label
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_SHUFFLED, Method
 from spl.reproduction.results import Result
 
@@ -50,21 +50,19 @@ def draw_training(axes: Axes, measured: Measurements, methods: Iterable[Method],
     if tag == LOSS:
         axes.set_yscale("log")
     _draw(axes, {method: measured.log(method, tag) for method in methods})
-    label(axes, "iteration", _NAMES[tag], measured.subject.name)
+    label(axes, "iteration", _NAMES[tag])
 
 
 def draw_jsv_training(axes: Axes, measured: Measurements, methods: Iterable[Method]) -> None:
     """The mean Jacobian singular value during training."""
     axes.set_yscale("log")
     _draw(axes, {method: measured.jsv_log(method) for method in methods})
-    label(axes, "iteration", "mean of JSV", measured.subject.name)
+    label(axes, "iteration", "mean of JSV")
 
 
 def _draw(axes: Axes, curves: dict[Method, Curve]) -> None:
     for method, curve in curves.items():
         draw_curve(axes, curve, STYLES[method])
-    if axes.get_yscale() == "log":
-        fit_log(axes, [s for curve in curves.values() for s in curve.values()])
 
 
 def average_loss(result: Result) -> float:
