@@ -1,0 +1,38 @@
+"""Comparison: networks side by side, and the methods on each."""
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spl.reproduction.artefacts.subject import Measurements
+from spl.reproduction.drawing import TEXT, method_legend, panels
+from spl.reproduction.methods import Method
+
+Draw = Callable[[Axes, Measurements, Sequence[Method]], None]
+
+
+def side_by_side(
+    measured: Sequence[Measurements], methods: Sequence[Method], draws: Sequence[Draw], row_height: float = 2.3
+) -> Figure:
+    """A column of axes for each network, and a row for each thing drawn, which shares its vertical axis.
+
+    Args:
+        measured: of each network.
+        methods: what is compared.
+        draws: draw the methods of a network into axes, and name both axes.
+        row_height: in inches.
+    """
+    figure, axes = panels(len(draws), len(measured), 0.6 + row_height * len(draws), sharey="row")
+    for draw, row in zip(draws, axes, strict=True):
+        for panel, network in zip(row, measured, strict=True):
+            draw(panel, network, methods)
+        for panel in row[1:]:
+            panel.set_ylabel("")
+    for upper, lower in zip(axes[:-1].flat, axes[1:].flat, strict=True):
+        if upper.get_xlabel() == lower.get_xlabel():
+            upper.set_xlabel("")
+    for panel, network in zip(axes[0], measured, strict=True):
+        panel.set_title(network.subject.name, fontsize=TEXT)
+    method_legend(figure, methods)
+    return figure

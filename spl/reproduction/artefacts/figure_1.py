@@ -1,0 +1,163 @@
+"""Figure 1: sparsity patterns, and the connection sensitivities that they come of."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, TANH, Subject
+from spl.reproduction.budgets import Budget
+from spl.reproduction.curves import Missing
+from spl.reproduction.drawing import SPARSITY_LABEL, TEXT, WIDTH, label, panels
+from spl.reproduction.methods import LDI_CS, Experiment
+from spl.reproduction.results import Result, Results
+from spl.reproduction.run import Run
+
+_HIDDEN = ("fc2", "fc3", "fc4", "fc5", "fc6")  # 100×100
+_LAYERS = ("fc1", *_HIDDEN, "fc7")
+_LATER = ("fc4", "fc5", "fc6")
+_BOX: Any = {props: {"color": "#0072B2", "linewidth": 1.2} for props in ("boxprops", "whiskerprops", "capprops")}
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_INITIALIZER = {"class_path": "spl.initializers.Gaussian", "init_args": {"variance": 1.0}}  # SG(γ = 1)
+
+
+class Figure1(Artefact):
+    """Masks of the hidden layers by sparsity, and connection sensitivities by layer, initialized by SG(1)."""
+
+    name = "fig1"
+    title = "Layerwise sparsity patterns and connection sensitivities"
+
+    def runs(self, budget: Budget) -> list[Run]:
+        """One seed, untrained."""
+        return [_run(budget, subject, sparsity) for subject in (LINEAR, TANH) for sparsity in budget.sparsities]
+
+    def report(self, budget: Budget, results: Results) -> Report:
+        """Masks and sensitivities, apart."""
+        found = {subject: _found(budget, results, subject) for subject in (LINEAR, TANH)}
+        rows: list[dict[str, Any]] = []
+        for subject, by_sparsity in found.items():
+            for sparsity, result in by_sparsity.items():
+                for layer, share in result.layer_sparsity().items():
+                    rows.append(_row(subject, sparsity, layer, "layer sparsity", share))
+            for layer, values in _quantiles(by_sparsity).items():
+                for quantile, value in zip(_QUANTILES, values, strict=True):
+                    rows.append(_row(subject, 0.0, layer, f"{100 * quantile:g} % quantile of log10 s", value))
+        findings = [_uniform(found[LINEAR]), _starved(found[TANH]), _less_uniform(found[LINEAR], found[TANH])]
+        figures = {"_masks": _draw_masks(budget, found), "_sensitivities": _draw_sensitivities(found)}
+        return Report(rows, findings, figures)
+
+
+def _run(budget: Budget, subject: Subject, sparsity: float) -> Run:
+    experiment = Experiment(subject.network, sparsity=sparsity, initializer=_INITIALIZER, trained=False)
+    return experiment.run(budget, LDI_CS, 0)
+
+
+def _found(budget: Budget, results: Results, subject: Subject) -> dict[float, Result]:
+    """Finished runs by sparsity."""
+    runs = {sparsity: _run(budget, subject, sparsity) for sparsity in budget.sparsities}
+    return {sparsity: results[run.digest] for sparsity, run in runs.items() if run.digest in results}
+
+
+def _row(subject: Subject, sparsity: float, layer: str, statistic: str, value: float) -> dict[str, Any]:
+    return {
+        "network": subject.name,
+        "sparsity": sparsity,
+        "layer": layer,
+        "statistic": statistic,
+        "value": value,
+        "n": 1,
+    }
+
+
+def _quantiles(by_sparsity: dict[float, Result]) -> dict[str, np.ndarray]:
+    """Quantiles of log10 s by layer; scores are of the dense network, the same at all sparsities."""
+    for result in by_sparsity.values():
+        return {layer: _quantiles_of(*histogram) for layer, histogram in sorted(result.saliency().items())}
+    return {}
+
+
+def _quantiles_of(limits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of a histogram, linear inside its bins."""
+    quantiles: np.ndarray = np.interp(_QUANTILES, counts.cumsum() / counts.sum(), limits)
+    return quantiles
+
+
+def _draw_masks(budget: Budget, found: dict[Subject, dict[float, Result]]) -> Figure:
+    """White is kept, black is pruned."""
+    rows, columns = len(budget.sparsities), len(_HIDDEN)
+    figure = Figure(figsize=(WIDTH, 0.4 + 0.66 * rows), dpi=200, layout="constrained")
+    halves: Any = figure.subfigures(1, 2)
+    for half, (subject, by_sparsity) in zip(halves, found.items(), strict=True):
+        half.suptitle(subject.name, fontsize=TEXT)
+        half.supylabel(SPARSITY_LABEL, fontsize=TEXT)
+        axes = half.subplots(rows, columns, squeeze=False)
+        for line, sparsity in zip(axes, budget.sparsities, strict=True):
+            masks = by_sparsity[sparsity].masks() if sparsity in by_sparsity else {}
+            line[0].set_ylabel(f"{100 * sparsity:g}", fontsize=TEXT - 1)
+            for panel, layer in zip(line, _HIDDEN, strict=True):
+                panel.set(xticks=[], yticks=[])
+                if layer in masks:
+                    panel.imshow(masks[layer], cmap="gray", vmin=0, vmax=1, interpolation="none")
+        for panel, layer in zip(axes[0], _HIDDEN, strict=True):
+            panel.set_title(layer, fontsize=TEXT - 1)
+    return figure
+
+
+def _draw_sensitivities(found: dict[Subject, dict[float, Result]]) -> Figure:
+    """A box a layer: quartiles and median, whiskers from 5 to 95 %."""
+    figure, axes = panels(1, 2, 2.8, sharey=True)
+    for panel, (subject, by_sparsity) in zip(axes[0], found.items(), strict=True):
+        quantiles = _quantiles(by_sparsity)
+        names = ("whislo", "q1", "med", "q3", "whishi")
+        boxes = [{"label": layer} | dict(zip(names, values, strict=True)) for layer, values in quantiles.items()]
+        if boxes:
+            panel.bxp(boxes, showfliers=False, medianprops={"color": "#000000", "linewidth": 1.6}, **_BOX)
+        label(panel, "layer", r"$\log_{10}$ connection sensitivity", subject.name)
+    return figure
+
+
+def _layers(by_sparsity: dict[float, Result], subject: Subject, sparsity: float = SPARSITY) -> dict[str, float]:
+    if sparsity not in by_sparsity:
+        raise Missing(f"{subject.name} at κ̄ = {100 * sparsity:g} %")
+    return by_sparsity[sparsity].layer_sparsity()
+
+
+def _spread(layers: dict[str, float]) -> float:
+    hidden = [layers[layer] for layer in _HIDDEN]
+    return max(hidden) - min(hidden)
+
+
+def _in_words(layers: dict[str, float]) -> str:
+    return ", ".join(f"{layer} {layers[layer]:.4f}" for layer in _LAYERS if layer in layers)
+
+
+def _uniform(linear: dict[float, Result]) -> Finding:
+    def judge() -> Judgement:
+        layers = _layers(linear, LINEAR)
+        return _spread(layers) < 0.1, f"layer sparsity at κ̄ = 90 % {_in_words(layers)} (n = 1)"
+
+    return judged("linear: the sparsity of the hidden layers is uniform, within 0.1", judge)
+
+
+def _starved(tanh: dict[float, Result]) -> Finding:
+    def judge() -> Judgement:
+        layers = _layers(tanh, TANH)
+        few = all(layers[layer] > 0.98 for layer in _LATER)
+        return few, f"layer sparsity at κ̄ = 90 % {_in_words(layers)} (n = 1)"
+
+    statement = "tanh: at κ̄ = 90 % only a few parameters are left in later layers, fc4 to fc6, less than 2 % of each"
+    return judged(statement, judge)
+
+
+def _less_uniform(linear: dict[float, Result], tanh: dict[float, Result]) -> Finding:
+    def judge() -> Judgement:
+        common = [sparsity for sparsity in linear if sparsity in tanh]
+        if not common:
+            raise Missing("linear and tanh at the same κ̄")
+        spreads = {k: (_spread(_layers(linear, LINEAR, k)), _spread(_layers(tanh, TANH, k))) for k in common}
+        words = ", ".join(f"{100 * k:g} %: {one:.3f} and {two:.3f}" for k, (one, two) in spreads.items())
+        return all(two > one for one, two in spreads.values()), f"max − min of linear and tanh {words} (n = 1)"
+
+    return judged("The sparsity of the hidden layers is less uniform for tanh than for linear, at every κ̄", judge)

@@ -1,0 +1,55 @@
+"""Figure 4: Figure 2 in full, all statistics of signal propagation, loss and accuracy."""
+
+from functools import partial
+
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.comparison import side_by_side
+from spl.reproduction.artefacts.figure_2 import ALL, BESIDE
+from spl.reproduction.artefacts.signal_propagation import (
+    STATISTICS,
+    draw_propagation,
+    propagation_rows,
+    propagation_runs,
+    worsens,
+)
+from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
+from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, learns_best, training_rows
+from spl.reproduction.budgets import Budget
+from spl.reproduction.methods import LDI_CS, LDI_CS_AI, PAPER
+from spl.reproduction.results import Results
+from spl.reproduction.run import Run
+
+_PROPAGATION = [partial(draw_propagation, statistic=statistic) for statistic in STATISTICS]
+_TRAINING = [partial(draw_training, tag=tag) for tag in (LOSS, ACCURACY)]
+
+
+class Figure4(Artefact):
+    """All statistics of the Jacobian singular values, loss and accuracy of linear and tanh MLP-7."""
+
+    name = "fig4"
+    title = "Signal propagation, all statistics, and training behaviour with accuracy"
+
+    def runs(self, budget: Budget) -> list[Run]:
+        """Those of Figure 2."""
+        return [run for subject in (LINEAR, TANH) for run in propagation_runs(budget, subject, ALL)]
+
+    def report(self, budget: Budget, results: Results) -> Report:
+        """The paper's methods, and those beyond."""
+        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        rows = []
+        for measured in both:
+            rows += propagation_rows(measured, ALL) + training_rows(measured, ALL)
+        figures = {
+            "_signal_propagation": side_by_side(both, PAPER, _PROPAGATION, 1.6),
+            "_training": side_by_side(both, PAPER, _TRAINING),
+            "_signal_propagation_beyond": side_by_side(both, BESIDE, _PROPAGATION, 1.6),
+            "_training_beyond": side_by_side(both, BESIDE, _TRAINING),
+        }
+        return Report(rows, [finding for measured in both for finding in _findings(measured)], figures)
+
+
+def _findings(measured: Measurements) -> list[Finding]:
+    return [
+        worsens(measured, LDI_CS),
+        learns_best(measured, LDI_CS_AI, PAPER),
+    ]

@@ -1,0 +1,116 @@
+"""Figure 6: signal propagation in pretrained networks pruned by magnitude."""
+
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.signal_propagation import (
+    STATISTICS,
+    in_percent,
+    propagation_rows,
+    propagation_runs,
+    statistic_label,
+)
+from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
+from spl.reproduction.budgets import Budget
+from spl.reproduction.curves import Curve, Missing, Statistic
+from spl.reproduction.drawing import SPARSITY_LABEL, SUBJECT_STYLES, Style, draw_curve, label, legend, panels
+from spl.reproduction.methods import LDI_DENSE, LDI_MAG
+from spl.reproduction.results import Results
+from spl.reproduction.run import Run
+
+
+class Figure6(Artefact):
+    """All statistics of the Jacobian singular values against sparsity, pretrained and pruned by magnitude."""
+
+    name = "fig6"
+    title = "Signal propagation under magnitude pruning of pretrained networks"
+
+    def runs(self, budget: Budget) -> list[Run]:
+        """Dense and by magnitude, at all sparsities."""
+        methods = (LDI_DENSE, LDI_MAG)
+        return [run for subject in (LINEAR, TANH) for run in propagation_runs(budget, subject, methods)]
+
+    def report(self, budget: Budget, results: Results) -> Report:
+        """κ̄ = 0 both at initialization (LDI-Dense) and pretrained (LDI-Mag)."""
+        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        rows = [row for measured in both for row in propagation_rows(measured, (LDI_DENSE, LDI_MAG))]
+        findings = [f for m in both for f in (_abrupt(m, pretrained=False), _abrupt(m, pretrained=True), _scattered(m))]
+        return Report(rows, findings, {"": _draw(both)})
+
+
+def _draw(both: list[Measurements]) -> Figure:
+    figure, axes = panels(2, 3, 4.4)
+    for statistic, panel in zip(STATISTICS, axes.flat, strict=False):
+        panel.set_yscale("log")
+        for measured, style in zip(both, SUBJECT_STYLES, strict=True):
+            _draw_statistic(panel, measured, statistic, style)
+        label(panel, SPARSITY_LABEL, statistic_label(statistic))
+    axes.flat[-1].remove()
+    names: dict[str, Style] = {}
+    for measured, style in zip(both, SUBJECT_STYLES, strict=True):
+        names[f"{measured.subject.name}, pretrained"] = style
+        names[f"{measured.subject.name}, at initialization"] = _at_initialization(style)
+    legend(figure, names)
+    return figure
+
+
+def _draw_statistic(axes: Axes, measured: Measurements, statistic: str, style: Style) -> None:
+    draw_curve(axes, in_percent(measured.jsv(LDI_MAG, statistic)), style)
+    draw_curve(axes, measured.jsv(LDI_DENSE, statistic), _at_initialization(style))
+
+
+def _at_initialization(style: Style) -> Style:
+    return style | {"linestyle": "", "markerfacecolor": "white", "markersize": 6}
+
+
+def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
+    """Whether the step from 0 to the lowest sparsity is the largest."""
+
+    def judge() -> Judgement:
+        curve = measured.jsv(LDI_MAG)
+        first = min((x for x in curve if x > 0), default=measured.budget.sparsities[0])
+        start = curve[0.0] if pretrained else measured.jsv(LDI_DENSE)[0.0]
+        step = _factor(start, curve[first])
+        later = [_factor(one, other) for one, other in pairwise(s for x, s in curve.items() if x > 0)]
+        if not later:
+            raise Missing(f"{curve.what} above {100 * first:g} %")
+        text = f"mean JSV {start} to {curve[first]} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
+        return step > max(later), f"{text}; later steps change it by at most {max(later):.3g}"
+
+    since, remark = ("the pretrained network", ", beyond the paper") if pretrained else ("initialization", "")
+    statement = f"{measured.subject.name}{remark}: the JSV change most between {since} and the lowest sparsity"
+    return judged(statement, judge, measured.trained)
+
+
+def _factor(one: Statistic, other: Statistic) -> float:
+    """By which two means differ, at least 1; infinite where one is 0."""
+    low, high = sorted((one.mean, other.mean))
+    return high / low if low > 0 else float("inf")
+
+
+def _scattered(measured: Measurements) -> Finding:
+    """Whether the JSV have a high standard deviation."""
+
+    def judge() -> Judgement:
+        shares = {x: std / mean for x, mean, std in _paired(measured.jsv(LDI_MAG), measured.jsv(LDI_MAG, "std"))}
+        if not shares:
+            raise Missing(measured.jsv(LDI_MAG).what)
+        least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+        dense = [std / mean for _, mean, std in _paired(measured.jsv(LDI_DENSE), measured.jsv(LDI_DENSE, "std"))]
+        start = f"; {dense[0]:.2g} at initialization" if dense else ""
+        n = min(s.n for s in measured.jsv(LDI_MAG).values())
+        return shares[least] > 0.5, (
+            f"std / mean from {shares[least]:.2g} (κ̄ = {100 * least:g} %) to {shares[most]:.2g} "
+            f"(κ̄ = {100 * most:g} %){start} (n = {n})"
+        )
+
+    statement = f"{measured.subject.name}: the JSV are not concentrated, their std is above half of their mean"
+    return judged(statement, judge, measured.trained)
+
+
+def _paired(means: Curve, stds: Curve) -> list[tuple[float, float, float]]:
+    return [(x, s.mean, stds[x].mean) for x, s in means.items() if s.mean > 0 and x in stds]

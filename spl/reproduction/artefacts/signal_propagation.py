@@ -1,0 +1,135 @@
+"""Signal propagation: Jacobian singular values against sparsity, what Figures 2, 4, 6 and 7 share."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from spl.reproduction.artefacts.artefact import Finding
+from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.subject import SPARSITY, Measurements, Subject
+from spl.reproduction.budgets import Budget
+from spl.reproduction.curves import Curve
+from spl.reproduction.drawing import SPARSITY_LABEL, STYLES, draw_curve, draw_level, label
+from spl.reproduction.methods import LDI_DENSE, Method
+from spl.reproduction.run import Run
+
+STATISTICS = ("mean", "std", "max", "min", "condition")
+_RESTORED = (0.8, 1.25)  # times the dense network's counts as the dense network's
+_VANISHED = 0.01  # times the dense network's counts as none
+
+
+def propagation_runs(budget: Budget, subject: Subject, methods: Iterable[Method]) -> list[Run]:
+    """All methods at all sparsities, and trained at 90 %."""
+    runs = []
+    for method in methods:
+        for sparsity in dict.fromkeys((SPARSITY, *budget.sparsities)) if method.criterion else (SPARSITY,):
+            runs += subject.runs(budget, method, sparsity)
+    return runs
+
+
+def propagation_rows(
+    measured: Measurements, methods: Iterable[Method], statistics: Iterable[str] = STATISTICS
+) -> list[dict[str, Any]]:
+    """Statistics of Jacobian singular values by sparsity, before training."""
+    return [
+        measured.row(method, f"JSV {statistic}", sparsity, 0, s)
+        for method in methods
+        for statistic in statistics
+        for sparsity, s in measured.jsv(method, statistic).items()
+    ]
+
+
+def draw_propagation(axes: Axes, measured: Measurements, methods: Iterable[Method], statistic: str = "mean") -> None:
+    """A statistic against sparsity; that of the dense network is a line across."""
+    axes.set_yscale("log")
+    for method in methods:
+        curve = measured.jsv(method, statistic)
+        if method.criterion is None:
+            if 0.0 in curve:
+                draw_level(axes, curve[0.0], STYLES[method])
+        else:
+            draw_curve(axes, in_percent(curve), STYLES[method])
+    label(axes, SPARSITY_LABEL, statistic_label(statistic))
+
+
+def statistic_label(statistic: str) -> str:
+    """As an axis has it."""
+    return "condition number" if statistic == "condition" else f"{statistic} of JSV"
+
+
+def in_percent(curve: Curve) -> Curve:
+    """The same, by sparsity in %."""
+    percent = Curve(curve.what, {})
+    percent.update({100 * x: s for x, s in curve.items()})
+    return percent
+
+
+def decreases(measured: Measurements, method: Method) -> Finding:
+    """Whether the mean JSV falls from each sparsity to the next."""
+
+    def judge() -> Judgement:
+        curve = measured.jsv(method)
+        first, last = curve[0.0], curve[SPARSITY]
+        rises = [f"{100 * x:g} %" for (_, before), (x, now) in pairwise(curve.items()) if now.mean >= before.mean]
+        exceptions = f"; it rises at κ̄ = {', '.join(rises)}" if rises else ""
+        return not rises, f"mean JSV {first} dense, {last} at κ̄ = {100 * SPARSITY:g} %{exceptions}"
+
+    return judged(f"{measured.subject.name}: with {method}, the mean JSV falls as κ̄ grows", judge)
+
+
+def restores(measured: Measurements, method: Method, remark: str = "") -> Finding:
+    """Whether the mean JSV is that of the dense network at every sparsity."""
+
+    def judge() -> Judgement:
+        curve = measured.jsv(method)
+        dense, at = curve[0.0], curve[SPARSITY]
+        ratios = {x: s.mean / dense.mean for x, s in curve.items() if x > 0}
+        worst = max(ratios, key=lambda x: abs(ratios[x] - 1))
+        holds = all(_RESTORED[0] <= ratio <= _RESTORED[1] for ratio in ratios.values())
+        return holds, (
+            f"{at.mean / dense.mean:.3g} times the dense network's at κ̄ = {100 * SPARSITY:g} % ({at} of {dense}); "
+            f"furthest at κ̄ = {100 * worst:g} %: {ratios[worst]:.3g} times"
+        )
+
+    statement = f"{measured.subject.name}: {method} brings the mean JSV back to that of the dense network{remark}"
+    return judged(statement, judge)
+
+
+def vanishes(measured: Measurements, method: Method) -> Finding:
+    """Whether the mean JSV at 90 % is below a hundredth of the dense network's."""
+
+    def judge() -> Judgement:
+        dense, at = measured.jsv(LDI_DENSE)[0.0], measured.jsv(method)[SPARSITY]
+        share = at.mean / dense.mean
+        return share < _VANISHED, f"mean JSV {at} at κ̄ = {100 * SPARSITY:g} %, {share:.2g} times the dense network's"
+
+    return judged(f"{measured.subject.name}: signals vanish in networks pruned by {method}", judge)
+
+
+def exceeds(measured: Measurements, more: Method, less: Method, remark: str = "") -> Finding:
+    """Whether the mean JSV of one method is above another's at every sparsity."""
+
+    def judge() -> Judgement:
+        upper, lower = measured.jsv(more), measured.jsv(less)
+        common = [x for x in upper if x > 0 and x in lower]
+        below = [f"{100 * x:g} %" for x in common if upper[x].mean <= lower[x].mean]
+        exceptions = f"; not at κ̄ = {', '.join(below)}" if below else ""
+        at = f"{upper[SPARSITY]} against {lower[SPARSITY]} at κ̄ = {100 * SPARSITY:g} %"
+        return not below, f"mean JSV {at}{exceptions}"
+
+    statement = f"{measured.subject.name}: signals propagate better with {more} than with {less}{remark}"
+    return judged(statement, judge)
+
+
+def worsens(measured: Measurements, method: Method) -> Finding:
+    """Whether the condition number grows from the dense network to 90 %."""
+
+    def judge() -> Judgement:
+        curve = measured.jsv(method, "condition")
+        return curve[SPARSITY].mean > curve[0.0].mean, (
+            f"condition number {curve[0.0]} dense, {curve[SPARSITY]} at κ̄ = {100 * SPARSITY:g} %"
+        )
+
+    return judged(f"{measured.subject.name}: with {method}, singular values spread as κ̄ grows", judge)

@@ -1,0 +1,114 @@
+"""Subject: a network that methods are compared on, and what its finished runs give."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spl.reproduction.budgets import Budget
+from spl.reproduction.curves import Curve, Statistic
+from spl.reproduction.methods import Choice, Experiment, Method, mlp
+from spl.reproduction.results import Result, Results
+from spl.reproduction.run import Run
+
+SPARSITY = Experiment.sparsity  # at which networks are trained
+POINTS = 100  # of a training log, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network that methods are compared on.
+
+    Attributes:
+        name: as titles have it.
+        network: its name and arguments.
+        data: it is trained on.
+    """
+
+    name: str
+    network: Choice
+    data: str = "MNIST"
+
+    def runs(self, budget: Budget, method: Method, sparsity: float = SPARSITY) -> list[Run]:
+        """One run a seed: trained at 90 % and dense, and otherwise for its spectra alone."""
+        trained = sparsity == SPARSITY or method.criterion is None
+        experiment = Experiment(self.network, self.data, sparsity, trained=trained)
+        return [experiment.run(budget, method, seed) for seed in range(budget.protocol(self.data).seeds)]
+
+
+LINEAR = Subject("linear", mlp("linear"))
+TANH = Subject("tanh", mlp("tanh"))
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the finished runs of a subject give."""
+
+    subject: Subject
+    budget: Budget
+    results: Results
+
+    @property
+    def trained(self) -> bool:
+        """Whether the budget is large enough to tell of training."""
+        return self.budget.protocol(self.subject.data).iterations >= 1000
+
+    def of(self, method: Method, sparsity: float = SPARSITY) -> list[Result]:
+        """The finished runs of a method."""
+        return self.results.of(self.subject.runs(self.budget, method, sparsity))
+
+    def jsv(self, method: Method, statistic: str = "mean") -> Curve:
+        """A statistic of the Jacobian singular values where training starts, by κ̄; at 0 before pruning."""
+        values = {0.0: [result.jsv(statistic, "dense") for result in self.of(method)]}
+        if method.criterion is not None:
+            for sparsity in self.budget.sparsities:
+                values[sparsity] = [result.jsv(statistic) for result in self.of(method, sparsity)]
+        return Curve(f"JSV of {self.subject.name} {method}", values)
+
+    def log(self, method: Method, tag: str) -> Curve:
+        """What was logged during training, by iteration: means of windows, so that no more than 100 are left."""
+        values: dict[float, list[float]] = {}
+        for result in self.of(method):
+            for iteration, value in zip(*_windows(*result.series(tag)), strict=True):
+                values.setdefault(iteration, []).append(value)
+        return Curve(f"{tag} of {self.subject.name} {method}", values)
+
+    def jsv_log(self, method: Method) -> Curve:
+        """The mean Jacobian singular value during training, by iteration, from where training starts."""
+        values: dict[float, list[float]] = {}
+        for result in self.of(method):
+            values.setdefault(0, []).append(result.jsv("mean"))
+            for step, value in zip(*result.series("jacobian/train/mean"), strict=True):
+                values.setdefault(step, []).append(value)
+        return Curve(f"JSV during training of {self.subject.name} {method}", values)
+
+    def measure(self, method: Method, value: Callable[[Result], float]) -> Statistic:
+        """A value of each trained network.
+
+        Raises:
+            Missing: none is finished.
+        """
+        what = f"{self.subject.name} {method}"
+        return Statistic.of(map(value, self.of(method)), what)
+
+    def row(self, method: Method, statistic: str, sparsity: float, iteration: float, s: Statistic) -> dict[str, Any]:
+        """A row of the CSV."""
+        return {
+            "network": self.subject.name,
+            "method": str(method),
+            "statistic": statistic,
+            "sparsity": sparsity,
+            "iteration": int(iteration),
+            "mean": s.mean,
+            "std": s.std,
+            "n": s.n,
+        }
+
+
+def _windows(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Iterations at which windows end, and means over them; step k ends iteration k + 1."""
+    if not len(steps):
+        return [], []
+    parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
+    return [float(steps[part[-1]] + 1) for part in parts], [float(values[part].mean()) for part in parts]

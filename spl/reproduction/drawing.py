@@ -1,0 +1,124 @@
+"""Drawing: curves with bands, one style a method, for print: colour-blind safe and readable in black and white."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from spl.reproduction.curves import Curve, Statistic
+from spl.reproduction.methods import (
+    LDI_CS,
+    LDI_CS_AI,
+    LDI_CS_EOI,
+    LDI_DENSE,
+    LDI_MAG,
+    LDI_RAND,
+    LDI_RAND_AI,
+    LDI_SHUFFLED,
+    LDI_SYNFLOW,
+    VS_CS,
+    Method,
+)
+
+WIDTH = 7.0  # inches, of a page's text
+TEXT = 8  # points, of labels; ticks and legends have one less
+SPARSITY_LABEL = r"sparsity $\bar\kappa$ [%]"
+_CUT = 0.1  # times the mean, where a band that reaches lower ends on a logarithmic axis
+
+# Okabe & Ito's colours; where methods share one, line style and marker tell them apart
+_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+_BLUE, _VERMILION, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+Style = dict[str, Any]
+
+
+def _style(color: str, linestyle: Any, marker: str) -> Style:
+    return {"color": color, "linestyle": linestyle, "marker": marker, "markersize": 4, "linewidth": 1.3}
+
+
+STYLES: dict[Method, Style] = {
+    LDI_DENSE: _style(_BLACK, "-", ""),
+    LDI_MAG: _style(_PURPLE, (0, (3, 1, 1, 1, 1, 1)), "D"),
+    LDI_RAND: _style(_ORANGE, ":", "v"),
+    LDI_RAND_AI: _style(_VERMILION, "--", "^"),
+    VS_CS: _style(_GREEN, "-.", "s"),
+    LDI_CS: _style(_SKY, "--", "o"),
+    LDI_CS_AI: _style(_BLUE, "-", "o"),
+    LDI_CS_EOI: _style(_GREEN, (0, (6, 1)), "P"),
+    LDI_SYNFLOW: _style(_VERMILION, (0, (1, 1)), "X"),
+    LDI_SHUFFLED: _style(_PURPLE, "-.", "*"),
+}
+SUBJECT_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # where the networks are the curves
+
+
+def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figure, Any]:
+    """A figure as wide as a page's text, and its axes [rows, columns].
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        height: in inches.
+        sharing: what `Figure.subplots` takes.
+    """
+    figure = Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **sharing)
+    for panel in axes.flat:
+        panel.tick_params(which="both", labelsize=TEXT - 1)
+        panel.grid(alpha=0.25, linewidth=0.5)
+    return figure, axes
+
+
+def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """Name the axes."""
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+    axes.set_title(title, fontsize=TEXT)
+
+
+def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
+    """The means, with a band of ± one standard deviation.
+
+    Where the means are not finite, or not positive on a logarithmic axis, a triangle on the edge says to which side
+    the curve leaves. One value has no band.
+    """
+    x, mean, std = curve.x, curve.mean, np.nan_to_num(curve.std)
+    if not len(x):
+        return
+    logarithmic = axes.get_yscale() == "log"
+    shown = np.isfinite(mean) & ((mean > 0) | (not logarithmic))
+    axes.plot(x, np.where(shown, mean, np.nan), markevery=1 if len(x) <= 10 else 0.12, **style)
+    lower = np.maximum(mean - std, _CUT * mean) if logarithmic else mean - std
+    axes.fill_between(x, lower, mean + std, where=shown & (std > 0), color=style["color"], alpha=0.2, linewidth=0)
+    for height, marker, gone in ((1, "^", np.isposinf(mean)), (0, "v", ~shown & (mean <= 0))):
+        if gone.any():
+            edge: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "", "zorder": 5}
+            axes.plot(x[gone], np.full(gone.sum(), height), marker=marker, color=style["color"], markersize=5, **edge)
+
+
+def draw_level(axes: Axes, level: Statistic, style: Style) -> None:
+    """A horizontal line at the mean, with its band."""
+    axes.axhline(level.mean, **style)
+    if level.std > 0:
+        cut = _CUT * level.mean if axes.get_yscale() == "log" else -np.inf
+        lower = max(level.mean - level.std, cut)
+        axes.axhspan(lower, level.mean + level.std, color=style["color"], alpha=0.12, linewidth=0)
+
+
+def legend(figure: Figure, styles: dict[str, Style], columns: int = 4) -> None:
+    """One legend for all axes, above them."""
+    handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=TEXT - 1,
+        handlelength=3.5,
+    )
+
+
+def method_legend(figure: Figure, methods: Iterable[Method]) -> None:
+    """The legend of methods."""
+    legend(figure, {str(method): STYLES[method] for method in methods})
