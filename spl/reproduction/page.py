@@ -67,12 +67,12 @@ class Page:
     @property
     def progress(self) -> str:
         """How many of the planned runs are finished."""
-        return f"{len(self.finished)} of {len(self.finished) + len(self.missing)} runs"
+        return f"{len(self.finished)} of {len(self.finished) + len(self.missing)} runs finished"
 
     def write(self, output: Path) -> None:
         """Write NAME.md, NAME.csv and, for each picture, NAME[suffix].png and .svg below `output`, each file whole."""
         name = self.artefact.name
-        stamp = self.spent + (f"; {self.progress} finished" if self.missing else "")
+        stamp = self.spent + (f"; {self.progress}" if self.missing else "")
         for suffix, figure in self.report.figures.items():
             for extension, content in _pictures(figure, stamp).items():
                 write_whole(output / f"{name}{suffix}.{extension}", content)
@@ -88,7 +88,7 @@ class Page:
         ]
         sections = [
             f"# {self.heading}: {self.artefact.title}",
-            f"{self.progress} are finished, at {self.spent}. This runs what is missing and writes this page:",
+            f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
             f"Numbers of each run: [{name}.csv]({name}.csv).",
             table(_HEADERS, map(_told, self.report.findings)),
@@ -139,7 +139,7 @@ def _with_pretrained(runs: Iterable[Run]) -> Iterator[Run]:
 
 def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
     """PNG and SVG, with `stamp` below everything that is drawn."""
-    figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
+    text = figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
     contents = {}
     # outlines of letters, which look the same where fonts are missing, and names that are the same every time
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "spl"}):
@@ -147,6 +147,7 @@ def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=extension, dpi=_DPI, bbox_inches="tight", metadata=metadata)
             contents[extension] = buffer.getvalue()
+    text.remove()
     return contents
 
 
@@ -180,6 +181,7 @@ def _provenance(finished: Sequence[Result]) -> str:
 
 
 def _counted(values: Iterable[object]) -> str:
-    """Each value, with its number where there are several."""
+    """Each value, with its share of the runs where there are several."""
     counts = Counter(map(str, values))
-    return ", ".join(counts) if len(counts) == 1 else ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
+    shares = (f"{value} ({n} of {counts.total()} runs)" for value, n in counts.items())
+    return ", ".join(counts if len(counts) == 1 else shares)
