@@ -4,6 +4,8 @@ Populations of 1, 4, 16 and 64 MLP-7 of eight seeds, at sparsity 0.9, on MNISTSa
 with validation, loggers, the state kept in each epoch and checkpoints at the end. `fit` trains one with validation and
 a TensorBoardLogger. Starting and ending count on both sides; preparing the members does not.
 
+Claim: 64 on a CPU cost each at most 0.6 of a step under `fit`; on an accelerator all together at most 4 of them.
+
     python benchmarks/population.py [--device cuda] [--members 1 4 16 64]
 """
 

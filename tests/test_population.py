@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as L
 import torch
+import torch.nn.functional as F
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.func import vmap
 
 from spl import InputError, SparseClassifier
 from spl.cli import main
@@ -16,6 +18,7 @@ from spl.data import MNISTSample
 from spl.population import prepare, train
 from spl.population.data import PopulationData
 from spl.population.population import Population
+from spl.population.products import RoundAsSingle
 
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
 QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]
@@ -156,6 +159,24 @@ def test_members_of_one_data_set_hold_its_images_once(here, base):
     other = prepare([*SMALL, "--seed_everything", "5"])
     assert other.data.train is base.data.train
     assert other.data.test is base.data.test
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3)], ids=["rows", "rows of rows"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input each"])
+def test_fused_products_are_the_members_own(shape, bias, shared):
+    weights, biases = torch.randn(3, 2, 5, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    inputs = torch.randn(*(() if shared else (3,)), *shape, 5, requires_grad=True)
+    own = [(inputs if shared else inputs[i], weights[i], biases[i] if bias else None) for i in range(3)]
+    alone = torch.stack([F.linear(*arguments) for arguments in own])
+    with RoundAsSingle():
+        together = vmap(F.linear, (None if shared else 0, 0, 0 if bias else None))(
+            inputs, weights, biases if bias else None
+        )
+    torch.testing.assert_close(together, alone)
+    leaves = [inputs, weights, biases] if bias else [inputs, weights]
+    wanted = torch.autograd.grad(alone.square().sum(), leaves)
+    torch.testing.assert_close(torch.autograd.grad(together.square().sum(), leaves), wanted)
 
 
 class Noisy(MNISTSample):

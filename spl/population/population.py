@@ -85,10 +85,6 @@ class Population(SparseClassifier):
             self._report(self.tally, "train", step)
         return losses.sum()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count."""
-        self._evaluate("val", batch)
-
     def _evaluate(self, split: str, batch: Batch) -> None:
         losses, correct = self._losses(batch)
         self.evaluation.add(losses, correct, batch[1].shape[1])

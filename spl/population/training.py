@@ -20,8 +20,9 @@ from spl.population.population import Population
 def train(members: Sequence[Member], checkpoint: Path) -> None:
     """Train all together for their own number of steps, and leave in each run's folder what its `spl fit` would.
 
-    Each member ends with the weights of its own run, up to the rounding of the fused products. `best.ckpt` and
-    `last.ckpt` hold weights and masks, not the state of the optimizer: to evaluate and to start from, not to resume.
+    Each member ends with the weights of its own run: bit for bit on one thread of a CPU where its layers are linear,
+    elsewhere up to the rounding of the fused products. `best.ckpt` and `last.ckpt` hold weights and masks, not the
+    state of the optimizer: to evaluate and to start from, not to resume.
 
     Args:
         members: of one architecture, optimizer, schedule, data set and length; see `spl.population.agreement`.
