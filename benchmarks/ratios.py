@@ -15,7 +15,7 @@ def compare(
     steps: int = 1,
     warmups: int = 3,
     pause: float = 0.0,
-) -> None:
+) -> dict[str, float]:
     """Call every candidate once in turn, `repeats` times, and print medians per step and of ratios to the first.
 
     Each ratio pairs two calls of the same turn. Every turn begins with another candidate.
@@ -27,6 +27,9 @@ def compare(
         steps: how many steps one call makes.
         warmups: turns beforehand that do not count.
         pause: seconds before each call, in which the workers of another candidate come to rest.
+
+    Returns:
+        The median ratio of each candidate to the first.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -48,3 +51,4 @@ def compare(
         f"\n{title}: {torch.get_num_threads()} threads, torch {torch.__version__}, {repeats} repeats of {steps} steps"
     )
     print(tabulate(rows, headers=["", "ms per step", f"ratio to {names[0]}"], floatfmt=("", ".3f", ".3f")))
+    return {name: ratio for name, _, ratio in rows}

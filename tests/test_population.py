@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as L
 import torch
+import torch.nn.functional as F
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.func import vmap
 
 from spl import InputError, SparseClassifier
 from spl.cli import main
@@ -16,12 +18,23 @@ from spl.data import MNISTSample
 from spl.population import prepare, train
 from spl.population.data import PopulationData
 from spl.population.population import Population
+from spl.population.products import RoundAsSingle
 
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
 QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]
 QUICK += ["--pruning.batches", "4", "--pruning.isometry.max_iterations", "20"]
 STEPS = ["--trainer.max_epochs", "-1", "--trainer.max_steps"]
-SMALL = [*QUICK, "--model.network.depth", "3", "--model.network.width", "20", *STEPS, "95"]
+SMALL = [
+    *QUICK,
+    "--model.network.depth",
+    "3",
+    "--model.network.width",
+    "20",
+    *STEPS,
+    "60",
+    "--spectrum.every_n_epochs",
+    "1",
+]
 RUNS = {
     "sensitivity, corrected": ["--spectrum.every_n_epochs", "2"],
     "dense": ["--pruning.sparsity", "0", "--seed_everything", "3"],
@@ -51,6 +64,14 @@ def here(monkeypatch, tmp_path):
     """An empty folder for the runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A small member that nobody trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("base"))
+        return prepare(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -122,53 +143,82 @@ def test_one_member_trains_too_and_its_checkpoint_starts_another_run(here):
     before = {name: weight.clone() for name, weight in member.model.state_dict().items()}
     train([member], here / "x.ckpt")
     assert not same(before, weights(member.folder))
-    again = prepare([*SMALL, "--model.pretrained", str(member.folder / "checkpoints" / "best.ckpt"), *PLAIN])
+    again = prepare(
+        [*SMALL, "--model.pretrained", str(member.folder / "checkpoints" / "best.ckpt"), "--pruning.sparsity", "0"]
+    )
     assert same(dict(again.model.state_dict()), weights(member.folder, "best"))
 
 
-PLAIN = ["--pruning.sparsity", "0"]
+def test_prepare_makes_no_step_and_keeps_the_settings(base):
+    assert base.trainer.global_step == 0
+    assert (base.trainer.max_steps, base.trainer.limit_train_batches) == (60, 1.0)
+    assert base.model.masks.sparsity == pytest.approx(0.9, abs=1e-3)
 
 
-def test_prepare_makes_no_step_and_keeps_the_settings(here):
-    member = prepare(SMALL)
-    assert member.trainer.global_step == 0
-    assert (member.trainer.max_steps, member.trainer.limit_train_batches) == (95, 1.0)
-    assert member.model.masks.sparsity == pytest.approx(0.9, abs=1e-3)
-    assert not (member.folder / "checkpoints").exists()
-    assert (member.folder / "spectra.png").exists()
+def test_members_of_one_data_set_hold_its_images_once(here, base):
+    other = prepare([*SMALL, "--seed_everything", "5"])
+    assert other.data.train is base.data.train
+    assert other.data.test is base.data.test
 
 
-def test_members_of_one_data_set_hold_its_images_once(here):
-    first, second = prepare(SMALL), prepare([*SMALL, "--seed_everything", "5"])
-    assert first.data.train is second.data.train
-    assert first.data.test is second.data.test
+@pytest.mark.parametrize("shape", [(4,), (4, 3)], ids=["rows", "rows of rows"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input each"])
+def test_fused_products_are_the_members_own(shape, bias, shared):
+    weights, biases = torch.randn(3, 2, 5, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    inputs = torch.randn(*(() if shared else (3,)), *shape, 5, requires_grad=True)
+    own = [(inputs if shared else inputs[i], weights[i], biases[i] if bias else None) for i in range(3)]
+    alone = torch.stack([F.linear(*arguments) for arguments in own])
+    with RoundAsSingle():
+        together = vmap(F.linear, (None if shared else 0, 0, 0 if bias else None))(
+            inputs, weights, biases if bias else None
+        )
+    torch.testing.assert_close(together, alone)
+    leaves = [inputs, weights, biases] if bias else [inputs, weights]
+    wanted = torch.autograd.grad(alone.square().sum(), leaves)
+    torch.testing.assert_close(torch.autograd.grad(together.square().sum(), leaves), wanted)
 
 
-def test_each_member_is_given_the_batches_of_its_own_run(here):
-    members = [prepare([*SMALL, "--seed_everything", str(seed)]) for seed in (0, 7, 0)]
-    seen = []
+class Noisy(MNISTSample):
+    """Augmented."""
 
-    class Look(Population):
-        def training_step(self, batch, batch_idx):
-            seen.append(batch)
-            return super().training_step(batch, batch_idx)
+    def augment(self, images, generator):
+        return images ^ torch.randint(256, images.shape, generator=generator, dtype=torch.uint8)
 
-    trainer = L.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False,
-                        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip
-    trainer.fit(Look(members), datamodule=PopulationData(members))
-    assert len(seen) == 2 * 41  # 4,050 digits by 100: the last batch of an epoch has 50
-    for i, seed in enumerate((0, 7, 0)):
-        data = MNISTSample()
-        data.setup()
-        data.seed = seed
-        loader = data.train_dataloader()
-        alone = []
-        for epoch in range(2):
-            loader.sampler.set_epoch(epoch)
-            alone += list(loader)
-        for (inputs, labels), (images, wanted) in zip(seen, alone, strict=True):
-            assert torch.equal(labels[i], wanted)
-            assert torch.equal(inputs[i], data.normalize(images))
+
+class Look(L.Callback):
+    """Keeps the batches."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(batch)
+
+
+def looked_at(model, data):
+    """The batches of two epochs."""
+    look = Look()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=[look], enable_model_summary=False, **quiet)
+    trainer.fit(model, datamodule=data)
+    return look.batches
+
+
+def test_each_member_is_given_the_batches_of_its_own_run_augmented_alike(here):
+    seeds = (0, 7, 0)
+    noisy = ["--data", f"{__name__}.Noisy"]
+    members = [prepare([*SMALL, *noisy, "--seed_everything", str(seed)]) for seed in seeds]
+    together = looked_at(Population(members), PopulationData(members))
+    assert len(together) == 2 * 41
+    assert together[40][0].shape == (3, 50, 1, 28, 28)  # 4,050 digits by 100: the last batch of an epoch
+    for seed in set(seeds):
+        L.seed_everything(seed, verbose=False)
+        alone = looked_at(SparseClassifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), Noisy())
+        for i in (i for i, own in enumerate(seeds) if own == seed):
+            for (inputs, labels), (images, wanted) in zip(together, alone, strict=True):
+                assert torch.equal(inputs[i], images)
+                assert torch.equal(labels[i], wanted)
 
 
 def interrupt_at(monkeypatch, step):
@@ -209,17 +259,17 @@ def test_an_interrupted_population_is_resumed_bit_for_bit(here, monkeypatch):
 
 def test_the_checkpoint_of_other_members_is_not_resumed(here, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 50)
+        interrupt_at(patch, 43)
         with pytest.raises(KeyboardInterrupt):
-            train(two(), here / "x.ckpt")
-    others = two("--pruning.criterion", "Random")
+            train([prepare(SMALL)], here / "x.ckpt")
+    other = prepare([*SMALL, "--pruning.criterion", "Random"])
     steps = []
     stock = Population.training_step
     monkeypatch.setattr(
         Population, "training_step", lambda self, *batch: steps.append(self.global_step) or stock(self, *batch)
     )
-    train(others, here / "x.ckpt")
-    assert steps == list(range(95))
+    train([other], here / "x.ckpt")
+    assert steps == list(range(60))
 
 
 @pytest.mark.filterwarnings("ignore:The optimizer moves weights")  # as a NaN looks to it
@@ -244,22 +294,25 @@ def test_a_member_that_diverges_leaves_the_others_alone(here):
     [
         (["--model.network.width", "30"], r"differ in the network \(MLP"),
         (["--model.network.activation", "relu"], r"differ in the network \(MLP"),
-        (["--trainer.max_steps", "90"], r"differ in trainer\.max_steps \(90 and 95\): make populations of runs that"),
-        (["--data.batch_size", "50"], r"differ in the batch size \(50 and 100\)"),
+        (["--trainer.max_steps", "50"], r"differ in trainer\.max_steps \(50 and 60\): make populations of runs that"),
+        (
+            ["--data.batch_size", "50"],
+            r"the data \(MNISTSample {'batch_size': 50} and MNISTSample {'batch_size': 100}\)",
+        ),
         (["--model.lr_scheduler.init_args.gamma", "0.5"], r"differ in the schedule \(MultiStepLR"),
         (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.2"], r"differ in the optimizer \(SGD"),
     ],
 )
-def test_members_that_differ_are_refused(here, args, message):
+def test_members_that_differ_are_refused(here, base, args, message):
     with pytest.raises(InputError, match=message):
-        train([prepare(SMALL), prepare([*SMALL, *args])], here / "x.ckpt")
+        train([base, prepare([*SMALL, *args])], here / "x.ckpt")
 
 
-def test_members_of_other_data_are_refused(here):
-    members = [prepare(SMALL), prepare(SMALL)]
-    images = members[1].data.train
+def test_members_of_other_data_are_refused(here, base):
+    members = [base, prepare(SMALL)]
+    images = base.data.train
     members[1].data.train = type(images)(images.images + 1, images.labels)
-    with pytest.raises(InputError, match=r"differ in the data set \(MNISTSample and MNISTSample\)"):
+    with pytest.raises(InputError, match="they differ in the images they train on: make"):
         train(members, here / "x.ckpt")
 
 
@@ -269,6 +322,9 @@ def test_members_of_other_data_are_refused(here):
         (["--trainer.gradient_clip_val", "1"], r"version_0 cannot train in a population: it clips gradients\. Train"),
         (["--trainer.precision", "bf16-mixed"], r"its precision is bf16-mixed, not 32-true"),
         (["--trainer.accumulate_grad_batches", "2"], r"it accumulates gradients"),
+        (["--model.compile", "true"], r"its network is compiled"),
+        (["--trainer.callbacks", "[LearningRateMonitor]"], "it has the callback LearningRateMonitor"),
+        (["--checkpoint.monitor", "loss/val"], "it has the callback ModelCheckpoint"),
         (["--model.optimizer", "torch.optim.Adafactor"], r"Adafactor is not known to treat each weight alone"),
     ],
 )

@@ -1,12 +1,19 @@
 """What members must have in common, and what a population cannot train."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt
+from spl.callbacks.run import callbacks_of
+from spl.cli import SaveConfig
+from spl.data import ImageDataModule
 from spl.errors import InputError
 from spl.population.images import equal_images
 from spl.population.member import Member
@@ -16,6 +23,9 @@ ELEMENTWISE = (
     optim.Adadelta, optim.Rprop, optim.ASGD,
 )  # fmt: skip
 """Optimizers that treat each weight by its own gradients alone, so that stacked weights make no difference."""
+
+OWN = (PruneAtInit, JacobianSpectrum, LastCheckpoint, SafeInterrupt, SaveConfig, ModelSummary, ProgressBar)
+"""Callbacks that have done their part when a member is prepared, or whose part the population takes."""
 
 
 def check(members: Sequence[Member]) -> None:
@@ -37,7 +47,7 @@ def check(members: Sequence[Member]) -> None:
         own = _settings(member)
         differing = [f"{name} ({own[name]} and {value})" for name, value in wanted.items() if own[name] != value]
         if not equal_images(member.data.train, first.data.train):
-            differing.append(f"the data set ({type(member.data).__name__} and {type(first.data).__name__})")
+            differing.append("the images they train on")
         if differing:
             raise InputError(
                 f"{member.folder} and {first.folder} cannot train in one population, for they differ in "
@@ -58,6 +68,8 @@ def _unsupported(member: Member) -> list[str]:
     optimizer = _optimizer(member)
     if type(optimizer) not in ELEMENTWISE:
         reasons.append(f"{type(optimizer).__name__} is not known to treat each weight alone")
+    if any(module._compiled_call_impl for module in network.modules()):
+        reasons.append("its network is compiled")
     if trainer.precision != "32-true":
         reasons.append(f"its precision is {trainer.precision}, not 32-true")
     if trainer.gradient_clip_val:
@@ -66,7 +78,18 @@ def _unsupported(member: Member) -> list[str]:
         reasons.append("it accumulates gradients")
     if trainer.world_size != 1:
         reasons.append(f"it runs in {trainer.world_size} processes")
-    return reasons
+    return reasons + [f"it has the callback {name}" for name in _foreign_callbacks(trainer)]
+
+
+def _foreign_callbacks(trainer: Trainer) -> list[str]:
+    """Callbacks whose part a population does not take."""
+
+    def foreign(callback: Callback) -> bool:
+        if type(callback) is ModelCheckpoint:
+            return (callback.monitor, callback.mode, callback.filename) != ("accuracy/val", "max", "best")
+        return not isinstance(callback, OWN)
+
+    return [type(callback).__name__ for callback in callbacks_of(trainer, Callback) if foreign(callback)]
 
 
 def _coupled(network: nn.Module) -> list[str]:
@@ -85,6 +108,11 @@ def _optimizer(member: Member) -> optim.Optimizer:
     return optimizer
 
 
+def _arguments(data: ImageDataModule) -> dict[str, Any]:
+    """What it was made with, as far as it keeps it."""
+    return {name: getattr(data, name, None) for name in signature(type(data)).parameters}
+
+
 def _settings(member: Member) -> dict[str, Any]:
     """What decides a step, and when training ends and reports, by the words for it."""
     model, trainer = member.model, member.trainer
@@ -94,13 +122,16 @@ def _settings(member: Member) -> dict[str, Any]:
         "the network": f"{model.network} {[tuple(p.shape) for p in model.network.parameters()]}",
         "the optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
         "the schedule": schedule and f"{type(schedule).__name__} {schedule.state_dict()} by {model.lr_interval}",
-        "the batch size": member.data.batch_size,
+        "the data": f"{type(member.data).__name__} {_arguments(member.data)}",
         "the device": trainer.strategy.root_device,
-        **{
-            f"trainer.{name}": getattr(trainer, name)
-            for name in (
-                "max_steps", "max_epochs", "log_every_n_steps", "limit_train_batches", "limit_val_batches",
-                "limit_test_batches", "val_check_interval", "check_val_every_n_epoch",
-            )
-        },
-    }  # fmt: skip
+        **{f"trainer.{name}": value for name, value in trainer_settings(trainer).items()},
+    }
+
+
+def trainer_settings(trainer: Trainer) -> dict[str, Any]:
+    """When training, validation and reports come, and when all ends, as arguments of a Trainer."""
+    names = (
+        "max_steps", "max_epochs", "log_every_n_steps", "limit_train_batches", "limit_val_batches",
+        "limit_test_batches", "val_check_interval", "check_val_every_n_epoch",
+    )  # fmt: skip
+    return {name: getattr(trainer, name) for name in names}

@@ -14,10 +14,10 @@ class Journal:
     """Scalars of the members by step; kept, so that a resumed population can write them into new loggers.
 
     Args:
-        loggers: one for each member.
+        loggers: those of each member.
     """
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
+    def __init__(self, loggers: Sequence[Sequence[Logger]]) -> None:
         self.loggers = loggers
         self.entries: list[Entry] = []
 
@@ -39,7 +39,8 @@ class Journal:
         self.entries.append(entry)
         step, members, scalars = entry
         for i, member in enumerate(members):
-            self.loggers[member].log_metrics({tag: values[i] for tag, values in scalars.items()}, step=step)
+            for logger in self.loggers[member]:
+                logger.log_metrics({tag: values[i] for tag, values in scalars.items()}, step=step)
 
 
 class Tally:

@@ -50,7 +50,7 @@ class Population(SparseClassifier):
         self.best = deepcopy(network).requires_grad_(False)
         self.register_buffer("best_accuracy", torch.full((len(members),), -1.0))
         self.register_buffer("best_at", torch.zeros(len(members), 2, dtype=torch.int64))
-        self.journal = Journal([member.trainer.logger for member in members if member.trainer.logger])
+        self.journal = Journal([member.trainer.loggers for member in members])
         self.tally = Tally()
         self.evaluation = Tally()
 
@@ -84,10 +84,6 @@ class Population(SparseClassifier):
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._report(self.tally, "train", step)
         return losses.sum()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count."""
-        self._evaluate("val", batch)
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         losses, correct = self._losses(batch)

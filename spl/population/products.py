@@ -10,10 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class RoundAsSingle(TorchFunctionMode):
-    """Within this context, `F.linear` under `vmap` gives bit for bit (on a CPU) what it gives each member alone.
+    """Within this context, `F.linear` under `vmap` gives on one thread of a CPU, bit for bit, what it gives alone.
 
-    vmap's own rule adds the bias after the product, and takes the weight's gradient by the transposed product; the
-    last bits then differ, and a training that amplifies differences carries them into the first digits.
+    vmap's own rule adds the bias after the product and takes the weight's gradient by the transposed product; the
+    last bits then differ, and a training that amplifies differences carries them into the first digits: after 200
+    steps of a dense tanh MLP-7 at learning rate 0.1 the largest was 0.1.
     """
 
     def __torch_function__(

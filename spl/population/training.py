@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from spl.population.agreement import check
+from spl.population.agreement import check, trainer_settings
 from spl.population.data import PopulationData
 from spl.population.member import Member
 from spl.population.population import Population
@@ -19,8 +20,9 @@ from spl.population.population import Population
 def train(members: Sequence[Member], checkpoint: Path) -> None:
     """Train all together for their own number of steps, and leave in each run's folder what its `spl fit` would.
 
-    Each member ends with the weights of its own run, up to the rounding of the fused products. `best.ckpt` and
-    `last.ckpt` hold weights and masks, not the state of the optimizer: to evaluate and to start from, not to resume.
+    Each member ends with the weights of its own run: bit for bit on one thread of a CPU where its layers are linear,
+    elsewhere up to the rounding of the fused products. `best.ckpt` and `last.ckpt` hold weights and masks, not the
+    state of the optimizer: to evaluate and to start from, not to resume.
 
     Args:
         members: of one architecture, optimizer, schedule, data set and length; see `spl.population.agreement`.
@@ -34,12 +36,14 @@ def train(members: Sequence[Member], checkpoint: Path) -> None:
     check(members)
     population, data = Population(members), PopulationData(members)
     trainer = _trainer(members[0].trainer, checkpoint)
-    _fit(trainer, population, data, checkpoint if _is_of(checkpoint, population) else None)
-    if any(member.tested for member in members):
-        trainer.test(population, datamodule=data, verbose=False)
+    with _interruptible(trainer):
+        trainer.fit(population, datamodule=data, ckpt_path=checkpoint if _is_of(checkpoint, population) else None)
+        if any(member.tested for member in members):
+            trainer.test(population, datamodule=data, verbose=False)
     population.write_checkpoints()
-    for logger in population.journal.loggers:
-        logger.finalize("success")
+    for member in members:
+        for logger in member.trainer.loggers:
+            logger.finalize("success")
     checkpoint.unlink(missing_ok=True)
 
 
@@ -65,21 +69,8 @@ class _KeepState(Checkpoint):
 def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
     """A Trainer with the settings of a member's own."""
     device = single.strategy.root_device
-    settings: dict[str, Any] = {
-        name: getattr(single, name)
-        for name in (
-            "max_steps",
-            "max_epochs",
-            "log_every_n_steps",
-            "limit_train_batches",
-            "limit_val_batches",
-            "limit_test_batches",
-            "val_check_interval",
-            "check_val_every_n_epoch",
-        )
-    }
     return Trainer(
-        **settings,
+        **trainer_settings(single),
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
         callbacks=[_KeepState(checkpoint)],
@@ -98,16 +89,15 @@ def _is_of(checkpoint: Path, population: Population) -> bool:
     return bool(state.get("population", {}).get("fingerprint") == population.fingerprint)
 
 
-def _fit(trainer: Trainer, population: Population, data: PopulationData, ckpt_path: Path | None) -> None:
-    """Fit; Ctrl-C arrives as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C arrive as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(population, datamodule=data, ckpt_path=ckpt_path)
-    except SystemExit as stopped:
+        yield
+    except SystemExit:
         if not trainer.interrupted:
             raise
-        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
-        raise KeyboardInterrupt from stopped
     if trainer.interrupted:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
         raise KeyboardInterrupt
