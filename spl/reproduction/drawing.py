@@ -80,8 +80,8 @@ def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
     """The means, with a band of ± one standard deviation.
 
-    Where the means are not finite, or not positive on a logarithmic axis, a triangle on the edge says to which side
-    the curve leaves. One value has no band.
+    Where the means are not finite, or not positive on a logarithmic axis, ∞ or 0 on the edge says where the curve has
+    gone. One value has no band.
     """
     x, mean, std = curve.x, curve.mean, np.nan_to_num(curve.std)
     if not len(x):
@@ -91,10 +91,15 @@ def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
     axes.plot(x, np.where(shown, mean, np.nan), markevery=1 if len(x) <= 10 else 0.12, **style)
     lower = np.maximum(mean - std, _CUT * mean) if logarithmic else mean - std
     axes.fill_between(x, lower, mean + std, where=shown & (std > 0), color=style["color"], alpha=0.2, linewidth=0)
-    for height, marker, gone in ((1, "^", np.isposinf(mean)), (0, "v", ~shown & (mean <= 0))):
-        if gone.any():
-            edge: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "", "zorder": 5}
-            axes.plot(x[gone], np.full(gone.sum(), height), marker=marker, color=style["color"], markersize=5, **edge)
+    _draw_symbols(axes, x[np.isposinf(mean)], 0.96, r"$\infty$", style)
+    _draw_symbols(axes, x[~shown & (mean <= 0)], 0.04, "$0$", style)
+
+
+def _draw_symbols(axes: Axes, x: np.ndarray, height: float, symbol: str, style: Style) -> None:
+    """At a height in units of the axes, for what these cannot show."""
+    at = {"transform": axes.get_xaxis_transform(), "marker": symbol, "markersize": 6}
+    if len(x):
+        axes.plot(x, np.full(len(x), height), **style | at | {"linestyle": ""})
 
 
 def draw_level(axes: Axes, level: Statistic, style: Style) -> None:
