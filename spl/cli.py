@@ -4,7 +4,7 @@ import csv
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -97,6 +97,12 @@ class SplCLI(LightningCLI):
             parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args` where they are given, whatever the command line of the process."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
+
     def before_instantiate_classes(self) -> None:
         """Refuse a checkpoint that is not there, before data and network are made."""
         path = self._get(self.config, "ckpt_path")
@@ -138,19 +144,28 @@ class SplCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule)
 
 
+C = TypeVar("C", bound=SplCLI)
+
+
+def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
+    """Do what the command line `args`, that of the process without any, asks for, by a CLI of this class."""
+    return cli(
+        SparseClassifier,
+        LightningDataModule,
+        subclass_mode_data=True,
+        trainer_class=SplTrainer,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
+        trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
+        args=args,
+        **options,
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line `args`, those of the process without any; exit with 2 on input that cannot be used."""
     try:
-        SplCLI(
-            SparseClassifier,
-            LightningDataModule,
-            subclass_mode_data=True,
-            trainer_class=SplTrainer,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
-            args=args,
-        )
+        run(SplCLI, args)
     except (ValueError, MisconfigurationException) as error:
         cause = _advice(error)
         if cause is None:

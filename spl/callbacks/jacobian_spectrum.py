@@ -66,7 +66,7 @@ class JacobianSpectrum(StageListener):
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Measure the network at `stage`."""
         if trainer.is_global_zero:
-            self._values[stage] = self._measure(trainer, pl_module, stage)
+            self._values[stage] = self.measure(trainer, pl_module, stage, trainer.global_step)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the dense network where nothing prunes it."""
@@ -86,11 +86,15 @@ class JacobianSpectrum(StageListener):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every n epochs."""
-        due = self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and trainer.is_global_zero:
-            self._measure(trainer, pl_module, "train")
+        if self.due(trainer.current_epoch) and trainer.is_global_zero:
+            self.measure(trainer, pl_module, "train", trainer.global_step)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Tensor:
+    def due(self, epoch: int) -> bool:
+        """Whether to measure at the end of an epoch, counted from 0."""
+        return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> Tensor:
+        """The singular values of the network as it is, whose statistics are kept and logged under `stage`."""
         assert isinstance(pl_module, SparseClassifier)
         if self._inputs is None:
             self._inputs, _ = EvaluationBatches(trainer, _datamodule(trainer), limit=None, seed=0).first(self.examples)
@@ -99,9 +103,9 @@ class JacobianSpectrum(StageListener):
         self.spectra[stage] = spectrum
         if trainer.logger is not None:
             statistics = {f"jacobian/{stage}/{name}": value for name, value in spectrum.as_dict().items()}
-            trainer.logger.log_metrics(statistics, step=trainer.global_step)
+            trainer.logger.log_metrics(statistics, step=step)
         if writer := tensorboard.writer(trainer):
-            tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, trainer.global_step)
+            tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, step)
         return values
 
 

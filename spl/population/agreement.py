@@ -1,0 +1,96 @@
+"""What members must have in common, and what a population cannot train."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from spl.errors import InputError
+from spl.population.images import equal_images
+from spl.population.member import Member
+
+ELEMENTWISE = (
+    optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adagrad,
+    optim.Adadelta, optim.Rprop, optim.ASGD,
+)  # fmt: skip
+"""Optimizers that treat each weight by its own gradients alone, so that stacked weights make no difference."""
+
+
+def check(members: Sequence[Member]) -> None:
+    """Refuse members that cannot be trained as one.
+
+    Raises:
+        InputError: there are none; one has what a population does not support; two differ in what must be common.
+    """
+    if not members:
+        raise InputError("A population needs at least one member, got none.")
+    for member in members:
+        if reasons := _unsupported(member):
+            raise InputError(
+                f"{member.folder} cannot train in a population: {', '.join(reasons)}. Train it by `spl fit`."
+            )
+    first = members[0]
+    wanted = _settings(first)
+    for member in members[1:]:
+        own = _settings(member)
+        differing = [f"{name} ({own[name]} and {value})" for name, value in wanted.items() if own[name] != value]
+        if not equal_images(member.data.train, first.data.train):
+            differing.append(f"the data set ({type(member.data).__name__} and {type(first.data).__name__})")
+        if differing:
+            raise InputError(
+                f"{member.folder} and {first.folder} cannot train in one population, for they differ in "
+                f"{', '.join(differing)}: make populations of runs that agree."
+            )
+
+
+def _unsupported(member: Member) -> list[str]:
+    """What of a run a population would not do as the run itself does."""
+    network, trainer = member.model.network, member.trainer
+    coupled = [f"{name} ({type(m).__name__})" for name, m in network.named_modules() if _has_state_or_chance(m)]
+    reasons = [f"its network has buffers or randomness in {', '.join(coupled)}"] if coupled else []
+    optimizer = _optimizer(member)
+    if type(optimizer) not in ELEMENTWISE:
+        reasons.append(f"{type(optimizer).__name__} is not known to treat each weight alone")
+    if trainer.precision != "32-true":
+        reasons.append(f"its precision is {trainer.precision}, not 32-true")
+    if trainer.gradient_clip_val:
+        reasons.append("it clips gradients")
+    if trainer.accumulate_grad_batches != 1:
+        reasons.append("it accumulates gradients")
+    if trainer.world_size != 1:
+        reasons.append(f"it runs in {trainer.world_size} processes")
+    return reasons
+
+
+def _has_state_or_chance(module: nn.Module) -> bool:
+    chance = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | nn.FractionalMaxPool2d)
+    return chance or next(module.buffers(recurse=False), None) is not None
+
+
+def _optimizer(member: Member) -> optim.Optimizer:
+    made = member.model.configure_optimizers()
+    optimizer: optim.Optimizer = made["optimizer"] if isinstance(made, dict) else made
+    return optimizer
+
+
+def _settings(member: Member) -> dict[str, Any]:
+    """What decides a step, and when training ends and reports, by the words for it."""
+    model, trainer = member.model, member.trainer
+    optimizer = _optimizer(member)
+    schedule = None if model.lr_scheduler is None else model.lr_scheduler(_optimizer(member))
+    return {
+        "the network": f"{model.network} {[tuple(p.shape) for p in model.network.parameters()]}",
+        "the optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
+        "the schedule": schedule and f"{type(schedule).__name__} {schedule.state_dict()} by {model.lr_interval}",
+        "the batch size": member.data.batch_size,
+        "the device": trainer.strategy.root_device,
+        **{
+            f"trainer.{name}": getattr(trainer, name)
+            for name in (
+                "max_steps", "max_epochs", "log_every_n_steps", "limit_train_batches", "limit_val_batches",
+                "limit_test_batches", "val_check_interval", "check_val_every_n_epoch",
+            )
+        },
+    }  # fmt: skip

@@ -1,0 +1,104 @@
+"""Grid: an artefact of cells, each of them one experiment, repeated over seeds."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spl.reproduction.artefacts.artefact import Artefact, Finding
+from spl.reproduction.budgets import Budget
+from spl.reproduction.markdown import table
+from spl.reproduction.methods import Experiment, Method
+from spl.reproduction.results import Result, Results
+from spl.reproduction.run import Run
+from spl.reproduction.samples import Sample
+
+Key = tuple[Any, ...]
+Measured = Mapping[Key, Mapping[int, Result]]
+
+_ENOUGH_ITERATIONS = 1000  # with fewer nothing has been learned that could agree or disagree with the paper
+
+ERRORS = (
+    "Test errors in %, mean ± standard deviation over seeds, of the final weights, and of the checkpoint that is best "
+    "by validation accuracy, which has not seen the test set. The paper reports the best test accuracy over its "
+    "checkpoints."
+)
+IN_BRACKETS = "In brackets the paper's, recalled and not looked up."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment with one method."""
+
+    experiment: Experiment
+    method: Method
+
+    def runs(self, budget: Budget) -> list[Run]:
+        """One a seed, from 0."""
+        seeds = budget.protocol(self.experiment.data).seeds
+        return [self.experiment.run(budget, self.method, seed) for seed in range(seeds)]
+
+
+class Grid(Artefact):
+    """An artefact of cells, each of them one experiment, repeated over seeds.
+
+    Attributes:
+        axes: what tells cells apart, as columns of the CSV.
+    """
+
+    axes: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def cells(self) -> Mapping[Key, Cell]:
+        """The cells, by their values of `axes`."""
+
+    def runs(self, budget: Budget) -> list[Run]:
+        """Those of all cells."""
+        return [run for cell in self.cells.values() for run in cell.runs(budget)]
+
+    def measured(self, budget: Budget, results: Results) -> Measured:
+        """The finished runs of each cell, by seed."""
+        return {
+            key: {seed: results[run.digest] for seed, run in enumerate(cell.runs(budget)) if run.digest in results}
+            for key, cell in self.cells.items()
+        }
+
+    def rows(self, measured: Measured, numbers: Callable[[Result], dict[str, Any]]) -> list[dict[str, Any]]:
+        """One a run: where it stands, its seed, its `numbers`, its errors."""
+        return [
+            dict(zip(self.axes, key, strict=True)) | {"seed": seed} | numbers(result) | errors_of(result)
+            for key, seeds in measured.items()
+            for seed, result in seeds.items()
+        ]
+
+    def finding(
+        self, budget: Budget, statement: str, holds: bool | None, measured: str, samples: Collection[Sample]
+    ) -> Finding:
+        """One that holds or not if the budget trains networks and each of `samples` has two runs, else cannot tell."""
+        told = budget.protocol(self.data).iterations >= _ENOUGH_ITERATIONS and all(s.n > 1 for s in samples)
+        counts = [sample.n for sample in samples]
+        if not min(counts):
+            return Finding(statement, None, "not measured in every cell")
+        n = f"n = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
+        return Finding(statement, holds if told else None, f"{measured}; {n}")
+
+
+def errors_of(result: Result) -> dict[str, float]:
+    """Test errors in %, by column of the CSV."""
+    return {"error_final": result.error(), "error_best": result.error("best")}
+
+
+def errors(measured: Measured, which: str) -> dict[Key, Sample]:
+    """The test errors of each cell in %, final or best."""
+    return {key: Sample.of(seeds.values(), lambda result: result.error(which)) for key, seeds in measured.items()}
+
+
+def beside(samples: Mapping[Key, Sample], recalled: Mapping[Key, float]) -> str:
+    """A table of markdown: keys are rows and columns, cells are ours (the paper's)."""
+    columns = dict.fromkeys(column for _, column in samples)
+    rows = [
+        [row, *(f"{samples[row, column]:.2f} ({recalled[row, column]:.2f})" for column in columns)]
+        for row in dict.fromkeys(row for row, _ in samples)
+    ]
+    return table(["", *map(str, columns)], rows)

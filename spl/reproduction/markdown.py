@@ -1,0 +1,10 @@
+"""Tables of markdown."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """One line a row. Without padding, since sentences stand beside numbers and a change should change its own line."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    cells.insert(1, ["---"] * len(headers))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -1,0 +1,187 @@
+"""Page: what an artefact shows, written for people: markdown, pictures and numbers."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.budgets import Budget
+from spl.reproduction.markdown import table
+from spl.reproduction.results import Result, Results
+from spl.reproduction.run import Run
+
+_WORDS = {True: "yes", False: "**no**", None: "cannot tell"}
+_HEADERS = ["the paper's finding", "holds here?", "measured"]
+_DPI = 200
+
+
+@dataclass(frozen=True)
+class Page:
+    """An artefact at a budget, with the results that there are.
+
+    Attributes:
+        artefact: which.
+        budget: what is spent on it.
+        report: what the finished runs show.
+        finished: results of the runs that it needs, those included that others start from.
+        missing: names of the runs that have none, and of these the ones that began.
+    """
+
+    artefact: Artefact
+    budget: Budget
+    report: Report
+    finished: Sequence[Result]
+    missing: Sequence[str]
+
+    @classmethod
+    def of(cls, artefact: Artefact, budget: Budget, results: Results) -> "Page":
+        """The page as it is with `results`."""
+        planned = {run.digest: run for run in _with_pretrained(artefact.runs(budget))}
+        missing = [
+            run.name + (" (begun, not finished)" if digest in results.unfinished else "")
+            for digest, run in planned.items()
+            if digest not in results
+        ]
+        finished = results.of(planned.values())
+        return cls(artefact, budget, artefact.report(budget, results), finished, missing)
+
+    @property
+    def heading(self) -> str:
+        """Figure 3, or Table 1, from fig3 or table1."""
+        name = self.artefact.name
+        return f"Figure {name[3:]}" if name.startswith("fig") else f"Table {name[5:]}"
+
+    @property
+    def spent(self) -> str:
+        """The budget, as it stands on pictures and in the summary."""
+        return self.budget.describe(self.artefact.data)
+
+    @property
+    def progress(self) -> str:
+        """How many of the planned runs are finished."""
+        return f"{len(self.finished)} of {len(self.finished) + len(self.missing)} runs finished"
+
+    def write(self, output: Path) -> None:
+        """Write NAME.md, NAME.csv and, for each picture, NAME[suffix].png and .svg below `output`, each file whole."""
+        name = self.artefact.name
+        stamp = self.spent + (f"; {self.progress}" if self.missing else "")
+        for suffix, figure in self.report.figures.items():
+            for extension, content in _pictures(figure, stamp).items():
+                write_whole(output / f"{name}{suffix}.{extension}", content)
+        write_whole(output / f"{name}.csv", _csv(self.report).encode())
+        write_whole(output / f"{name}.md", self.markdown().encode())
+
+    def markdown(self) -> str:
+        """The text of the page."""
+        name = self.artefact.name
+        pictures = [
+            f"![{self.heading}: {self.artefact.title}]({name}{suffix}.png)\n\n[as vectors]({name}{suffix}.svg)"
+            for suffix in self.report.figures
+        ]
+        sections = [
+            f"# {self.heading}: {self.artefact.title}",
+            f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
+            f"    spl reproduce {name} --budget {self.budget.name}",
+            f"Numbers of each run: [{name}.csv]({name}.csv).",
+            table(_HEADERS, map(_told, self.report.findings)),
+            *pictures,
+            *self.report.tables,
+            "## Runs",
+            *([_provenance(self.finished)] if self.finished else []),
+            *(["Missing:\n\n" + "\n".join(f"- {run}" for run in self.missing)] if self.missing else []),
+        ]
+        return "\n\n".join(sections) + "\n"
+
+
+def write_summary(pages: Iterable[Page], output: Path) -> None:
+    """Write README.md below `output`: `summary`, and how to read it."""
+    text = (
+        "# The paper, reproduced\n\n"
+        "What our runs say to each finding of the paper. It cannot be told where the budget is too small, where runs "
+        "are missing, and where a difference is within two standard errors (s.e.).\n\n"
+    )
+    write_whole(output / "README.md", f"{text}{summary(pages)}\n".encode())
+
+
+def summary(pages: Iterable[Page]) -> str:
+    """A table of markdown, a row a finding: does it hold, and by how much, at which budget."""
+    rows = [
+        [f"[{page.heading}]({page.artefact.name}.md)", *_told(finding), f"{page.spent}; {page.progress}"]
+        for page in pages
+        for finding in page.report.findings
+    ]
+    return table(["", *_HEADERS, "budget"], rows)
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replace a file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def _with_pretrained(runs: Iterable[Run]) -> Iterator[Run]:
+    """The runs, each after the one that it starts from."""
+    for run in runs:
+        if run.pretrained is not None:
+            yield from _with_pretrained([run.pretrained])
+        yield run
+
+
+def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
+    """PNG and SVG, with `stamp` below everything that is drawn."""
+    text = figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
+    contents = {}
+    # outlines of letters, which look the same where fonts are missing, and names that are the same every time
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "spl"}):
+        for extension, metadata in (("png", {}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=extension, dpi=_DPI, bbox_inches="tight", metadata=metadata)
+            contents[extension] = buffer.getvalue()
+    text.remove()
+    return contents
+
+
+def _csv(report: Report) -> str:
+    """The rows, with floats to six digits."""
+    text = io.StringIO()
+    if report.rows:
+        writer = csv.DictWriter(text, list(report.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in report.rows)
+    return text.getvalue()
+
+
+def _told(finding: Finding) -> list[str]:
+    return [finding.statement, _WORDS[finding.holds], finding.measured]
+
+
+def _provenance(finished: Sequence[Result]) -> str:
+    """Where and how they were made."""
+    records = [result.record for result in finished]
+    together = [record["population"] for record in records if record["population"] > 1]
+    versions = Counter(f"{name} {version}" for record in records for name, version in record["versions"].items())
+    rows = [
+        ["device", _counted(record["device"] for record in records)],
+        ["threads", _counted(record["threads"] for record in records)],
+        ["computing time of all runs", f"{timedelta(seconds=round(sum(record['seconds'] for record in records)))} h"],
+        ["trained in a population", f"{len(together)} of {len(records)}"],
+        ["versions", ", ".join(sorted(versions))],
+    ]
+    return table(["of the finished runs", ""], rows)
+
+
+def _counted(values: Iterable[object]) -> str:
+    """Each value, with its share of the runs where there are several."""
+    counts = Counter(map(str, values))
+    shares = (f"{value} ({n} of {counts.total()} runs)" for value, n in counts.items())
+    return ", ".join(counts if len(counts) == 1 else shares)

@@ -1,0 +1,87 @@
+"""Samples: one number of repeated runs, and whether two of them differ."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from spl.reproduction.results import Result
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One number of repeated runs; formatted, mean ± standard deviation.
+
+    Attributes:
+        values: one a run; empty where none is finished.
+    """
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, results: Iterable[Result], number: Callable[[Result], float]) -> "Sample":
+        """`number` of each result; those that have none (NaN) are left out."""
+        values = (number(result) for result in results)
+        return cls(tuple(value for value in values if not math.isnan(value)))
+
+    @property
+    def n(self) -> int:
+        """Number of runs."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """NaN of none."""
+        return math.fsum(self.values) / self.n if self.n else math.nan
+
+    @property
+    def std(self) -> float:
+        """Standard deviation with n − 1; NaN of fewer than two runs, and where a value is not finite."""
+        return statistics.stdev(self.values) if self.n > 1 and math.isfinite(self.mean) else math.nan
+
+    def __sub__(self, other: "Sample") -> "Difference":
+        return Difference(self.mean - other.mean, math.hypot(_error(self), _error(other)))
+
+    def __format__(self, spec: str) -> str:
+        if not self.n:
+            return "—"
+        return f"{self.mean:{spec}}" + (f" ± {self.std:{spec}}" if math.isfinite(self.std) else "")
+
+
+def _error(sample: Sample) -> float:
+    """Standard error of the mean."""
+    return sample.std / math.sqrt(sample.n) if sample.n else math.nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means, formatted with its standard error.
+
+    Attributes:
+        mean: of the one less that of the other; NaN where one has no run.
+        error: its standard error, as of independent samples; NaN where one has fewer than two runs.
+    """
+
+    mean: float
+    error: float
+
+    @property
+    def positive(self) -> bool | None:
+        """Whether it is above 0, by more than two standard errors; None where it is within them."""
+        if abs(self.mean) > 2 * self.error:
+            return self.mean > 0
+        return None
+
+    def __sub__(self, other: "Difference") -> "Difference":
+        return Difference(self.mean - other.mean, math.hypot(self.error, other.error))
+
+    def __format__(self, spec: str) -> str:
+        if math.isnan(self.mean):
+            return "—"
+        return f"{self.mean:+{spec}}" + ("" if math.isnan(self.error) else f" (s.e. {self.error:{spec}})")
+
+
+def all_positive(differences: Iterable[Difference]) -> bool | None:
+    """Whether all are above 0: no, where one is clearly below; None where one cannot be told and none is below."""
+    signs = {difference.positive for difference in differences}
+    return False if False in signs else None if None in signs else True

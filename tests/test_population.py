@@ -1,0 +1,295 @@
+"""A population trains every member as its own `spl fit` does."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as L
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from spl import InputError, SparseClassifier
+from spl.cli import main
+from spl.data import MNISTSample
+from spl.population import prepare, train
+from spl.population.data import PopulationData
+from spl.population.population import Population
+
+QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
+QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]
+QUICK += ["--pruning.batches", "4", "--pruning.isometry.max_iterations", "20"]
+STEPS = ["--trainer.max_epochs", "-1", "--trainer.max_steps"]
+SMALL = [*QUICK, "--model.network.depth", "3", "--model.network.width", "20", *STEPS, "95"]
+RUNS = {
+    "sensitivity, corrected": ["--spectrum.every_n_epochs", "2"],
+    "dense": ["--pruning.sparsity", "0", "--seed_everything", "3"],
+    "magnitude": ["--pruning.criterion", "Magnitude", "--pruning.isometry", "null", "--pruning.include_bias", "true"],
+    "random": ["--pruning.criterion", "Random", "--pruning.sparsity", "0.5", "--seed_everything", "1"],
+    "as torch draws": ["--model.initializer", "null", "--pruning.sparsity", "0.98", "--test_after_fit", "false"],
+}
+
+
+def scalars(folder):
+    """Every scalar of a run: (step, value) by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def weights(folder, which="last"):
+    return torch.load(folder / "checkpoints" / f"{which}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """An empty folder for the runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folders of five runs: in a population, and each by itself."""
+    folder = tmp_path_factory.mktemp("population")
+    announced = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        members = [prepare([*QUICK, *STEPS, "200", *args], announced.append) for args in RUNS.values()]
+        train(members, folder / "population.ckpt")
+        for args in RUNS.values():
+            main(["fit", *QUICK, *STEPS, "200", *args, "--name", "single"])
+    assert announced == [member.folder for member in members]
+    assert not (folder / "population.ckpt").exists()
+    singles = [folder / "lightning_logs" / "single" / f"version_{i}" for i in range(len(members))]
+    return dict(zip(RUNS, zip([folder / m.folder for m in members], singles, strict=True), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_after_200_steps_are_those_of_the_single_run(both, name):
+    member, single = both[name]
+    for which in ("last", "best"):
+        own, wanted = weights(member, which), weights(single, which)
+        assert own.keys() == wanted.keys()
+        assert all((own[key] - wanted[key]).abs().max() <= 1e-5 for key in own), which
+        steps = [torch.load(run / "checkpoints" / f"{which}.ckpt")["global_step"] for run in (member, single)]
+        assert steps[0] == steps[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_what_is_logged_is_what_the_single_run_logs(both, name):
+    own, wanted = (scalars(folder) for folder in both[name])
+    assert own.keys() == wanted.keys()
+    assert ("accuracy/test" in own) == (name != "as torch draws")
+    assert [step for step, _ in own["loss/train"]] == list(range(9, 200, 10))
+    for tag in wanted:
+        assert [step for step, _ in own[tag]] == [step for step, _ in wanted[tag]], tag
+        assert [v for _, v in own[tag]] == pytest.approx([v for _, v in wanted[tag]], rel=1e-5, abs=1e-6), tag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_masks_are_those_of_the_single_run_and_pruned_weights_exactly_zero(both, name):
+    member, single = (SparseClassifier.load_from_checkpoint(f / "checkpoints" / "last.ckpt") for f in both[name])
+    best = SparseClassifier.load_from_checkpoint(both[name][0] / "checkpoints" / "best.ckpt")
+    assert member.masks == single.masks == best.masks
+    for model in (member, best):
+        assert model.masks.revived(dict(model.network.named_parameters())) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_the_folder_has_the_files_of_the_single_run(both, name):
+    def files(folder):
+        return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "tfevents" not in p.name}
+
+    member, single = both[name]
+    assert files(member) == files(single)
+    config, wanted = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (member, single))
+    assert config | {"name": "single"} == wanted
+    assert (member / "pruning.yaml").read_text() == (single / "pruning.yaml").read_text()
+
+
+def test_one_member_trains_too_and_its_checkpoint_starts_another_run(here):
+    member = prepare(SMALL)
+    before = {name: weight.clone() for name, weight in member.model.state_dict().items()}
+    train([member], here / "x.ckpt")
+    assert not same(before, weights(member.folder))
+    again = prepare([*SMALL, "--model.pretrained", str(member.folder / "checkpoints" / "best.ckpt"), *PLAIN])
+    assert same(dict(again.model.state_dict()), weights(member.folder, "best"))
+
+
+PLAIN = ["--pruning.sparsity", "0"]
+
+
+def test_prepare_makes_no_step_and_keeps_the_settings(here):
+    member = prepare(SMALL)
+    assert member.trainer.global_step == 0
+    assert (member.trainer.max_steps, member.trainer.limit_train_batches) == (95, 1.0)
+    assert member.model.masks.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert not (member.folder / "checkpoints").exists()
+    assert (member.folder / "spectra.png").exists()
+
+
+def test_members_of_one_data_set_hold_its_images_once(here):
+    first, second = prepare(SMALL), prepare([*SMALL, "--seed_everything", "5"])
+    assert first.data.train is second.data.train
+    assert first.data.test is second.data.test
+
+
+def test_each_member_is_given_the_batches_of_its_own_run(here):
+    members = [prepare([*SMALL, "--seed_everything", str(seed)]) for seed in (0, 7, 0)]
+    seen = []
+
+    class Look(Population):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch)
+            return super().training_step(batch, batch_idx)
+
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False,
+                        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip
+    trainer.fit(Look(members), datamodule=PopulationData(members))
+    assert len(seen) == 2 * 41  # 4,050 digits by 100: the last batch of an epoch has 50
+    for i, seed in enumerate((0, 7, 0)):
+        data = MNISTSample()
+        data.setup()
+        data.seed = seed
+        loader = data.train_dataloader()
+        alone = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            alone += list(loader)
+        for (inputs, labels), (images, wanted) in zip(seen, alone, strict=True):
+            assert torch.equal(labels[i], wanted)
+            assert torch.equal(inputs[i], data.normalize(images))
+
+
+def interrupt_at(monkeypatch, step):
+    """Ctrl-C in the middle of a step."""
+    stock = Population.training_step
+
+    def pressed(self, batch, batch_idx):
+        if self.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+        return stock(self, batch, batch_idx)
+
+    monkeypatch.setattr(Population, "training_step", pressed)
+
+
+def two(*args):
+    return [prepare([*SMALL, *args]), prepare([*SMALL, "--seed_everything", "1", "--pruning.sparsity", "0.8", *args])]
+
+
+def test_an_interrupted_population_is_resumed_bit_for_bit(here, monkeypatch):
+    whole = two()
+    train(whole, here / "whole.ckpt")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 50)
+        with pytest.raises(KeyboardInterrupt):
+            train(two(), here / "x.ckpt")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert torch.load(here / "x.ckpt", weights_only=True)["global_step"] == 42
+    resumed = two()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 41)  # a step that was done, and is not made again
+        train(resumed, here / "x.ckpt")
+    assert not (here / "x.ckpt").exists()
+    for a, b in zip(whole, resumed, strict=True):
+        for which in ("last", "best"):
+            assert same(weights(a.folder, which), weights(b.folder, which))
+        assert scalars(a.folder) == scalars(b.folder)
+
+
+def test_the_checkpoint_of_other_members_is_not_resumed(here, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 50)
+        with pytest.raises(KeyboardInterrupt):
+            train(two(), here / "x.ckpt")
+    others = two("--pruning.criterion", "Random")
+    steps = []
+    stock = Population.training_step
+    monkeypatch.setattr(
+        Population, "training_step", lambda self, *batch: steps.append(self.global_step) or stock(self, *batch)
+    )
+    train(others, here / "x.ckpt")
+    assert steps == list(range(95))
+
+
+@pytest.mark.filterwarnings("ignore:The optimizer moves weights")  # as a NaN looks to it
+def test_a_member_that_diverges_leaves_the_others_alone(here):
+    healthy, sick = two(), two()
+    sick[0].model.network.fc1.weight.data.mul_(torch.nan)
+    train(healthy, here / "a.ckpt")
+    train(sick, here / "b.ckpt")
+    assert weights(sick[0].folder)["network.fc1.weight"].isnan().any()
+    model = SparseClassifier.load_from_checkpoint(sick[0].folder / "checkpoints" / "last.ckpt")
+    assert model.masks.revived(dict(model.network.named_parameters())) == {}
+    for which in ("last", "best"):
+        assert same(weights(healthy[1].folder, which), weights(sick[1].folder, which))
+    assert scalars(healthy[1].folder) == scalars(sick[1].folder)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model.network.width", "30"], r"differ in the network \(MLP"),
+        (["--model.network.activation", "relu"], r"differ in the network \(MLP"),
+        (["--trainer.max_steps", "90"], r"differ in trainer\.max_steps \(90 and 95\): make populations of runs that"),
+        (["--data.batch_size", "50"], r"differ in the batch size \(50 and 100\)"),
+        (["--model.lr_scheduler.init_args.gamma", "0.5"], r"differ in the schedule \(MultiStepLR"),
+        (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.2"], r"differ in the optimizer \(SGD"),
+    ],
+)
+def test_members_that_differ_are_refused(here, args, message):
+    with pytest.raises(InputError, match=message):
+        train([prepare(SMALL), prepare([*SMALL, *args])], here / "x.ckpt")
+
+
+def test_members_of_other_data_are_refused(here):
+    members = [prepare(SMALL), prepare(SMALL)]
+    images = members[1].data.train
+    members[1].data.train = type(images)(images.images + 1, images.labels)
+    with pytest.raises(InputError, match=r"differ in the data set \(MNISTSample and MNISTSample\)"):
+        train(members, here / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--trainer.gradient_clip_val", "1"], r"version_0 cannot train in a population: it clips gradients\. Train"),
+        (["--trainer.precision", "bf16-mixed"], r"its precision is bf16-mixed, not 32-true"),
+        (["--trainer.accumulate_grad_batches", "2"], r"it accumulates gradients"),
+        (["--model.optimizer", "torch.optim.Adafactor"], r"Adafactor is not known to treat each weight alone"),
+    ],
+)
+def test_a_run_that_a_population_would_not_train_alike_is_refused(here, args, message):
+    with pytest.raises(InputError, match=message):
+        train([prepare([*SMALL, *args])], here / "x.ckpt")
+
+
+@pytest.mark.parametrize("module", [nn.BatchNorm1d(10), nn.Dropout(0.1)], ids=["BatchNorm", "Dropout"])
+def test_networks_with_state_or_chance_are_refused(here, module):
+    member = prepare(SMALL)
+    member.model.network.append(module)
+    with pytest.raises(InputError, match=rf"has buffers or randomness in 5 \({type(module).__name__}\)\. Train it by"):
+        train([member], here / "x.ckpt")
+
+
+def test_no_members_are_refused(tmp_path):
+    with pytest.raises(InputError, match="A population needs at least one member, got none"):
+        train([], tmp_path / "x.ckpt")
+
+
+def test_a_run_without_a_folder_is_refused(here):
+    with pytest.raises(InputError, match=r"needs a folder of its own: leave trainer\.logger out"):
+        prepare([*SMALL, "--trainer.logger", "false"])
