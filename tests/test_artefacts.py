@@ -24,7 +24,7 @@ from spl.reproduction.artefacts.figure_7 import Figure7
 from spl.reproduction.artefacts.figure_8 import Figure8
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import BUDGETS, Budget, Protocol
-from spl.reproduction.curves import Curve, Missing, Statistic
+from spl.reproduction.curves import Curve, Missing
 from spl.reproduction.drawing import STYLES, draw_curve, draw_level
 from spl.reproduction.methods import (
     BEYOND,
@@ -41,6 +41,7 @@ from spl.reproduction.methods import (
 )
 from spl.reproduction.results import RESULT_FILE, Results
 from spl.reproduction.run import RUN_FILE, Run
+from spl.reproduction.samples import Sample
 
 FIGURES = [Figure1(), Figure2(), Figure4(), Figure5(), Figure6(), Figure7(), Figure8()]
 PROTOCOL = Protocol(iterations=2000, batch_size=100, seeds=2)
@@ -79,20 +80,6 @@ def finding(report: Report, statement: str) -> Finding:
 
 
 # Curves
-
-
-def test_a_statistic_is_mean_and_standard_deviation_of_the_numbers() -> None:
-    assert Statistic.of([1.0, 3.0, math.nan]) == Statistic(2.0, math.sqrt(2), 2)
-    assert str(Statistic.of([1.0, 3.0])) == "2 ± 1.4 (n = 2)"
-    assert str(Statistic.of([2.0])) == "2 (n = 1)"
-    infinite = Statistic.of([1.0, math.inf])
-    assert infinite.mean == math.inf
-    assert math.isnan(infinite.std)
-
-
-def test_a_statistic_of_nothing_is_missing() -> None:
-    with pytest.raises(Missing, match="tanh LDI-CS"):
-        Statistic.of([math.nan], "tanh LDI-CS")
 
 
 def test_a_curve_is_in_order_and_leaves_out_what_is_not_measured() -> None:
@@ -141,7 +128,7 @@ def test_singular_values_are_those_where_training_starts(tmp_path: Path) -> None
     for seed, run in enumerate(TANH.runs(BUDGET, LDI_CS_AI, 0.9)):
         finish(tmp_path, run, jsv(dense=1.0, pruned=0.1, corrected=2.0 + 2 * seed))
     curve = Measurements(TANH, BUDGET, Results(tmp_path)).jsv(LDI_CS_AI)
-    assert curve == {0.0: Statistic(1.0, 0.0, 2), 0.9: Statistic(3.0, math.sqrt(2), 2)}
+    assert curve == {0.0: Sample((1.0, 1.0)), 0.9: Sample((2.0, 4.0))}
 
 
 def test_a_log_has_the_iteration_at_which_each_window_ends(tmp_path: Path) -> None:
@@ -206,14 +193,16 @@ def test_figure_2_says_how_signals_propagate(figure_2: Results) -> None:
 
 def test_figure_2_says_how_networks_train(figure_2: Results) -> None:
     report = Figure2().report(BUDGET, figure_2)
-    fastest = finding(report, "linear: of the sparse networks, LDI-CS-AI trains fastest")
+    fastest = finding(report, "linear: of the networks pruned at initialization, LDI-CS-AI trains fastest")
     assert fastest.holds is True
     assert "iterations: LDI-CS-AI 0.35 ± 0 (n = 2), LDI-Rand-AI 0.5 ± 0 (n = 2), LDI-Dense" in fastest.measured
     assert fastest.measured.endswith("; no result of LDI-Mag")
     assert finding(report, "linear: LDI-CS-AI trains to the loss of LDI-Dense").holds is False
-    shuffled = finding(report, "linear, beyond the paper: masks shuffled")
+    shuffled = finding(report, "linear, beyond the paper: shuffling")
     assert shuffled.holds is False
-    assert shuffled.measured == "test error in % of the final weights: 4 ± 0 (n = 2), shuffled 10 ± 0 (n = 2)"
+    assert (
+        shuffled.measured == "test error in % of the final weights: 4 ± 0 (n = 2), shuffled 10 ± 0 (n = 2), +6 (s.e. 0)"
+    )
 
 
 def test_findings_without_results_are_undecided_and_name_them(figure_2: Results) -> None:
@@ -224,6 +213,15 @@ def test_findings_without_results_are_undecided_and_name_them(figure_2: Results)
         == "no result of JSV of linear LDI-SynFlow at 0.9"
     )
     assert finding(report, "tanh: LDI-CS-AI trains to the loss").measured == "no result of tanh LDI-CS-AI"
+
+
+def test_differences_within_two_standard_errors_cannot_be_told(tmp_path: Path) -> None:
+    for method, values in ((LDI_CS, (0.1, 0.3)), (VS_CS, (0.05, 0.25))):
+        for run, value in zip(LINEAR.runs(BUDGET, method), values, strict=True):
+            finish(tmp_path, run, jsv(dense=1.0, pruned=value))
+    better = finding(Figure2().report(BUDGET, Results(tmp_path)), "linear: signals propagate better with LDI-CS than")
+    assert better.holds is None
+    assert better.measured.endswith("; cannot be told at κ̄ = 90 %")
 
 
 def test_rows_are_tidy(figure_2: Results) -> None:
@@ -240,7 +238,7 @@ def test_a_small_budget_cannot_tell_of_training(tmp_path: Path) -> None:
         for run in TANH.runs(SHORT_OF_TRAINING, method):
             finish(tmp_path, run, losses(loss))
     report = Figure2().report(SHORT_OF_TRAINING, Results(tmp_path))
-    fastest = finding(report, "tanh: of the sparse networks, LDI-CS-AI trains fastest")
+    fastest = finding(report, "tanh: of the networks pruned at initialization, LDI-CS-AI trains fastest")
     assert fastest.holds is None
     assert fastest.measured.endswith("; too few iterations to tell")
 
@@ -254,7 +252,7 @@ def test_figure_4_says_of_condition_numbers_and_errors(tmp_path: Path) -> None:
     spread = finding(report, "tanh: with LDI-CS, singular values spread")
     assert spread.holds is True
     assert spread.measured == "condition number 4 ± 0 (n = 2) dense, inf (n = 2) at κ̄ = 90 %"
-    best = finding(report, "tanh: of the sparse networks, LDI-CS-AI generalizes best")
+    best = finding(report, "tanh: of the networks pruned at initialization, LDI-CS-AI generalizes best")
     assert best.holds is False
     assert best.measured.startswith(
         "test error in % of the final weights: LDI-CS 3 ± 0 (n = 2), LDI-CS-AI 4 ± 0 (n = 2)"
@@ -355,7 +353,7 @@ def test_what_a_logarithmic_axis_cannot_show_is_marked_on_its_edge() -> None:
 def test_bands_reach_one_standard_deviation_and_one_seed_has_none() -> None:
     axes = Figure().subplots()
     draw_curve(axes, Curve("loss", {0: [1.0, 3.0], 1: [1.0, 3.0]}), STYLES[LDI_CS])
-    draw_level(axes, Statistic(2.0, math.nan, 1), STYLES[LDI_DENSE])
+    draw_level(axes, Sample((2.0,)), STYLES[LDI_DENSE])
     (band,) = axes.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((2 - math.sqrt(2), 2 + math.sqrt(2)))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spl.reproduction.curves import Curve, Statistic
+from spl.reproduction.curves import Curve
 from spl.reproduction.methods import (
     LDI_CS,
     LDI_CS_AI,
@@ -22,6 +22,7 @@ from spl.reproduction.methods import (
     VS_CS,
     Method,
 )
+from spl.reproduction.samples import Sample
 
 WIDTH = 7.0  # inches, of a page's text
 TEXT = 8  # points, of labels; ticks and legends have one less
@@ -102,7 +103,7 @@ def _draw_symbols(axes: Axes, x: np.ndarray, height: float, symbol: str, style: 
         axes.plot(x, np.full(len(x), height), **style | at | {"linestyle": ""})
 
 
-def draw_level(axes: Axes, level: Statistic, style: Style) -> None:
+def draw_level(axes: Axes, level: Sample, style: Style) -> None:
     """A horizontal line at the mean, with its band."""
     axes.axhline(level.mean, **style)
     if level.std > 0:
