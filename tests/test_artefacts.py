@@ -265,13 +265,13 @@ def test_figure_5_says_when_each_method_reaches_the_loss_of_connection_sensitivi
         for run in TANH.runs(BUDGET, method):
             finish(tmp_path, run, losses(*log))
     report = Figure5().report(BUDGET, Results(tmp_path))
-    target = "a training loss of 1, which LDI-CS has after 200 iterations, is reached "
+    target = "a training loss of 1, which LDI-CS has after 200 iterations, "
     never = finding(report, "tanh: LDI-Rand takes longer")
     assert never.holds is True
-    assert never.measured == target + "not within 2,000 (n = 2)"
+    assert never.measured == target + "is not reached within 2,000 (n = 2)"
     sooner = finding(report, "tanh: LDI-Mag takes longer")
     assert sooner.holds is False
-    assert sooner.measured == target + "after 100 (n = 2)"
+    assert sooner.measured == target + "is reached after 100 (n = 2)"
 
 
 def test_figure_6_says_where_singular_values_change(tmp_path: Path) -> None:

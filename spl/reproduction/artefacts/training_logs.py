@@ -158,10 +158,9 @@ def slower(measured: Measurements, method: Method, reference: Method) -> Finding
         target = goal[tenth].mean
         reached = next((x for x, sample in curve.items() if sample.mean <= target), None)
         n = min(sample.n for sample in (goal[tenth], *curve.values()))
-        when = f"after {reached:,.0f}" if reached else f"not within {max(curve):,.0f}"
+        when = f"is reached after {reached:,.0f}" if reached else f"is not reached within {max(curve):,.0f}"
         return reached is None or reached > tenth, (
-            f"a training loss of {target:.3g}, which {reference} has after {tenth:,.0f} iterations, is reached {when} "
-            f"(n = {n})"
+            f"a training loss of {target:.3g}, which {reference} has after {tenth:,.0f} iterations, {when} (n = {n})"
         )
 
     statement = f"{measured.subject.name}: {method} takes longer to train than {reference}"
