@@ -164,8 +164,14 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line `args`, those of the process without any; exit with 2 on input that cannot be used."""
+    words = sys.argv[1:] if args is None else args
     try:
-        run(SplCLI, args)
+        if words[:1] == ["reproduce"]:
+            from spl.reproduction.command import reproduce_command  # which itself runs `spl fit`
+
+            reproduce_command(words[1:])
+        else:
+            run(SplCLI, args)
     except (ValueError, MisconfigurationException) as error:
         cause = _advice(error)
         if cause is None:

@@ -13,10 +13,10 @@ from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches
 from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
-from spl.callbacks.stages import announce
+from spl.callbacks.stages import Stage, announce
 from spl.criteria import ConnectionSensitivity, Criterion, Scores, Targets
 from spl.errors import InputError
-from spl.isometry import ApproximateIsometry, Change, Correction, Residuals
+from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
 from spl.masks import Masks
 from spl.modes import BatchNormMode
 from spl.module import SparseClassifier
@@ -87,6 +87,7 @@ class PruneAtInit(Callback):
         self.isometry = isometry
         self.record: dict[str, Any] = {}
         self.changes: dict[str, Change] = {}
+        self._orthogonality: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What decided the masks, and the isometry residuals, for the table of a resumed run."""
@@ -185,15 +186,22 @@ class PruneAtInit(Callback):
                     "own by a scope such as Uniform or ERK."
                 )
         classifier.set_masks(masks)
-        announce(trainer, classifier, "pruned")
+        self._sparse_stage(trainer, classifier, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
             masks, self.changes = self.isometry(network, masks)
             classifier.set_masks(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
-            announce(trainer, classifier, "corrected")
+            self._sparse_stage(trainer, classifier, "corrected")
         self.record = self._describe(masks, batches) | {"collapse_sparsity": collapse}
         self._log(trainer, masks, scores)
+
+    def _sparse_stage(self, trainer: Trainer, classifier: SparseClassifier, stage: Stage) -> None:
+        """Announce it, and measure how orthogonal its layers are."""
+        parameters = dict(classifier.network.named_parameters())
+        if matrices := [parameters[name] for name, mask in (classifier.masks or {}).items() if mask.ndim > 1]:
+            self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
+        announce(trainer, classifier, stage)
 
     def _batches(self, trainer: Trainer) -> EvaluationBatches:
         """What to score on."""
@@ -238,7 +246,9 @@ class PruneAtInit(Callback):
             return
         sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
         gaps = {f"isometry/gap/{tensorboard.layer(n)}": c.after.matrix - c.floor for n, c in self.changes.items()}
-        trainer.logger.log_metrics({"sparsity/global": masks.sparsity} | sparsities | gaps, step=0)
+        trainer.logger.log_metrics(
+            {"sparsity/global": masks.sparsity} | sparsities | gaps | self._orthogonality, step=0
+        )
         if folder := run_folder(trainer):
             (folder / "pruning.yaml").write_text(yaml.safe_dump(self.record, sort_keys=False))
         if writer := tensorboard.writer(trainer):

@@ -45,10 +45,15 @@ def check(members: Sequence[Member]) -> None:
             )
 
 
+def can_be_stacked(network: nn.Module) -> bool:
+    """Whether copies of `network` can be trained as one: it has neither BatchNorm nor other state, nor randomness."""
+    return not _coupled(network)
+
+
 def _unsupported(member: Member) -> list[str]:
     """What of a run a population would not do as the run itself does."""
     network, trainer = member.model.network, member.trainer
-    coupled = [f"{name} ({type(m).__name__})" for name, m in network.named_modules() if _has_state_or_chance(m)]
+    coupled = _coupled(network)
     reasons = [f"its network has buffers or randomness in {', '.join(coupled)}"] if coupled else []
     optimizer = _optimizer(member)
     if type(optimizer) not in ELEMENTWISE:
@@ -62,6 +67,11 @@ def _unsupported(member: Member) -> list[str]:
     if trainer.world_size != 1:
         reasons.append(f"it runs in {trainer.world_size} processes")
     return reasons
+
+
+def _coupled(network: nn.Module) -> list[str]:
+    """The modules, by name and class, that do more than compute a function of their inputs and parameters."""
+    return [f"{name} ({type(m).__name__})" for name, m in network.named_modules() if _has_state_or_chance(m)]
 
 
 def _has_state_or_chance(module: nn.Module) -> bool:

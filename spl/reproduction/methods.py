@@ -108,7 +108,9 @@ class Experiment:
         if protocol.test_batches is not None:
             trainer |= {"limit_val_batches": protocol.test_batches, "limit_test_batches": protocol.test_batches}
         if self.trained:
-            trainer["max_epochs"] = -1
+            # as often as the paper: every 1,000 iterations
+            often = {"val_check_interval": min(1000, protocol.iterations // 2), "check_val_every_n_epoch": None}
+            trainer |= {"max_epochs": -1} | often
             model |= {"optimizer": self._optimizer(method), "lr_scheduler": _quarters(protocol.iterations)}
         spectrum = {"examples": protocol.examples, "every_n_epochs": protocol.every_n_epochs}
         return {
@@ -117,6 +119,7 @@ class Experiment:
             "data": {"class_path": f"spl.data.{self.data}", "init_args": {"batch_size": protocol.batch_size}},
             "model": model,
             "pruning": self._pruning(budget, method, seed),
+            "test_after_fit": self.trained,
             "spectrum": spectrum if self.data != "CIFAR10" else spectrum | {"chunk": 50},
         }
 

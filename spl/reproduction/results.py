@@ -67,8 +67,8 @@ class Result:
         return float(values[-1]) if len(values) else float("nan")
 
     def error(self, which: str = "final") -> float:
-        """Test error in % of the final weights, or of the best by validation accuracy."""
-        return 100 * (1 - self.test[which]["accuracy"])
+        """Test error in % of the final weights, or of the best by validation accuracy; NaN of what was not tested."""
+        return 100 * (1 - self.test[which]["accuracy"]) if which in self.test else float("nan")
 
     def jsv(self, statistic: str, stage: str | None = None) -> float:
         """A statistic of the Jacobian singular values at a stage, without one where training starts.

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from pytorch_lightning.cli import instantiate_class
+from torch import nn
 
 RUN_FILE = "run.yaml"
+RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs of such names
 _OF_THE_MACHINE = ("root", "download")  # arguments of data sets that say where data lie
 
 
@@ -43,9 +47,15 @@ class Run:
         """Training iterations."""
         return int(self.config["trainer"]["max_steps"])
 
+    def build_network(self) -> nn.Module:
+        """The network, of shapes alone."""
+        with torch.device("meta"):
+            network: nn.Module = instantiate_class((), self.network)
+        return network
+
     def on_machine(self, data_root: Path, pretrained: Path | None) -> dict[str, Any]:
         """The YAML of this run on a machine whose data lie in `data_root`, and a trained network in `pretrained`."""
-        config: dict[str, Any] = json.loads(json.dumps({"name": self.name} | dict(self.config)))
+        config: dict[str, Any] = json.loads(json.dumps({"name": f"{RUNS.name}/{self.name}"} | dict(self.config)))
         for data in _data_sets(config):
             data.setdefault("init_args", {})["root"] = str(data_root)
         if pretrained is not None:

@@ -1,0 +1,105 @@
+"""`spl reproduce`: figures and tables of the paper, by one command."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+from tabulate import tabulate
+
+from spl.errors import InputError
+from spl.reproduction.artefacts import ARTEFACTS, Artefact
+from spl.reproduction.budgets import budget_named
+from spl.reproduction.cost import seconds
+from spl.reproduction.engine import Cluster, Engine, LocalProcesses
+from spl.reproduction.execution import Failure, duration, execute, missing
+from spl.reproduction.page import Page
+from spl.reproduction.results import Results
+from spl.reproduction.run import RUNS, Run
+
+
+def reproduce(
+    artefacts: list[str],
+    budget: Literal["smoke", "short", "paper"] = "short",
+    jobs: int | None = None,
+    data_root: Path = Path("data"),
+    output: Path = Path("reproduction"),
+    cluster: Literal["slurm", "local"] | None = None,
+    cluster_parameters: dict[str, Any] | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Reproduce figures and tables of the paper: make the runs that are missing, then draw, count and compare.
+
+    Finished runs are never made again; after an interruption the same command goes on. Each run is an ordinary
+    `spl fit`, in lightning_logs/reproduction, and its run.yaml repeats it.
+
+    Args:
+        artefacts: fig1 … fig8, table1 … table4, or all.
+        budget: how much is spent: smoke (minutes; shows only that everything runs), short (an eighth of the paper's
+            iterations on MNIST, three seeds) or paper.
+        jobs: processes at a time; null for one an accelerator, or one a core where there is none.
+        data_root: folder of the data sets; what is missing is downloaded.
+        output: pages, pictures and numbers go to OUTPUT/BUDGET.
+        cluster: submit the jobs by submitit, to slurm, or without a scheduler to this machine (local).
+        cluster_parameters: what submitit asks the scheduler for: timeout_min, slurm_partition, gpus_per_node, …
+        dry_run: list the missing runs and the time that they would take.
+    """
+    chosen, spent = _named(artefacts), budget_named(budget)
+    runs = [run for artefact in chosen for run in artefact.runs(spent)]
+    engine = LocalProcesses(jobs)
+    if dry_run:
+        print(_forecast(missing(runs, Results(RUNS)), engine.count))
+        return
+    failures = execute(runs, RUNS, data_root, _engine(engine, cluster, cluster_parameters or {}))
+    folder, results = output / spent.name, Results(RUNS)
+    for artefact in chosen:
+        Page.of(artefact, spent, results).write(folder)
+    print(f"Pages, pictures and numbers: {folder / 'README.md'}")
+    if failures:
+        print(_complaint(failures), file=sys.stderr)
+        sys.exit(1)
+
+
+def _named(names: Sequence[str]) -> list[Artefact]:
+    for name in names:
+        if name != "all" and name not in ARTEFACTS:
+            raise InputError(f"There is no {name!r} in the paper: ask for {', '.join(ARTEFACTS)}, or all.")
+    return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
+
+
+def _engine(local: Engine, cluster: str | None, parameters: dict[str, Any]) -> Engine:
+    return local if cluster is None else Cluster(cluster, RUNS / "jobs" / "submitit", parameters)
+
+
+def _forecast(runs: Sequence[Run], processes: int) -> str:
+    """The runs, and how long they will take."""
+    rows = [(run.name, f"{run.steps:,}", duration(seconds(run))) for run in runs]
+    total = sum(seconds(run) for run in runs) / processes
+    table = tabulate(rows, ["run", "iterations", "time"], disable_numparse=True, colalign=("left", "right", "right"))
+    return f"{table}\n\n{len(runs)} runs are missing: about {duration(total)} with {processes} processes."
+
+
+def _complaint(failures: Sequence[Failure]) -> str:
+    """What failed, and where to read why."""
+    lines = [f"spl: {len(failures)} runs failed; the pages are without them. The same command tries them again."]
+    for failure in failures:
+        if failure.log is None:
+            lines.append(f"  {failure.run.name}: not tried, because the run that it starts from failed")
+        else:
+            lines.append(f"  {failure.run.name}: {failure.log}")
+    return "\n".join(lines)
+
+
+def reproduce_command(args: Sequence[str]) -> None:
+    """Run the command line `args` of `spl reproduce`."""
+    parser = ArgumentParser(prog="spl reproduce", description=__doc__)
+    parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
+    parser.add_function_arguments(reproduce, skip={"artefacts", "dry_run"}, as_group=False)
+    parser.add_argument("--dry_run", action="store_true", help="list the missing runs and the time they would take")
+    try:
+        chosen = parser.parse_args(list(args))
+        reproduce(**chosen)
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,224 @@
+"""Planned runs, their digests, results, jobs and engines; no network is trained here."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spl.errors import InputError
+from spl.reproduction import engine
+from spl.reproduction.budgets import BUDGETS, budget_named
+from spl.reproduction.cost import seconds
+from spl.reproduction.engine import Cluster, LocalProcesses
+from spl.reproduction.job import Job, PlannedRun, batches, planned, waves, with_ancestors
+from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
+from spl.reproduction.results import Result, Results
+from spl.reproduction.run import RUN_FILE, Run, digest_of
+
+SMOKE, SHORT, PAPER = BUDGETS.values()
+TANH = Experiment(mlp("tanh"))
+
+
+def make(run: Run, root: Path, weights: Path | None = None, finished: bool = True) -> Path:
+    """A folder as the run would leave it, whatever it is called."""
+    folder = root / f"anything-{len(list(root.glob('*')))}"
+    folder.mkdir(parents=True)
+    (folder / RUN_FILE).write_text("# a comment\n" + yaml.safe_dump(run.on_machine(Path("/anywhere"), weights)))
+    if finished:
+        Result(folder, run.digest, {}, {}, {}).write()
+    return folder
+
+
+def test_a_result_is_found_by_what_was_run_wherever_it_lies(tmp_path):
+    wanted = TANH.run(SMOKE, LDI_CS, 0)
+    folder = make(wanted, tmp_path / "deep" / "down")
+    results = Results(tmp_path)
+    assert results[wanted.digest].folder == folder
+    assert [r.folder for r in results.of([wanted, TANH.run(SMOKE, LDI_CS, 1)])] == [folder]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TANH.run(SMOKE, LDI_CS, 1),
+        TANH.run(SMOKE, LDI_CS_AI, 0),
+        TANH.run(SHORT, LDI_CS, 0),
+        Experiment(mlp("linear")).run(SMOKE, LDI_CS, 0),
+        replace(TANH, sparsity=0.5).run(SMOKE, LDI_CS, 0),
+        replace(TANH, targets="uniform").run(SMOKE, LDI_CS, 0),
+        replace(TANH, trained=False).run(SMOKE, LDI_CS, 0),
+        replace(TANH, scoring_data="FashionMNIST").run(SMOKE, LDI_CS, 0),
+    ],
+    ids=lambda run: run.name,
+)
+def test_whatever_decides_a_result_is_in_its_digest(other):
+    assert other.digest != TANH.run(SMOKE, LDI_CS, 0).digest
+
+
+def test_where_data_lie_and_what_a_run_is_called_is_not_in_its_digest(tmp_path):
+    run = replace(TANH, scoring_data="FashionMNIST").run(SMOKE, LDI_CS, 0)
+    folder = make(run, tmp_path)
+    config = yaml.safe_load((folder / RUN_FILE).read_text())
+    assert config["data"]["init_args"]["root"] == "/anywhere"
+    assert config["pruning"]["scoring_data"]["init_args"]["root"] == "/anywhere"
+    assert digest_of(folder / RUN_FILE) == run.digest == Run("another name", run.config).digest
+
+
+def test_a_pretrained_run_is_told_by_the_run_that_it_starts_from(tmp_path):
+    run = TANH.run(SMOKE, LDI_MAG, 0)
+    assert run.pretrained.digest == TANH.run(SMOKE, LDI_DENSE, 0).digest
+    dense = make(run.pretrained, tmp_path)
+    pruned = make(run, tmp_path, dense / "checkpoints" / "last.ckpt")
+    assert Results(tmp_path)[run.digest].folder == pruned
+    assert run.digest != Run(run.name, run.config, TANH.run(SMOKE, LDI_DENSE, 1)).digest != Run("", run.config).digest
+
+
+def test_a_run_without_a_result_is_not_finished(tmp_path):
+    run = TANH.run(SMOKE, LDI_CS, 0)
+    folders = [make(run, tmp_path, finished=False) for _ in range(2)]
+    (folders[0] / ".result.json.7").write_text('{"half":')
+    results = Results(tmp_path)
+    assert run.digest not in results
+    assert sorted(results.unfinished[run.digest]) == folders
+    assert planned(run, results, Path("data")).attempts == [str(folder) for folder in folders]
+
+
+def test_a_result_comes_back_as_it_was_written(tmp_path):
+    test = {"final": {"accuracy": 0.975, "loss": 0.1}, "best": {"accuracy": 0.98, "loss": 0.09}}
+    scalars = {
+        "loss/train": [[49, 2.0], [99, 1.0]],
+        "jacobian/dense/mean": [[0, 1.0]],
+        "jacobian/pruned/mean": [[0, 0.25]],
+        "sparsity/global": [[0, 0.9]],
+        "sparsity/fc1": [[0, 0.95]],
+        "sparsity/fc1.bias": [[0, 1.0]],
+        "isometry/score/pruned": [[0, 7.0]],
+    }
+    Result(tmp_path, "d", test, scalars, {"device": "CPU"}).write()
+    result = Result.read(tmp_path)
+    assert result == Result(tmp_path, "d", test, scalars, {"device": "CPU"})
+    steps, losses = result.series("loss/train")
+    assert (steps.tolist(), losses.tolist()) == ([49, 99], [2, 1])
+    assert result.series("loss/none")[0].shape == (0,)
+    assert (result.error(), result.error("best")) == (pytest.approx(2.5), pytest.approx(2.0))
+    assert (result.jsv("mean"), result.jsv("mean", "dense")) == (0.25, 1.0)
+    assert result.layer_sparsity() == {"fc1": 0.95}
+    assert result.orthogonality_score() == 7.0
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # nothing half-written is left
+
+
+def test_runs_come_after_those_that_they_start_from():
+    wanted = [TANH.run(SMOKE, LDI_MAG, 0), TANH.run(SMOKE, LDI_CS, 0), TANH.run(SMOKE, LDI_MAG, 0)]
+    everything = with_ancestors(wanted)
+    assert len(everything) == 3
+    first, second = waves(everything.values())
+    assert {run.name for run in second} == {wanted[0].name}
+    assert {run.digest for run in first} == {wanted[0].pretrained.digest, wanted[1].digest}
+
+
+def test_networks_of_one_kind_train_together_in_even_populations_and_others_alone():
+    alike = [TANH.run(SHORT, method, seed) for seed in range(9) for method in (LDI_CS, LDI_RAND)]
+    other = Experiment(mlp("relu")).run(SHORT, LDI_CS, 0)
+    convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
+    alone = convolutional.run(SHORT, LDI_CS, 0)
+    untrained = [replace(TANH, trained=False).run(SHORT, LDI_CS, seed) for seed in range(30)]
+    found = [(together, len(runs)) for together, runs in batches([*alike, other, alone, *untrained])]
+    assert sorted(found) == [(False, 1), (False, 6), (False, 24), (True, 1), (True, 9), (True, 9)]
+    assert found[0] == (False, 1)  # the convolutional one first, which takes longest
+
+
+def test_a_job_comes_back_from_its_file(tmp_path):
+    job = Job("007", [PlannedRun("digest", {"name": "x"}, ["a"])], True)
+    assert Job.read(job.write(tmp_path)) == job
+
+
+def test_controls_and_random_masks_draw_from_the_seed_of_the_run():
+    for method in (LDI_RAND, LDI_SHUFFLED):
+        assert TANH.run(SHORT, method, 5).config["pruning"]["criterion"]["init_args"]["seed"] == 5
+
+
+def test_the_dense_linear_network_learns_slowly_enough_not_to_diverge():
+    rates = {
+        method: Experiment(mlp("linear")).run(PAPER, method, 0).config["model"]["optimizer"]["init_args"]["lr"]
+        for method in (LDI_DENSE, LDI_MAG, LDI_CS)
+    }
+    assert rates == {LDI_DENSE: 0.01, LDI_MAG: 0.01, LDI_CS: 0.1}
+
+
+def test_a_longer_run_costs_more():
+    short, paper = (seconds(TANH.run(budget, LDI_CS, 0)) for budget in (SHORT, PAPER))
+    untrained = seconds(replace(TANH, trained=False).run(SHORT, LDI_CS, 0))
+    assert 0 < untrained < short / 3 < paper / 15
+
+
+def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, monkeypatch):
+    script = (
+        "import os, sys; from pathlib import Path; "
+        "print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[1])"
+    )
+    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(engine.os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(engine, "COMMAND", [sys.executable, "-c", script])
+    files = [tmp_path / f"{k}.json" for k in range(3)]
+    ended = [file for some in LocalProcesses().run(files) for file in some]
+    assert sorted(ended) == files
+    said = [file.with_suffix(".log").read_text().split() for file in files]
+    assert [words[0] for words in said] == ["3"] * 3
+    assert {words[1] for words in said[:2]} == {"4", "7"}
+
+
+def test_an_engine_that_is_closed_stops_its_processes_with_one_interrupt(tmp_path, monkeypatch):
+    script = (
+        "import time\n"
+        "try:\n    print('started', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.2); print('saved', flush=True)"
+    )
+    monkeypatch.setattr(engine, "COMMAND", [sys.executable, "-c", script])
+    files = [tmp_path / "0.json", tmp_path / "1.json"]
+    jobs = LocalProcesses(1).run(files)
+    log = tmp_path / "0.log"
+    while not (log.exists() and log.read_text()):
+        next(jobs)
+    jobs.close()
+    assert log.read_text().split() == ["started", "saved"]
+    assert not (tmp_path / "1.log").exists()
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="budget must be one of smoke, short, paper, got 'huge'"):
+        budget_named("huge")
+    with pytest.raises(InputError, match="jobs must be at least 1, got 0"):
+        LocalProcesses(0)
+
+
+def test_a_budget_says_what_it_spends():
+    assert SHORT.describe("MNIST") == "budget short: 10,000 iterations × 100, 3 runs"
+    assert SMOKE.describe("CIFAR10") == "budget smoke: 3 iterations × 32, 1 run"
+    assert PAPER.describe("FashionMNIST") == "budget paper: 80,000 iterations × 100, 10 runs"
+
+
+def test_planned_configs_are_plain_data():
+    for method in (LDI_MAG, LDI_SHUFFLED):
+        config = TANH.run(PAPER, method, 3).config
+        assert json.loads(json.dumps(config)) == config
+
+
+def test_jobs_of_a_cluster_run_by_submitit(tmp_path):
+    pytest.importorskip("submitit")
+    job = Job("0", [PlannedRun("digest", {"name": "broken"}, [])], together=False)
+    file = job.write(tmp_path)
+    cluster = Cluster("local", tmp_path / "submitit", {"timeout_min": 5})
+    assert [file for some in cluster.run([file]) for file in some] == [file]
+    assert (tmp_path / "0.log").read_text().endswith("failed: broken\n")
+
+
+def test_a_cluster_that_is_not_there_is_refused(tmp_path):
+    pytest.importorskip("submitit")
+    with pytest.raises(InputError, match=r"--cluster slurm cannot be used: .*srun"):
+        Cluster("slurm", tmp_path, {})
+    with pytest.raises(InputError, match=r"--cluster local cannot be used: .*no_such_thing"):
+        Cluster("local", tmp_path, {"no_such_thing": 1})
