@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spl.reproduction.curves import Curve, Statistic
+from spl.reproduction.curves import Curve
 from spl.reproduction.methods import (
     LDI_CS,
     LDI_CS_AI,
@@ -22,6 +22,7 @@ from spl.reproduction.methods import (
     VS_CS,
     Method,
 )
+from spl.reproduction.samples import Sample
 
 WIDTH = 7.0  # inches, of a page's text
 TEXT = 8  # points, of labels; ticks and legends have one less
@@ -80,8 +81,8 @@ def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
     """The means, with a band of ± one standard deviation.
 
-    Where the means are not finite, or not positive on a logarithmic axis, a triangle on the edge says to which side
-    the curve leaves. One value has no band.
+    Where the means are not finite, or not positive on a logarithmic axis, ∞ or 0 on the edge says where the curve has
+    gone. One value has no band.
     """
     x, mean, std = curve.x, curve.mean, np.nan_to_num(curve.std)
     if not len(x):
@@ -91,13 +92,18 @@ def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
     axes.plot(x, np.where(shown, mean, np.nan), markevery=1 if len(x) <= 10 else 0.12, **style)
     lower = np.maximum(mean - std, _CUT * mean) if logarithmic else mean - std
     axes.fill_between(x, lower, mean + std, where=shown & (std > 0), color=style["color"], alpha=0.2, linewidth=0)
-    for height, marker, gone in ((1, "^", np.isposinf(mean)), (0, "v", ~shown & (mean <= 0))):
-        if gone.any():
-            edge: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "", "zorder": 5}
-            axes.plot(x[gone], np.full(gone.sum(), height), marker=marker, color=style["color"], markersize=5, **edge)
+    _draw_symbols(axes, x[np.isposinf(mean)], 0.96, r"$\infty$", style)
+    _draw_symbols(axes, x[~shown & (mean <= 0)], 0.04, "$0$", style)
 
 
-def draw_level(axes: Axes, level: Statistic, style: Style) -> None:
+def _draw_symbols(axes: Axes, x: np.ndarray, height: float, symbol: str, style: Style) -> None:
+    """At a height in units of the axes, for what these cannot show."""
+    at = {"transform": axes.get_xaxis_transform(), "marker": symbol, "markersize": 6}
+    if len(x):
+        axes.plot(x, np.full(len(x), height), **style | at | {"linestyle": ""})
+
+
+def draw_level(axes: Axes, level: Sample, style: Style) -> None:
     """A horizontal line at the mean, with its band."""
     axes.axhline(level.mean, **style)
     if level.std > 0:

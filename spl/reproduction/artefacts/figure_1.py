@@ -97,7 +97,7 @@ def _draw_masks(budget: Budget, found: dict[Subject, dict[float, Result]]) -> Fi
             masks = by_sparsity[sparsity].masks() if sparsity in by_sparsity else {}
             line[0].set_ylabel(f"{100 * sparsity:g}", fontsize=TEXT - 1)
             for panel, layer in zip(line, _HIDDEN, strict=True):
-                panel.set(xticks=[], yticks=[])
+                panel.set(xticks=[], yticks=[], box_aspect=1, frame_on=layer in masks)
                 if layer in masks:
                     panel.imshow(masks[layer], cmap="gray", vmin=0, vmax=1, interpolation="none")
         for panel, layer in zip(axes[0], _HIDDEN, strict=True):

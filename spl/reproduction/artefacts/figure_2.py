@@ -17,7 +17,7 @@ from spl.reproduction.artefacts.training_logs import (
     draw_jsv_training,
     draw_training,
     jsv_rows,
-    matches_shuffled,
+    survives_shuffling,
     training_rows,
     trains_fastest,
     trains_like_dense,
@@ -82,5 +82,5 @@ def _findings(measured: Measurements) -> list[Finding]:
         *([untrainable(measured, LDI_RAND)] if measured.subject is TANH else []),
         restores(measured, LDI_CS_EOI, beyond),
         exceeds(measured, LDI_SYNFLOW, LDI_CS, beyond),
-        matches_shuffled(measured),
+        survives_shuffling(measured),
     ]

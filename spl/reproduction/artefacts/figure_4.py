@@ -13,7 +13,7 @@ from spl.reproduction.artefacts.signal_propagation import (
     worsens,
 )
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
-from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, learns_best, training_rows
+from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, generalizes_best, training_rows
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, PAPER
 from spl.reproduction.results import Results
@@ -51,5 +51,5 @@ class Figure4(Artefact):
 def _findings(measured: Measurements) -> list[Finding]:
     return [
         worsens(measured, LDI_CS),
-        learns_best(measured, LDI_CS_AI, PAPER),
+        generalizes_best(measured, LDI_CS_AI, PAPER),
     ]

@@ -16,11 +16,12 @@ from spl.reproduction.artefacts.signal_propagation import (
 )
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, Missing, Statistic
+from spl.reproduction.curves import Curve, Missing, told
 from spl.reproduction.drawing import SPARSITY_LABEL, SUBJECT_STYLES, Style, draw_curve, label, legend, panels
 from spl.reproduction.methods import LDI_DENSE, LDI_MAG
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
+from spl.reproduction.samples import Sample
 
 
 class Figure6(Artefact):
@@ -75,10 +76,10 @@ def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
         first = min((x for x in curve if x > 0), default=measured.budget.sparsities[0])
         start = curve[0.0] if pretrained else measured.jsv(LDI_DENSE)[0.0]
         step = _factor(start, curve[first])
-        later = [_factor(one, other) for one, other in pairwise(s for x, s in curve.items() if x > 0)]
+        later = [_factor(one, other) for one, other in pairwise(sample for x, sample in curve.items() if x > 0)]
         if not later:
             raise Missing(f"{curve.what} above {100 * first:g} %")
-        text = f"mean JSV {start} to {curve[first]} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
+        text = f"mean JSV {told(start)} to {told(curve[first])} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
         return step > max(later), f"{text}; later steps change it by at most {max(later):.3g}"
 
     since, remark = ("the pretrained network", ", beyond the paper") if pretrained else ("initialization", "")
@@ -86,7 +87,7 @@ def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
     return judged(statement, judge, measured.trained)
 
 
-def _factor(one: Statistic, other: Statistic) -> float:
+def _factor(one: Sample, other: Sample) -> float:
     """By which two means differ, at least 1; infinite where one is 0."""
     low, high = sorted((one.mean, other.mean))
     return high / low if low > 0 else float("inf")
@@ -102,7 +103,7 @@ def _scattered(measured: Measurements) -> Finding:
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         dense = [std / mean for _, mean, std in _paired(measured.jsv(LDI_DENSE), measured.jsv(LDI_DENSE, "std"))]
         start = f"; {dense[0]:.2g} at initialization" if dense else ""
-        n = min(s.n for s in measured.jsv(LDI_MAG).values())
+        n = min(sample.n for sample in measured.jsv(LDI_MAG).values())
         return shares[least] > 0.5, (
             f"std / mean from {shares[least]:.2g} (κ̄ = {100 * least:g} %) to {shares[most]:.2g} "
             f"(κ̄ = {100 * most:g} %){start} (n = {n})"
@@ -113,4 +114,4 @@ def _scattered(measured: Measurements) -> Finding:
 
 
 def _paired(means: Curve, stds: Curve) -> list[tuple[float, float, float]]:
-    return [(x, s.mean, stds[x].mean) for x, s in means.items() if s.mean > 0 and x in stds]
+    return [(x, mean.mean, stds[x].mean) for x, mean in means.items() if mean.mean > 0 and x in stds]

@@ -6,7 +6,7 @@ from spl.reproduction.artefacts.training_logs import (
     ACCURACY,
     LOSS,
     draw_training,
-    learns_best,
+    generalizes_best,
     training_rows,
     trains_fastest,
 )
@@ -37,5 +37,5 @@ class Figure8(Artefact):
         for panel, tag in zip(axes[0], (LOSS, ACCURACY), strict=True):
             draw_training(panel, measured, PAPER, tag)
         method_legend(figure, PAPER)
-        findings = [trains_fastest(measured, LDI_CS_AI, PAPER), learns_best(measured, LDI_CS_AI, PAPER)]
+        findings = [trains_fastest(measured, LDI_CS_AI, PAPER), generalizes_best(measured, LDI_CS_AI, PAPER)]
         return Report(training_rows(measured, PAPER), findings, {"": figure})

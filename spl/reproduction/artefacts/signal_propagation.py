@@ -1,6 +1,7 @@
 """Signal propagation: Jacobian singular values against sparsity, what Figures 2, 4, 6 and 7 share."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,12 +11,14 @@ from spl.reproduction.artefacts.artefact import Finding
 from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.subject import SPARSITY, Measurements, Subject
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve
+from spl.reproduction.curves import Curve, told
 from spl.reproduction.drawing import SPARSITY_LABEL, STYLES, draw_curve, draw_level, label
 from spl.reproduction.methods import LDI_DENSE, Method
 from spl.reproduction.run import Run
+from spl.reproduction.samples import Difference, all_positive
 
 STATISTICS = ("mean", "std", "max", "min", "condition")
+_AT = f"at κ̄ = {100 * SPARSITY:g} %"
 _RESTORED = (0.8, 1.25)  # times the dense network's counts as the dense network's
 _VANISHED = 0.01  # times the dense network's counts as none
 
@@ -34,10 +37,10 @@ def propagation_rows(
 ) -> list[dict[str, Any]]:
     """Statistics of Jacobian singular values by sparsity, before training."""
     return [
-        measured.row(method, f"JSV {statistic}", sparsity, 0, s)
+        measured.row(method, f"JSV {statistic}", sparsity, 0, sample)
         for method in methods
         for statistic in statistics
-        for sparsity, s in measured.jsv(method, statistic).items()
+        for sparsity, sample in measured.jsv(method, statistic).items()
     ]
 
 
@@ -62,7 +65,7 @@ def statistic_label(statistic: str) -> str:
 def in_percent(curve: Curve) -> Curve:
     """The same, by sparsity in %."""
     percent = Curve(curve.what, {})
-    percent.update({100 * x: s for x, s in curve.items()})
+    percent.update({100 * x: sample for x, sample in curve.items()})
     return percent
 
 
@@ -71,10 +74,9 @@ def decreases(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         curve = measured.jsv(method)
-        first, last = curve[0.0], curve[SPARSITY]
-        rises = [f"{100 * x:g} %" for (_, before), (x, now) in pairwise(curve.items()) if now.mean >= before.mean]
-        exceptions = f"; it rises at κ̄ = {', '.join(rises)}" if rises else ""
-        return not rises, f"mean JSV {first} dense, {last} at κ̄ = {100 * SPARSITY:g} %{exceptions}"
+        text = f"mean JSV {told(curve[0.0])} dense, {told(curve[SPARSITY])} {_AT}"
+        steps = {now: curve[before] - curve[now] for before, now in pairwise(curve)}
+        return all_positive(steps.values()), text + _exceptions(steps)
 
     return judged(f"{measured.subject.name}: with {method}, the mean JSV falls as κ̄ grows", judge)
 
@@ -85,11 +87,11 @@ def restores(measured: Measurements, method: Method, remark: str = "") -> Findin
     def judge() -> Judgement:
         curve = measured.jsv(method)
         dense, at = curve[0.0], curve[SPARSITY]
-        ratios = {x: s.mean / dense.mean for x, s in curve.items() if x > 0}
+        ratios = {x: sample.mean / dense.mean for x, sample in curve.items() if x > 0}
         worst = max(ratios, key=lambda x: abs(ratios[x] - 1))
         holds = all(_RESTORED[0] <= ratio <= _RESTORED[1] for ratio in ratios.values())
         return holds, (
-            f"{at.mean / dense.mean:.3g} times the dense network's at κ̄ = {100 * SPARSITY:g} % ({at} of {dense}); "
+            f"{ratios[SPARSITY]:.3g} times the dense network's {_AT}: {told(at)} of {told(dense)}; "
             f"furthest at κ̄ = {100 * worst:g} %: {ratios[worst]:.3g} times"
         )
 
@@ -103,7 +105,7 @@ def vanishes(measured: Measurements, method: Method) -> Finding:
     def judge() -> Judgement:
         dense, at = measured.jsv(LDI_DENSE)[0.0], measured.jsv(method)[SPARSITY]
         share = at.mean / dense.mean
-        return share < _VANISHED, f"mean JSV {at} at κ̄ = {100 * SPARSITY:g} %, {share:.2g} times the dense network's"
+        return share < _VANISHED, f"mean JSV {told(at)} {_AT}, {share:.2g} times the dense network's"
 
     return judged(f"{measured.subject.name}: signals vanish in networks pruned by {method}", judge)
 
@@ -113,11 +115,9 @@ def exceeds(measured: Measurements, more: Method, less: Method, remark: str = ""
 
     def judge() -> Judgement:
         upper, lower = measured.jsv(more), measured.jsv(less)
-        common = [x for x in upper if x > 0 and x in lower]
-        below = [f"{100 * x:g} %" for x in common if upper[x].mean <= lower[x].mean]
-        exceptions = f"; not at κ̄ = {', '.join(below)}" if below else ""
-        at = f"{upper[SPARSITY]} against {lower[SPARSITY]} at κ̄ = {100 * SPARSITY:g} %"
-        return not below, f"mean JSV {at}{exceptions}"
+        text = f"mean JSV {told(upper[SPARSITY])} against {told(lower[SPARSITY])} {_AT}"
+        gains = {x: upper[x] - lower[x] for x in upper if x > 0 and x in lower}
+        return all_positive(gains.values()), text + _exceptions(gains)
 
     statement = f"{measured.subject.name}: signals propagate better with {more} than with {less}{remark}"
     return judged(statement, judge)
@@ -128,8 +128,17 @@ def worsens(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         curve = measured.jsv(method, "condition")
-        return curve[SPARSITY].mean > curve[0.0].mean, (
-            f"condition number {curve[0.0]} dense, {curve[SPARSITY]} at κ̄ = {100 * SPARSITY:g} %"
-        )
+        dense, at = curve[0.0], curve[SPARSITY]
+        grows = True if math.isinf(at.mean) else (at - dense).positive
+        return grows, f"condition number {told(dense)} dense, {told(at)} {_AT}"
 
     return judged(f"{measured.subject.name}: with {method}, singular values spread as κ̄ grows", judge)
+
+
+def _exceptions(differences: Mapping[float, Difference]) -> str:
+    """At which sparsities a difference is not above 0, or cannot be told from it."""
+    texts = []
+    for positive, words in ((False, "not"), (None, "cannot be told")):
+        where = [f"{100 * x:g} %" for x, difference in differences.items() if difference.positive is positive]
+        texts += [f"; {words} at κ̄ = {', '.join(where)}"] if where else []
+    return "".join(texts)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, Statistic
+from spl.reproduction.curves import Curve, Missing
 from spl.reproduction.methods import Choice, Experiment, Method, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
+from spl.reproduction.samples import Sample
 
 SPARSITY = Experiment.sparsity  # at which networks are trained
 POINTS = 100  # of a training log, at most
@@ -83,16 +84,18 @@ class Measurements:
                 values.setdefault(step, []).append(value)
         return Curve(f"JSV during training of {self.subject.name} {method}", values)
 
-    def measure(self, method: Method, value: Callable[[Result], float]) -> Statistic:
-        """A value of each trained network.
+    def measure(self, method: Method, number: Callable[[Result], float]) -> Sample:
+        """A number of each trained network.
 
         Raises:
             Missing: none is finished.
         """
-        what = f"{self.subject.name} {method}"
-        return Statistic.of(map(value, self.of(method)), what)
+        sample = Sample.of(self.of(method), number)
+        if not sample.n:
+            raise Missing(f"{self.subject.name} {method}")
+        return sample
 
-    def row(self, method: Method, statistic: str, sparsity: float, iteration: float, s: Statistic) -> dict[str, Any]:
+    def row(self, method: Method, statistic: str, sparsity: float, iteration: float, sample: Sample) -> dict[str, Any]:
         """A row of the CSV."""
         return {
             "network": self.subject.name,
@@ -100,9 +103,9 @@ class Measurements:
             "statistic": statistic,
             "sparsity": sparsity,
             "iteration": int(iteration),
-            "mean": s.mean,
-            "std": s.std,
-            "n": s.n,
+            "mean": sample.mean,
+            "std": sample.std,
+            "n": sample.n,
         }
 
 

@@ -1,6 +1,5 @@
 """Training logs: loss and accuracy against iteration at 90 %, what Figures 2, 4, 5, 7 and 8 share."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,13 +8,17 @@ from matplotlib.axes import Axes
 from spl.reproduction.artefacts.artefact import Finding
 from spl.reproduction.artefacts.judgement import Judgement, judged
 from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, Measurements
-from spl.reproduction.curves import Curve, Missing, Statistic
+from spl.reproduction.curves import Curve, Missing, told
 from spl.reproduction.drawing import STYLES, draw_curve, label
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_SHUFFLED, Method
 from spl.reproduction.results import Result
+from spl.reproduction.samples import Difference, all_positive
 
 LOSS = "loss/train"
 ACCURACY = "accuracy/train"
+_ERROR = "test error in % of the final weights"
+_MARGIN = 0.5  # points of test error that count as none
+_CHANCE = 80.0  # % of test error, from which a network counts as one that guesses among ten classes
 _NAMES = {LOSS: "training loss", ACCURACY: "training accuracy"}
 
 
@@ -24,19 +27,19 @@ def training_rows(
 ) -> list[dict[str, Any]]:
     """What was logged during training, by iteration."""
     return [
-        measured.row(method, _NAMES[tag], _sparsity(method), iteration, s)
+        measured.row(method, _NAMES[tag], _sparsity(method), iteration, sample)
         for method in methods
         for tag in tags
-        for iteration, s in measured.log(method, tag).items()
+        for iteration, sample in measured.log(method, tag).items()
     ]
 
 
 def jsv_rows(measured: Measurements, methods: Iterable[Method]) -> list[dict[str, Any]]:
     """The mean Jacobian singular value during training."""
     return [
-        measured.row(method, "JSV mean", _sparsity(method), iteration, s)
+        measured.row(method, "JSV mean", _sparsity(method), iteration, sample)
         for method in methods
-        for iteration, s in measured.jsv_log(method).items()
+        for iteration, sample in measured.jsv_log(method).items()
         if iteration > 0
     ]
 
@@ -78,80 +81,74 @@ def final_loss(result: Result) -> float:
 
 
 def trains_fastest(measured: Measurements, best: Method, methods: Iterable[Method]) -> Finding:
-    """Whether the training loss of `best` is the lowest of the sparse networks', on average over the iterations."""
+    """Whether the training loss of `best` is the lowest, on average over the iterations."""
     what = "training loss, the mean over all iterations"
     return _first(measured, best, methods, average_loss, what, "trains fastest")
 
 
-def learns_best(measured: Measurements, best: Method, methods: Iterable[Method]) -> Finding:
-    """Whether the test error of `best` is the lowest of the sparse networks'."""
-    what = "test error in % of the final weights"
-    return _first(measured, best, methods, Result.error, what, "generalizes best")
+def generalizes_best(measured: Measurements, best: Method, methods: Iterable[Method]) -> Finding:
+    """Whether the test error of `best` is the lowest."""
+    return _first(measured, best, methods, Result.error, _ERROR, "generalizes best")
 
 
 def _first(
     measured: Measurements,
     best: Method,
     methods: Iterable[Method],
-    value: Callable[[Result], float],
+    number: Callable[[Result], float],
     what: str,
     verb: str,
 ) -> Finding:
-    """Whether `best` has the lowest of a value among the sparse networks; all are named in their order."""
+    """Whether `best` has the lowest number of those that are pruned at initialization; all are named in their order."""
 
     def judge() -> Judgement:
-        found = {best: measured.measure(best, value)}
+        samples = {best: measured.measure(best, number)}
         missing = []
         for method in methods:
             try:
-                found[method] = measured.measure(method, value)
+                samples[method] = measured.measure(method, number)
             except Missing:
                 missing.append(str(method))
-        order = sorted(found, key=lambda method: found[method].mean)
-        text = f"{what}: " + ", ".join(f"{method} {found[method]}" for method in order)
-        sparse = [method for method in order if method.criterion is not None]
-        without = f"; no result of {', '.join(missing)}" if missing else ""
-        return (sparse[0] == best) if len(sparse) > 1 else None, text + without
+        order = sorted(samples, key=lambda method: samples[method].mean)
+        text = f"{what}: " + ", ".join(f"{method} {told(samples[method])}" for method in order)
+        rivals = [method for method in order if method.criterion and not method.pretrained and method != best]
+        holds = all_positive(samples[rival] - samples[best] for rival in rivals) if rivals else None
+        return holds, text + (f"; no result of {', '.join(missing)}" if missing else "")
 
-    return judged(f"{measured.subject.name}: of the sparse networks, {best} {verb}", judge, measured.trained)
+    statement = f"{measured.subject.name}: of the networks pruned at initialization, {best} {verb}"
+    return judged(statement, judge, measured.trained)
 
 
 def trains_like_dense(measured: Measurements, method: Method) -> Finding:
-    """Whether the training loss ends as low as that of the dense network, within their standard deviations."""
+    """Whether the training loss ends no higher than that of the dense network."""
 
     def judge() -> Judgement:
         sparse, dense = measured.measure(method, final_loss), measured.measure(LDI_DENSE, final_loss)
         rate = ", at a tenth of the learning rate" if measured.subject == LINEAR else ""
-        return not above(sparse, dense), f"final training loss {sparse}, dense {dense}{rate}"
+        higher = (sparse - dense).positive
+        return None if higher is None else not higher, f"final training loss {told(sparse)}, dense {told(dense)}{rate}"
 
     return judged(f"{measured.subject.name}: {method} trains to the loss of LDI-Dense", judge, measured.trained)
 
 
-def matches_shuffled(measured: Measurements) -> Finding:
-    """Whether shuffling the masks inside their layers changes the test error, beyond its standard deviation."""
+def survives_shuffling(measured: Measurements) -> Finding:
+    """Whether shuffling the masks inside their layers costs less than half a percentage point of test error."""
 
     def judge() -> Judgement:
-        own, shuffled = (measured.measure(m, Result.error) for m in (LDI_CS, LDI_SHUFFLED))
-        text = f"test error in % of the final weights: {own}, shuffled {shuffled}"
-        if own.n < 2 or shuffled.n < 2:
-            return None, text
-        return not above(shuffled, own), text
+        own, shuffled = measured.measure(LDI_CS, Result.error), measured.measure(LDI_SHUFFLED, Result.error)
+        cost = shuffled - own
+        cheap = Difference(_MARGIN - cost.mean, cost.error).positive
+        return cheap, f"{_ERROR}: {told(own)}, shuffled {told(shuffled)}, {cost:.2g}"
 
     statement = (
-        f"{measured.subject.name}, beyond the paper: masks shuffled inside their layers do as well as those of "
-        "connection sensitivity, as Frankle et al. 2021 found"
+        f"{measured.subject.name}, beyond the paper: shuffling the masks of LDI-CS inside their layers costs less than "
+        f"{_MARGIN:g} points of test error, as in Frankle et al. 2021"
     )
     return judged(statement, judge, measured.trained)
 
 
-def above(one: Statistic, other: Statistic) -> bool:
-    """Whether a mean is above another by more than the standard deviation of their difference."""
-    margin = math.hypot(*(s.std for s in (one, other) if s.n > 1))
-    return one.mean > other.mean + margin
-
-
 def slower(measured: Measurements, method: Method, reference: Method) -> Finding:
-    """Whether a method takes longer than `reference` to the training loss that this has after a tenth of them."""
+    """Whether a method takes longer to the training loss that `reference` has after a tenth of the iterations."""
 
     def judge() -> Judgement:
         goal, curve = measured.log(reference, LOSS), measured.log(method, LOSS)
@@ -159,11 +156,12 @@ def slower(measured: Measurements, method: Method, reference: Method) -> Finding
             raise Missing(curve.what if goal else goal.what)
         tenth = next(x for x in goal if x >= max(goal) / 10)
         target = goal[tenth].mean
-        reached = next((x for x, s in curve.items() if s.mean <= target), None)
-        n = min(goal[tenth].n, min(s.n for s in curve.values()))
-        text = f"a training loss of {target:.3g}, which {reference} has after {tenth:,.0f} iterations, is reached "
-        when = f"after {reached:,.0f}" if reached else f"not within {max(curve):,.0f}"
-        return reached is None or reached > tenth, f"{text}{when} (n = {n})"
+        reached = next((x for x, sample in curve.items() if sample.mean <= target), None)
+        n = min(sample.n for sample in (goal[tenth], *curve.values()))
+        when = f"is reached after {reached:,.0f}" if reached else f"is not reached within {max(curve):,.0f}"
+        return reached is None or reached > tenth, (
+            f"a training loss of {target:.3g}, which {reference} has after {tenth:,.0f} iterations, {when} (n = {n})"
+        )
 
     statement = f"{measured.subject.name}: {method} takes longer to train than {reference}"
     return judged(statement, judge, measured.trained)
@@ -174,6 +172,6 @@ def untrainable(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         error = measured.measure(method, Result.error)
-        return error.mean > 80, f"test error in % of the final weights: {error}"
+        return error.mean > _CHANCE, f"{_ERROR}: {told(error)}"
 
     return judged(f"{measured.subject.name}: networks pruned by {method} do not learn", judge, measured.trained)
