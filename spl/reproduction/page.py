@@ -32,7 +32,7 @@ class Page:
         budget: what is spent on it.
         report: what the finished runs show.
         finished: results of the runs that it needs, those included that others start from.
-        missing: names of the runs that have none, and of these the ones that began.
+        missing: names of the runs that have none, and whether they have begun.
     """
 
     artefact: Artefact
@@ -96,7 +96,7 @@ class Page:
             f"# {self.heading}: {self.artefact.title}",
             f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
-            f"Numbers of each run: [{name}.csv]({name}.csv).",
+            f"The numbers: [{name}.csv]({name}.csv).",
             table(_HEADERS, map(_told, self.report.findings)),
             *pictures,
             *self.report.tables,
