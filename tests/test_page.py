@@ -32,7 +32,7 @@ class Fig9(Artefact):
             Finding("Left is up.", None, "n = 0"),
         ]
         rows = [{"method": "LDI-CS", "error": 1 / 3}, {"method": "LDI-Mag", "error": 2}]
-        return Report(rows, findings, {"": figure}, [table(["K"], [[7]])])
+        return Report(rows, findings, {"_loss": figure}, [table(["K"], [[7]])])
 
 
 def page(root: Path) -> Page:
@@ -44,16 +44,18 @@ def test_a_run_counts_once_and_so_does_what_it_starts_from(tmp_path):
     assert page(tmp_path).progress == "1 of 3 runs finished"
     finish(tmp_path, PRETRAINED)
     assert page(tmp_path).progress == "3 of 3 runs finished"
-    assert "Missing" not in page(tmp_path).markdown()
+    assert "missing</summary>" not in page(tmp_path).markdown()
 
 
 def test_a_page_names_what_is_missing_and_what_has_begun(tmp_path):
     begin(tmp_path, AT_INIT)
-    missing = page(tmp_path).markdown().partition("Missing:\n\n")[2].splitlines()
+    missing = page(tmp_path).markdown().partition("3 are missing</summary>\n\n")[2].splitlines()
     assert missing == [
         f"- {AT_INIT.name} (begun, not finished)",
         f"- {PRETRAINED.pretrained.name}",
         f"- {PRETRAINED.name}",
+        "",
+        "</details>",
     ]
 
 
@@ -75,27 +77,27 @@ def test_a_page_has_findings_pictures_and_tables(tmp_path):
     assert text.startswith("# Figure 9: one thing and another\n")
     assert "| Up is up. | yes | by 1; n = 3 |\n| Down is up. | **no** | by −1; n = 3 |" in text
     assert "| Left is up. | cannot tell | n = 0 |" in text
-    assert "![Figure 9: one thing and another](fig9.png)" in text
-    assert "(fig9.svg)" in text
+    assert "![Figure 9: one thing and another, loss](fig9_loss.png)" in text
+    assert "(fig9_loss.svg)" in text
     assert "| K |\n| --- |\n| 7 |" in text
 
 
 def test_files_are_written_below_the_output(tmp_path):
     page(tmp_path / "runs").write(tmp_path / "pages")
     pages = tmp_path / "pages"
-    assert sorted(file.name for file in pages.iterdir()) == ["fig9.csv", "fig9.md", "fig9.png", "fig9.svg"]
+    assert sorted(file.name for file in pages.iterdir()) == ["fig9.csv", "fig9.md", "fig9_loss.png", "fig9_loss.svg"]
     assert (pages / "fig9.csv").read_text() == "method,error\nLDI-CS,0.333333\nLDI-Mag,2\n"
-    assert (pages / "fig9.png").read_bytes().startswith(b"\x89PNG")
+    assert (pages / "fig9_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_budget_stands_on_the_picture_and_what_is_missing(tmp_path):
     stamp = "budget smoke: 20 iterations × 100, 1 run"
     page(tmp_path).write(tmp_path)
-    assert f"{stamp}; 0 of 3 runs finished" in (tmp_path / "fig9.svg").read_text()
+    assert f"{stamp}; 0 of 3 runs finished" in (tmp_path / "fig9_loss.svg").read_text()
     finish(tmp_path, AT_INIT)
     finish(tmp_path, PRETRAINED)
     page(tmp_path).write(tmp_path)
-    assert f"<!-- {stamp} -->" in (tmp_path / "fig9.svg").read_text()
+    assert f"<!-- {stamp} -->" in (tmp_path / "fig9_loss.svg").read_text()
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
@@ -120,15 +122,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_bytes() == b"second"
 
 
-def test_the_summary_has_a_row_a_finding_and_links_to_the_page(tmp_path):
-    rows = summary([page(tmp_path)]).splitlines()
-    assert len(rows) == 2 + 3
-    assert rows[3] == (
-        "| [Figure 9](fig9.md) | Down is up. | **no** | by −1; n = 3 "
+def test_the_summary_counts_findings_and_says_where_ours_disagrees(tmp_path):
+    row = summary([page(tmp_path)]).splitlines()[-1]
+    assert row == (
+        "| [Figure 9](fig9.md) | 1 of 3 | 1 | Down is up: by −1; n = 3 "
         "| budget smoke: 20 iterations × 100, 1 run; 0 of 3 runs finished |"
     )
+
+
+def test_the_summary_is_written_with_every_finding(tmp_path):
     write_summary([page(tmp_path)], tmp_path)
-    assert "\n".join(rows) in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert summary([page(tmp_path)]) in text
+    assert "| [Figure 9](fig9.md) | Up is up. | yes | by 1; n = 3 |" in text
+    assert "| [Figure 9](fig9.md) | Left is up. | cannot tell | n = 0 |" in text
 
 
 def test_bars_do_not_break_a_table():

@@ -32,7 +32,7 @@ class Page:
         budget: what is spent on it.
         report: what the finished runs show.
         finished: results of the runs that it needs, those included that others start from.
-        missing: names of the runs that have none, and of these the ones that began.
+        missing: names of the runs that have none, and whether they have begun.
     """
 
     artefact: Artefact
@@ -60,6 +60,11 @@ class Page:
         return f"Figure {name[3:]}" if name.startswith("fig") else f"Table {name[5:]}"
 
     @property
+    def link(self) -> str:
+        """To the page, from beside it."""
+        return f"[{self.heading}]({self.artefact.name}.md)"
+
+    @property
     def spent(self) -> str:
         """The budget, as it stands on pictures and in the summary."""
         return self.budget.describe(self.artefact.data)
@@ -83,42 +88,48 @@ class Page:
         """The text of the page."""
         name = self.artefact.name
         pictures = [
-            f"![{self.heading}: {self.artefact.title}]({name}{suffix}.png)\n\n[as vectors]({name}{suffix}.svg)"
+            f"![{self.heading}: {self.artefact.title}{suffix.replace('_', ', ')}]({name}{suffix}.png)\n\n"
+            f"[as vectors]({name}{suffix}.svg)"
             for suffix in self.report.figures
         ]
         sections = [
             f"# {self.heading}: {self.artefact.title}",
             f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
-            f"Numbers of each run: [{name}.csv]({name}.csv).",
+            f"The numbers: [{name}.csv]({name}.csv).",
             table(_HEADERS, map(_told, self.report.findings)),
             *pictures,
             *self.report.tables,
             "## Runs",
             *([_provenance(self.finished)] if self.finished else []),
-            *(["Missing:\n\n" + "\n".join(f"- {run}" for run in self.missing)] if self.missing else []),
+            *([_folded(f"{len(self.missing)} are missing", self.missing)] if self.missing else []),
         ]
         return "\n\n".join(sections) + "\n"
 
 
-def write_summary(pages: Iterable[Page], output: Path) -> None:
-    """Write README.md below `output`: `summary`, and how to read it."""
-    text = (
-        "# The paper, reproduced\n\n"
+def write_summary(pages: Sequence[Page], output: Path) -> None:
+    """Write README.md below `output`: `summary`, and every finding."""
+    findings = [[page.link, *_told(finding)] for page in pages for finding in page.report.findings]
+    sections = [
+        "# The paper, reproduced",
         "What our runs say to each finding of the paper. It cannot be told where the budget is too small, where runs "
-        "are missing, and where a difference is within two standard errors (s.e.).\n\n"
-    )
-    write_whole(output / "README.md", f"{text}{summary(pages)}\n".encode())
+        "are missing, and where a difference is within two standard errors (s.e.).",
+        summary(pages),
+        "## Findings",
+        table(["", *_HEADERS], findings),
+    ]
+    write_whole(output / "README.md", ("\n\n".join(sections) + "\n").encode())
 
 
 def summary(pages: Iterable[Page]) -> str:
-    """A table of markdown, a row a finding: does it hold, and by how much, at which budget."""
-    rows = [
-        [f"[{page.heading}]({page.artefact.name}.md)", *_told(finding), f"{page.spent}; {page.progress}"]
-        for page in pages
-        for finding in page.report.findings
-    ]
-    return table(["", *_HEADERS, "budget"], rows)
+    """A table of markdown, a row an artefact: how many of the paper's findings hold, and where ours disagrees."""
+    rows = []
+    for page in pages:
+        holds = Counter(finding.holds for finding in page.report.findings)
+        disagrees = [f"{f.statement.rstrip('.')}: {f.measured}" for f in page.report.findings if f.holds is False]
+        counts = [f"{holds[True]} of {holds.total()}", str(holds[None])]
+        rows.append([page.link, *counts, "<br>".join(disagrees), f"{page.spent}; {page.progress}"])
+    return table(["", "findings that hold", "cannot tell", "where ours disagrees", "budget"], rows)
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -163,6 +174,12 @@ def _csv(report: Report) -> str:
 
 def _told(finding: Finding) -> list[str]:
     return [finding.statement, _WORDS[finding.holds], finding.measured]
+
+
+def _folded(summary: str, items: Iterable[str]) -> str:
+    """A list that opens where its summary is clicked."""
+    listed = "\n".join(f"- {item}" for item in items)
+    return f"<details><summary>{summary}</summary>\n\n{listed}\n\n</details>"
 
 
 def _provenance(finished: Sequence[Result]) -> str:

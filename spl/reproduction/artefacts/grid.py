@@ -67,7 +67,7 @@ class Grid(Artefact):
     def rows(self, measured: Measured, numbers: Callable[[Result], dict[str, Any]]) -> list[dict[str, Any]]:
         """One a run: where it stands, its seed, its `numbers`, its errors."""
         return [
-            dict(zip(self.axes, key, strict=True)) | {"seed": seed} | numbers(result) | errors_of(result)
+            dict(zip(self.axes, key, strict=True)) | {"seed": seed} | numbers(result) | _test_errors(result)
             for key, seeds in measured.items()
             for seed, result in seeds.items()
         ]
@@ -84,11 +84,6 @@ class Grid(Artefact):
         return Finding(statement, holds if told else None, f"{measured}; {n}")
 
 
-def errors_of(result: Result) -> dict[str, float]:
-    """Test errors in %, by column of the CSV."""
-    return {"error_final": result.error(), "error_best": result.error("best")}
-
-
 def errors(measured: Measured, which: str) -> dict[Key, Sample]:
     """The test errors of each cell in %, final or best."""
     return {key: Sample.of(seeds.values(), lambda result: result.error(which)) for key, seeds in measured.items()}
@@ -102,3 +97,7 @@ def beside(samples: Mapping[Key, Sample], recalled: Mapping[Key, float]) -> str:
         for row in dict.fromkeys(row for row, _ in samples)
     ]
     return table(["", *map(str, columns)], rows)
+
+
+def _test_errors(result: Result) -> dict[str, float]:
+    return {"error_final": result.error(), "error_best": result.error("best")}

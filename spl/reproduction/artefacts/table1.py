@@ -14,7 +14,7 @@ from spl.reproduction.samples import Sample
 _STATISTICS = ("mean", "std", "condition")
 _SMALL, _LARGE = (1e-4, 1e-3, 1e-2, 1e-1), (1e0, 1e1)
 _MIDDLE = slice(2, 6)  # layers 3 to 6
-_CHANCE = 80.0  # % of error; guessing one of ten digits gives about 90
+_FAILED = 80.0  # % of error; guessing one of ten digits gives about 90
 
 
 class _Row(NamedTuple):
@@ -75,8 +75,8 @@ class Table1(Grid):
         large = {key[0]: sample for key, sample in errors(measured, "best").items() if key[0] in _LARGE}
         return self.finding(
             budget,
-            f"From γ = 1 on training fails: the error is above {_CHANCE:g} %.",
-            all(sample.mean > _CHANCE for sample in large.values()),
+            f"From γ = 1 on training fails: the error is above {_FAILED:g} %.",
+            all(sample.mean > _FAILED for sample in large.values()),
             "error, best: " + _by_variance(large),
             large.values(),
         )
@@ -138,12 +138,14 @@ def _table(measured: Measured) -> str:
     rows = []
     for key, seeds in measured.items():
         paper = _RECALLED[key[0]]
-        statistics = [f"{getattr(paper, statistic):.3g}" for statistic in _STATISTICS]
-        layers = " ".join(f"{s:.2f}" for s in paper.sparsity)
-        rows.append([f"{key[0]:g}", "recalled", *statistics, layers, f"{paper.error:g}", ""])
-        statistics = [f"{_jsv(seeds.values(), statistic):.3g}" for statistic in _STATISTICS]
-        layers = " ".join(f"{sample.mean:.2f}" for sample in _layers(seeds.values()))
-        ours = f"ours, n = {len(seeds)}"
-        rows.append(["", ours, *statistics, layers, f"{best[key]:.2f}", f"{final[key]:.2f}"])
+        recalled = [f"{getattr(paper, statistic):.3g}" for statistic in _STATISTICS] + [_spaced(paper.sparsity)]
+        ours = [f"{_jsv(seeds.values(), statistic):.3g}" for statistic in _STATISTICS]
+        ours.append(_spaced(sample.mean for sample in _layers(seeds.values())))
+        rows.append([f"{key[0]:g}", "recalled", *recalled, f"{paper.error:g}", ""])
+        rows.append(["", f"ours, n = {len(seeds)}", *ours, f"{best[key]:.2f}", f"{final[key]:.2f}"])
     headers = ["γ", "", "JSV mean", "std", "condition", "sparsity of layers 1 to 7", "error, best", "error, final"]
     return table(headers, rows)
+
+
+def _spaced(sparsities: Iterable[float]) -> str:
+    return " ".join(f"{sparsity:.2f}" for sparsity in sparsities)

@@ -10,7 +10,7 @@ from spl.reproduction.results import Results
 from spl.reproduction.samples import Sample, all_positive
 
 _NETWORKS: dict[str, Choice] = {
-    "VGG16": {"class_path": "spl.networks.VGG16"},
+    "VGG16": {"class_path": "spl.networks.VGG16", "init_args": {}},
     "ResNet32": {"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 5}},
     "ResNet56": {"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 9}},
     "ResNet110": {"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 18}},
