@@ -6,17 +6,17 @@ from synthetic_results import finish
 
 from spl.networks import ResNet
 from spl.pruning import keep_count, prunable_parameters
-from spl.reproduction.artefacts.fig3 import Fig3
 from spl.reproduction.artefacts.figure_2 import Figure2
+from spl.reproduction.artefacts.figure_3 import Figure3
 from spl.reproduction.artefacts.figure_8 import Figure8
-from spl.reproduction.artefacts.table1 import Table1
-from spl.reproduction.artefacts.table2 import Table2
-from spl.reproduction.artefacts.table3 import Table3
-from spl.reproduction.artefacts.table4 import Table4
+from spl.reproduction.artefacts.table_1 import Table1
+from spl.reproduction.artefacts.table_2 import Table2
+from spl.reproduction.artefacts.table_3 import Table3
+from spl.reproduction.artefacts.table_4 import Table4
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.results import Results
 
-ARTEFACTS = [Table1(), Table2(), Table3(), Table4(), Fig3()]
+ARTEFACTS = [Table1(), Table2(), Table3(), Table4(), Figure3()]
 SHORT = BUDGETS["short"]
 PAIRS = replace(SHORT, mnist=replace(SHORT.mnist, seeds=2), cifar10=replace(SHORT.cifar10, seeds=2))
 
@@ -158,7 +158,7 @@ def test_table_4_scores_on_the_other_data_set_only_where_it_differs():
 
 def test_figure_3_networks_keep_as_many_parameters_as_the_base():
     kept = []
-    for run in (cell.runs(SHORT)[0] for cell in Fig3().cells.values()):
+    for run in (cell.runs(SHORT)[0] for cell in Figure3().cells.values()):
         with torch.device("meta"):
             network = ResNet(**run.network["init_args"])
         size = sum(parameter.numel() for parameter in prunable_parameters(network, include_bias=True).values())
@@ -167,7 +167,7 @@ def test_figure_3_networks_keep_as_many_parameters_as_the_base():
 
 
 def test_figure_3(tmp_path):
-    found = report(tmp_path, Fig3(), lambda network: {"R": 8.0, "s": 6.0, "a": 7.0, "l": 7.5}[network[0]])
+    found = report(tmp_path, Figure3(), lambda network: {"R": 8.0, "s": 6.0, "a": 7.0, "l": 7.5}[network[0]])
     assert told(found) == [True, True]
     assert "+2.00 (s.e. 0.01) (same blocks, 8× wider)" in found.findings[0].measured
     assert "| ResNet-20, dense, 269 k | 8.01 ± 0.01 | 9.01 ± 0.01 | 2 |" in found.tables[0]

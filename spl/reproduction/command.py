@@ -10,11 +10,11 @@ from tabulate import tabulate
 
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
-from spl.reproduction.budgets import budget_named
+from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.engine import Cluster, Engine, LocalProcesses
 from spl.reproduction.execution import Failure, duration, execute, missing
-from spl.reproduction.page import Page
+from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS, Run
 
@@ -52,13 +52,22 @@ def reproduce(
         print(_forecast(missing(runs, Results(RUNS)), engine.count))
         return
     failures = execute(runs, RUNS, data_root, _engine(engine, cluster, cluster_parameters or {}))
-    folder, results = output / spent.name, Results(RUNS)
-    for artefact in chosen:
-        Page.of(artefact, spent, results).write(folder)
+    folder = output / spent.name
+    _write_pages(chosen, spent, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
     if failures:
         print(_complaint(failures), file=sys.stderr)
         sys.exit(1)
+
+
+def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> None:
+    """Those of `chosen`, and again those that `folder` has, for they share runs; and their summary."""
+    wanted = [a for a in ARTEFACTS.values() if a in chosen or (folder / f"{a.name}.md").is_file()]
+    results = Results(RUNS)
+    pages = [Page.of(artefact, budget, results) for artefact in wanted]
+    for page in pages:
+        page.write(folder)
+    write_summary(pages, folder)
 
 
 def _named(names: Sequence[str]) -> list[Artefact]:

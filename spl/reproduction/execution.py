@@ -1,5 +1,6 @@
 """Execution: make what is missing, report what failed."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, engine: Engine) ->
     """
     failures = []
     wanted = missing(runs, Results(root))
-    with tqdm(total=len(wanted), desc="Runs", unit="run", disable=None) as bar:
+    every = 1 if sys.stderr.isatty() else 60  # seconds; a log is spared most of it
+    with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
         clock = _Clock(bar, {run.digest: seconds(run) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)

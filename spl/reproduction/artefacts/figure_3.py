@@ -28,7 +28,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-class Fig3(Grid):
+class Figure3(Grid):
     """Errors of ResNet-20 and of larger networks, pruned without labels to as many parameters."""
 
     name = "fig3"
