@@ -224,6 +224,16 @@ def test_differences_within_two_standard_errors_cannot_be_told(tmp_path: Path) -
     assert better.measured.endswith("; cannot be told at κ̄ = 90 %")
 
 
+def test_one_seed_cannot_tell_how_signals_propagate(tmp_path: Path) -> None:
+    for method, value in ((LDI_DENSE, 1.0), (LDI_CS_AI, 1.0), (LDI_RAND, 0.0)):
+        finish(tmp_path, LINEAR.runs(BUDGET, method)[0], jsv(dense=1.0, pruned=value, corrected=value))
+    report = Figure2().report(BUDGET, Results(tmp_path))
+    restored = finding(report, "linear: LDI-CS-AI brings the mean JSV back")
+    assert restored.holds is None
+    assert restored.measured.startswith("1 times the dense network's at κ̄ = 90 %: 1 (n = 1) of 1 (n = 1)")
+    assert finding(report, "linear: signals vanish in networks pruned by LDI-Rand").holds is None
+
+
 def test_rows_are_tidy(figure_2: Results) -> None:
     rows = Figure2().report(BUDGET, figure_2).rows
     common = {"network": "linear", "method": "LDI-CS", "std": 0.0, "n": 2}

@@ -82,7 +82,7 @@ def decreases(measured: Measurements, method: Method) -> Finding:
 
 
 def restores(measured: Measurements, method: Method, remark: str = "") -> Finding:
-    """Whether the mean JSV is that of the dense network at every sparsity."""
+    """Whether the mean JSV is that of the dense network at every sparsity; one seed cannot tell."""
 
     def judge() -> Judgement:
         curve = measured.jsv(method)
@@ -90,7 +90,7 @@ def restores(measured: Measurements, method: Method, remark: str = "") -> Findin
         ratios = {x: sample.mean / dense.mean for x, sample in curve.items() if x > 0}
         worst = max(ratios, key=lambda x: abs(ratios[x] - 1))
         holds = all(_RESTORED[0] <= ratio <= _RESTORED[1] for ratio in ratios.values())
-        return holds, (
+        return holds if at.n > 1 else None, (
             f"{ratios[SPARSITY]:.3g} times the dense network's {_AT}: {told(at)} of {told(dense)}; "
             f"furthest at κ̄ = {100 * worst:g} %: {ratios[worst]:.3g} times"
         )
@@ -100,12 +100,13 @@ def restores(measured: Measurements, method: Method, remark: str = "") -> Findin
 
 
 def vanishes(measured: Measurements, method: Method) -> Finding:
-    """Whether the mean JSV at 90 % is below a hundredth of the dense network's."""
+    """Whether the mean JSV at 90 % is below a hundredth of the dense network's; one seed cannot tell."""
 
     def judge() -> Judgement:
         dense, at = measured.jsv(LDI_DENSE)[0.0], measured.jsv(method)[SPARSITY]
         share = at.mean / dense.mean
-        return share < _VANISHED, f"mean JSV {told(at)} {_AT}, {share:.2g} times the dense network's"
+        vanished = share < _VANISHED if at.n > 1 else None
+        return vanished, f"mean JSV {told(at)} {_AT}, {share:.2g} times the dense network's"
 
     return judged(f"{measured.subject.name}: signals vanish in networks pruned by {method}", judge)
 
