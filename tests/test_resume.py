@@ -1,6 +1,8 @@
 """A fit that is stopped and resumed is the fit that was not, bit for bit."""
 
+import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,7 +12,7 @@ from fits import PLAIN, ZerosStay, classifier, fit, pruning
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from spl import InputError
-from spl.callbacks import SafeInterrupt, Summary
+from spl.callbacks import LastCheckpoint, SafeInterrupt, Summary
 from spl.data import MNISTSample
 from spl.isometry import ApproximateIsometry
 
@@ -59,6 +61,29 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_goes_on_there(uninterrupted, tmp
     trainer = fit(resumed, [pruning()], ckpt_path=tmp_path / "middle.ckpt", **EPOCHS)
     assert trainer.global_step == uninterrupted[1].global_step
     assert same(resumed, uninterrupted[0])
+
+
+@pytest.mark.parametrize("ends", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 164}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_a_fit_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, ends, accumulated):
+    """The checkpoint is the one that stood there at the 30th batch of the third epoch."""
+
+    class Copy(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.current_epoch == 2 and batch_idx == 29:
+                shutil.copy(tmp_path / "checkpoints" / "last.ckpt", tmp_path / "copy.ckpt")
+
+    settings = {"limit_train_batches": 41, "enable_checkpointing": True, "default_root_dir": tmp_path, **ends}
+    settings["accumulate_grad_batches"] = accumulated
+    if "max_steps" in ends:
+        settings["max_steps"] = 4 * math.ceil(41 / accumulated)
+    whole, resumed = classifier(lr_scheduler=schedule), classifier(lr_scheduler=schedule)
+    fit(whole, [pruning(), LastCheckpoint(), Copy()], **settings)
+    assert torch.load(tmp_path / "copy.ckpt", weights_only=True)["global_step"] == 2 * math.ceil(41 / accumulated) + 1
+    settings["default_root_dir"] = tmp_path / "resumed"
+    fit(resumed, [pruning()], ckpt_path=tmp_path / "copy.ckpt", **settings)
+    assert same(resumed, whole)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if "last" in path.name] == ["last.ckpt"]
 
 
 def test_the_seed_of_the_first_run_decides_the_order_of_the_resumed_one(uninterrupted, tmp_path):

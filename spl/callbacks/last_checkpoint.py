@@ -1,13 +1,50 @@
 """LastCheckpoint: the newest state of every fit, whatever else is kept."""
 
-from pytorch_lightning.callbacks import ModelCheckpoint
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from spl.callbacks.run import run_folder
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Writes `checkpoints/last.ckpt` in the run's folder after every epoch, and at the end.
+class LastCheckpoint(Checkpoint):
+    """Writes `checkpoints/last.ckpt` in the run's folder once in every epoch but the first, and when training ends.
 
-    The `save_last` of a ModelCheckpoint that keeps the best is as old as the best.
+    The `save_last` of a ModelCheckpoint that keeps the best is as old as the best. In an epoch it is written after the
+    first step, not when the epoch before ends: there, Lightning resumes a fit that counts steps (`max_steps`) at the
+    wrong epoch, and so in another order (its issue 19617). A file is replaced whole or not at all.
     """
 
     def __init__(self) -> None:
-        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self._step_before: int | None = None
+
+    def path(self, trainer: Trainer) -> Path:
+        """Where it is written."""
+        return (run_folder(trainer) or Path(trainer.default_root_dir)) / "checkpoints" / "last.ckpt"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the epoch begins."""
+        self._step_before = trainer.global_step if trainer.current_epoch > 0 else None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write after the first step of an epoch."""
+        if self._step_before is not None and trainer.global_step > self._step_before:
+            self._step_before = None
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the final state."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        own = str(self.path(trainer)) if trainer.is_global_zero else ""  # the others have no folder
+        path = Path(trainer.strategy.broadcast(own))
+        partial = path.with_name(f"{path.name}.part")
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(partial, path)

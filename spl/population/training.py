@@ -1,16 +1,14 @@
 """Trains a population, and resumes one that was interrupted."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
 
+from spl.callbacks import LastCheckpoint
 from spl.population.agreement import check, trainer_settings
 from spl.population.data import PopulationData
 from spl.population.member import Member
@@ -47,23 +45,18 @@ def train(members: Sequence[Member], checkpoint: Path) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-class _KeepState(Checkpoint):
-    """Writes the state of the population once in every epoch but the first, whole or not at all.
-
-    After the first step, not at the end of the epoch before: there, Lightning resumes a fit that counts steps
-    (`max_steps`) at the wrong epoch, and so in another order.
-    """
+class _State(LastCheckpoint):
+    """The state of the whole population, which is of no use once training has ended."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__()
+        self._path = path
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == 0 and trainer.current_epoch > 0:
-            part = self.path.with_name(self.path.name + ".part")
-            trainer.save_checkpoint(part, weights_only=False)
-            os.replace(part, self.path)
+    def path(self, trainer: Trainer) -> Path:
+        return self._path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pass
 
 
 def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
@@ -73,7 +66,7 @@ def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
         **trainer_settings(single),
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
-        callbacks=[_KeepState(checkpoint)],
+        callbacks=[_State(checkpoint)],
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
