@@ -29,6 +29,11 @@ from spl.callbacks.run import callbacks_of, run_folder
 from spl.errors import InputError
 from spl.module import SparseClassifier
 
+_DESCRIPTION = (
+    "Prune neural networks at initialization, look at how signals propagate, repair it, and train what is left. Beside "
+    "the commands below, `spl reproduce` makes the figures and tables of the paper: see `spl reproduce --help`."
+)
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes the run's config.yaml; a folder that has one belongs to another run, and is left alone."""
@@ -144,6 +149,15 @@ class SplCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule)
 
 
+class FitCLI(SplCLI):
+    """`spl fit` alone, whose parser is made in a fifth of the time, for a process that fits many networks."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """That of fit."""
+        return {"fit": SplCLI.subcommands()["fit"]}
+
+
 C = TypeVar("C", bound=SplCLI)
 
 
@@ -157,6 +171,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
         trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
+        parser_kwargs={"description": _DESCRIPTION},
         args=args,
         **options,
     )

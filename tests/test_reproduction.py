@@ -13,10 +13,10 @@ from spl.reproduction import engine
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.engine import Cluster, LocalProcesses
-from spl.reproduction.job import Job, PlannedRun, batches, planned, waves, with_ancestors
+from spl.reproduction.job import Job, PlannedRun, batches, planned, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
-from spl.reproduction.run import RUN_FILE, Run, digest_of
+from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
 
 SMOKE, SHORT, PAPER = BUDGETS.values()
 TANH = Experiment(mlp("tanh"))
@@ -121,13 +121,24 @@ def test_runs_come_after_those_that_they_start_from():
 
 def test_networks_of_one_kind_train_together_in_even_populations_and_others_alone():
     alike = [TANH.run(SHORT, method, seed) for seed in range(9) for method in (LDI_CS, LDI_RAND)]
-    other = Experiment(mlp("relu")).run(SHORT, LDI_CS, 0)
+    few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # for whom it does not pay
     convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
-    alone = convolutional.run(SHORT, LDI_CS, 0)
-    untrained = [replace(TANH, trained=False).run(SHORT, LDI_CS, seed) for seed in range(30)]
-    found = [(together, len(runs)) for together, runs in batches([*alike, other, alone, *untrained])]
-    assert sorted(found) == [(False, 1), (False, 6), (False, 24), (True, 1), (True, 9), (True, 9)]
-    assert found[0] == (False, 1)  # the convolutional one first, which takes longest
+    found = batches([*alike, *few, convolutional.run(SHORT, LDI_CS, 0)])
+    assert sorted((together, len(runs)) for together, runs in found[1:3]) == [(True, 9), (True, 9)]
+    assert found[0][1][0].name.startswith("CIFAR10")  # which takes longest
+    alone = [run.name for together, runs in found if not together for run in runs]
+    assert len(alone) == 4
+    costs = [sum(map(seconds, runs)) for _, runs in found]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_short_runs_share_a_process():
+    untrained = [replace(TANH, trained=False).run(SHORT, LDI_CS, seed) for seed in range(60)]
+    found = batches(untrained)
+    assert sum(len(runs) for _, runs in found) == 60
+    assert not any(together for together, _ in found)
+    assert 1 < len(found) < 15
+    assert all(sum(map(seconds, runs)) > 60 for _, runs in found[:-1])
 
 
 def test_a_job_comes_back_from_its_file(tmp_path):

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 
 from spl.callbacks import JacobianSpectrum, Summary
 from spl.callbacks.run import callbacks_of, run_folder
-from spl.cli import SplCLI, run
+from spl.cli import FitCLI, run
 from spl.data import ImageDataModule
 from spl.errors import InputError
 from spl.module import SparseClassifier
@@ -60,7 +60,7 @@ def prepare(args: list[str], announce: Callable[[Path], None] = lambda folder: N
     return Member(cli.model, cli.trainer, cli.datamodule, folder, cli.test_after_fit)
 
 
-class _Preparation(SplCLI):
+class _Preparation(FitCLI):
     """`spl fit` that returns where training would begin."""
 
     def __init__(self, *args: Any, announce: Callable[[Path], None], **kwargs: Any) -> None:

@@ -47,11 +47,10 @@ def reproduce(
     """
     chosen, spent = _named(artefacts), budget_named(budget)
     runs = [run for artefact in chosen for run in artefact.runs(spent)]
-    engine = LocalProcesses(jobs)
     if dry_run:
-        print(_forecast(missing(runs, Results(RUNS)), engine.count))
+        print(_forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
         return
-    failures = execute(runs, RUNS, data_root, _engine(engine, cluster, cluster_parameters or {}))
+    failures = execute(runs, RUNS, data_root, _engine(jobs, cluster, cluster_parameters or {}))
     folder = output / spent.name
     _write_pages(chosen, spent, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
@@ -77,8 +76,15 @@ def _named(names: Sequence[str]) -> list[Artefact]:
     return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
 
 
-def _engine(local: Engine, cluster: str | None, parameters: dict[str, Any]) -> Engine:
-    return local if cluster is None else Cluster(cluster, RUNS / "jobs" / "submitit", parameters)
+def _engine(jobs: int | None, cluster: str | None, parameters: dict[str, Any]) -> Engine:
+    if cluster is None:
+        return LocalProcesses(jobs)
+    if jobs is not None:
+        raise InputError(
+            "--jobs counts processes of this machine: of a cluster, ask for "
+            f"--cluster_parameters '{{slurm_array_parallelism: {jobs}}}'."
+        )
+    return Cluster(cluster, RUNS / "jobs" / "submitit", parameters)
 
 
 def _forecast(runs: Sequence[Run], processes: int) -> str:
@@ -104,11 +110,12 @@ def reproduce_command(args: Sequence[str]) -> None:
     """Run the command line `args` of `spl reproduce`."""
     parser = ArgumentParser(prog="spl reproduce", description=__doc__)
     parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
-    parser.add_function_arguments(reproduce, skip={"artefacts", "dry_run"}, as_group=False)
-    parser.add_argument("--dry_run", action="store_true", help="list the missing runs and the time they would take")
+    parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run"}, as_group=False)
+    parser.add_argument("--data.root", type=Path, default=Path("data"), help="folder of the data sets, as of spl fit")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take")
     try:
         chosen = parser.parse_args(list(args))
-        reproduce(**chosen)
+        reproduce(data_root=chosen.pop("data").root, **chosen)
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
         sys.exit(130)

@@ -16,6 +16,7 @@ _EFFICIENCY = 0.6  # of the products of training, against one of large matrices
 _DATA = {"MNIST": (54_000, (1, 28, 28)), "FashionMNIST": (54_000, (1, 28, 28)), "CIFAR10": (45_000, (3, 32, 32))}
 
 
+@cache
 def seconds(run: Run) -> float:
     """Of a process: scores, spectra and training; a guess that is good to a factor of two."""
     data = run.config["data"]["class_path"].rpartition(".")[2]

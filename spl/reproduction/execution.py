@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.cli import instantiate_class
 from tqdm import tqdm
 
 from spl.reproduction.cost import seconds
 from spl.reproduction.engine import Engine
-from spl.reproduction.job import Job, batches, planned, waves, with_ancestors
+from spl.reproduction.job import Job, batches, planned, waves
 from spl.reproduction.results import Results
-from spl.reproduction.run import Run
+from spl.reproduction.run import Run, with_ancestors
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,14 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, engine: Engine) ->
         root: where runs lie, `lightning_logs/reproduction`.
         data_root: where the data sets lie.
         engine: where the processes run.
+
+    Raises:
+        InputError: a data set is neither there nor to be had.
     """
     failures = []
     wanted = missing(runs, Results(root))
+    for data in sorted(set[str]().union(*(run.data for run in wanted))):
+        _fetch(data, data_root)
     every = 1 if sys.stderr.isatty() else 60  # seconds; a log is spared most of it
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
         clock = _Clock(bar, {run.digest: seconds(run) for run in wanted})
@@ -56,12 +63,19 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, engine: Engine) ->
     return failures
 
 
+def _fetch(data: str, root: Path) -> None:
+    """Download a data set, if need be, and check it: once, and not in every process."""
+    module: LightningDataModule = instantiate_class((), {"class_path": data, "init_args": {"root": root}})
+    module.prepare_data()
+    module.setup("fit")
+
+
 def _wave(
     runs: Sequence[Run], results: Results, root: Path, data_root: Path, engine: Engine, clock: "_Clock"
 ) -> list[Failure]:
     """One process for each batch of runs, none of which starts from another."""
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S")
-    logs: dict[Path, tuple[Run, ...]] = {}
+    logs: dict[Path, list[Run]] = {}
     if runs:
         folder.mkdir(parents=True)
     for number, (together, some) in enumerate(batches(runs)):

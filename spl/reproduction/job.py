@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from spl.population import can_be_stacked
+from spl.reproduction.cost import seconds
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 
-_UNTRAINED = 24  # runs without training in one job: about a minute of scores and spectra
+_WORTH = 60.0  # seconds, from which a job is worth the start of a process
 _POPULATION = 16  # networks that train together, at most
+_PAYS = 4  # and at least: from here on a population is faster than its networks one by one, on a CPU too
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,6 @@ class Job:
         return cls(content["name"], [PlannedRun(**run) for run in content["runs"]], content["together"])
 
 
-def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
-    """The runs and those that they start from, each once, by digest."""
-    found: dict[str, Run] = {}
-    for run in runs:
-        if run.pretrained is not None:
-            found |= with_ancestors([run.pretrained])
-        found[run.digest] = run
-    return found
-
-
 def waves(runs: Iterable[Run]) -> list[list[Run]]:
     """The runs in the order in which they can be made: each wave starts from weights of the ones before it."""
     by_depth: dict[int, list[Run]] = defaultdict(list)
@@ -80,30 +72,40 @@ def _depth(run: Run) -> int:
     return 0 if run.pretrained is None else 1 + _depth(run.pretrained)
 
 
-def batches(runs: Iterable[Run]) -> Iterator[tuple[bool, tuple[Run, ...]]]:
+def batches(runs: Iterable[Run]) -> list[tuple[bool, list[Run]]]:
     """Runs for one process each, and whether they train together: the longest first."""
-    untrained, alone, alike = [], [], defaultdict(list)
+    single: list[Run] = []
+    alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.steps == 0:
-            untrained.append(run)
-        elif can_be_stacked(run.build_network()):
-            alike[_training(run)].append(run)
+        stackable = run.steps > 0 and can_be_stacked(run.build_network())
+        (alike[_training(run)] if stackable else single).append(run)
+    found = []
+    for group in alike.values():
+        if len(group) < _PAYS:
+            single += group
         else:
-            alone.append(run)
-    yield from ((False, (run,)) for run in sorted(alone, key=lambda run: -run.steps))
-    for group in sorted(alike.values(), key=lambda group: -group[0].steps):
-        yield from ((True, some) for some in _cut(group, _even(len(group))))
-    yield from ((False, some) for some in _cut(untrained, _UNTRAINED))
+            found += [(True, some) for some in _even(group)]
+    found += [(False, some) for some in _filled(single)]
+    return sorted(found, key=lambda batch: -sum(map(seconds, batch[1])))
 
 
-def _cut(runs: list[Run], size: int) -> Iterator[tuple[Run, ...]]:
-    return (tuple(runs[start : start + size]) for start in range(0, len(runs), size))
+def _even(group: list[Run]) -> Iterator[list[Run]]:
+    """Populations of which none is much smaller than the others."""
+    count = -(-len(group) // _POPULATION)
+    size = -(-len(group) // count)
+    return (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _even(count: int) -> int:
-    """The size of the populations that `count` networks make, so that none is much smaller than the others."""
-    populations = -(-count // _POPULATION)
-    return -(-count // populations)
+def _filled(runs: list[Run]) -> Iterator[list[Run]]:
+    """One run, or as many short ones as make it worth a process."""
+    some: list[Run] = []
+    for run in sorted(runs, key=seconds, reverse=True):
+        some.append(run)
+        if sum(map(seconds, some)) > _WORTH:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def planned(run: Run, results: Results, data_root: Path) -> PlannedRun:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
 from spl.reproduction.results import Result, Results
-from spl.reproduction.run import Run
+from spl.reproduction.run import with_ancestors
 
 _WORDS = {True: "yes", False: "**no**", None: "cannot tell"}
 _HEADERS = ["the paper's finding", "holds here?", "measured"]
@@ -44,7 +44,7 @@ class Page:
     @classmethod
     def of(cls, artefact: Artefact, budget: Budget, results: Results) -> "Page":
         """The page as it is with `results`."""
-        planned = {run.digest: run for run in _with_pretrained(artefact.runs(budget))}
+        planned = with_ancestors(artefact.runs(budget))
         missing = [
             run.name + (" (begun, not finished)" if digest in results.unfinished else "")
             for digest, run in planned.items()
@@ -138,14 +138,6 @@ def write_whole(file: Path, content: bytes) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     partial.write_bytes(content)
     partial.replace(file)
-
-
-def _with_pretrained(runs: Iterable[Run]) -> Iterator[Run]:
-    """The runs, each after the one that it starts from."""
-    for run in runs:
-        if run.pretrained is not None:
-            yield from _with_pretrained([run.pretrained])
-        yield run
 
 
 def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Run:
         """Training iterations."""
         return int(self.config["trainer"]["max_steps"])
 
+    @property
+    def data(self) -> set[str]:
+        """The classes of the data sets that it reads."""
+        return {data["class_path"] for data in _data_sets(self.config)}
+
     def build_network(self) -> nn.Module:
         """The network, of shapes alone."""
         with torch.device("meta"):
@@ -61,6 +66,16 @@ class Run:
         if pretrained is not None:
             config["model"]["pretrained"] = str(pretrained)
         return config
+
+
+def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
+    """The runs and those that they start from, each once, by digest."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        if run.pretrained is not None:
+            found |= with_ancestors([run.pretrained])
+        found[run.digest] = run
+    return found
 
 
 def digest_of(file: Path) -> str:

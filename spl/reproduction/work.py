@@ -16,7 +16,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, Trainer
 
 from spl.callbacks.run import run_folder
-from spl.cli import SplCLI
+from spl.cli import FitCLI
 from spl.cli import run as run_command
 from spl.module import SparseClassifier
 from spl.population import prepare, train
@@ -30,7 +30,7 @@ _QUIET: dict[str, Any] = dict.fromkeys(
 _CHECKPOINTS = {"final": "last.ckpt", "best": "best.ckpt"}
 
 
-class _Fit(SplCLI):
+class _Fit(FitCLI):
     """`spl fit` that leaves the run's own YAML in its folder before it begins."""
 
     def __init__(self, *args: Any, run_yaml: Path, **kwargs: Any) -> None:

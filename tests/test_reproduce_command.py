@@ -1,0 +1,122 @@
+"""`spl reproduce`, as a user types it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from spl.cli import main
+from spl.reproduction import command
+from spl.reproduction.artefacts import ARTEFACTS
+from spl.reproduction.budgets import BUDGETS
+from spl.reproduction.execution import Failure
+from spl.reproduction.results import Results
+from spl.reproduction.run import RUNS
+
+NAMES = ["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1", "table2", "table3", "table4"]
+PICTURED = NAMES[:8]
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *words])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsys):
+    words = ["reproduce", "all", "--budget", "smoke", "--data.root", str(spl_data), "--jobs", "1"]
+    main(words)
+    pages = folder / "reproduction" / "smoke"
+    assert f"{Path('reproduction', 'smoke', 'README.md')}" in capsys.readouterr().out
+    summary = (pages / "README.md").read_text()
+    for name in NAMES:
+        page = (pages / f"{name}.md").read_text()
+        assert f"{name}.md" in summary
+        assert f"spl reproduce {name} --budget smoke" in page
+        assert "missing" not in page
+        assert len((pages / f"{name}.csv").read_text().splitlines()) > 1
+        pictures = re.findall(r"\]\(([^)]*\.(?:png|svg))\)", page)
+        assert bool(pictures) == (name in PICTURED)
+        for picture in pictures:
+            if picture.endswith(".png"):
+                assert imread(pages / picture)[..., :3].std() > 0.05  # neither empty nor of one colour
+            else:
+                assert "<svg" in (pages / picture).read_text()
+    wanted = {run.digest for name in NAMES for run in ARTEFACTS[name].runs(BUDGETS["smoke"])}
+    assert wanted <= Results(RUNS).keys()
+
+    jobs = list((RUNS / "jobs").iterdir())
+    svg = (pages / "fig2.svg").read_bytes()
+    main(words)
+    assert list((RUNS / "jobs").iterdir()) == jobs  # nothing was made again
+    assert (pages / "fig2.svg").read_bytes() == svg
+
+
+def test_a_dry_run_lists_runs_and_time_and_makes_nothing(folder, capsys):
+    main(["reproduce", "table1", "fig5", "--dry_run", "--jobs", "2"])
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^MNIST_MLP-tanh-7_LDI-CS_90_0.0001_seed[012] +10,000 ", said, re.MULTILINE)) == 3
+    assert re.search(r"42 runs are missing: about [\d.]+ (min|h) with 2 processes\.", said)
+    assert not list(folder.iterdir())
+
+
+def test_what_is_not_in_the_paper_is_refused(capsys):
+    assert "There is no 'fig9' in the paper: ask for fig1, fig2" in refused(capsys, "fig1", "fig9")
+    assert "Got value: huge" in refused(capsys, "fig1", "--budget", "huge")
+    assert "jobs must be at least 1, got 0" in refused(capsys, "fig1", "--jobs", "0")
+    assert "artefacts" in refused(capsys)
+
+
+def test_jobs_are_of_this_machine(capsys):
+    said = refused(capsys, "fig1", "--jobs", "2", "--cluster", "slurm", "--data.root", "nowhere")
+    assert "ask for --cluster_parameters '{slurm_array_parallelism: 2}'" in said
+
+
+def test_data_that_cannot_be_had_are_one_error_before_anything_runs(monkeypatch, capsys, folder):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.__init__", unreachable)
+    said = refused(capsys, "fig1", "--budget", "smoke", "--data.root", "nowhere")
+    assert "nowhere" in said
+    assert not (folder / RUNS).exists()
+
+
+def test_failures_are_told_with_their_logs_and_the_pages_are_written(monkeypatch, capsys, folder):
+    first, second, *_ = ARTEFACTS["table3"].runs(BUDGETS["smoke"])
+    failures = [Failure(first, Path("jobs/000.log")), Failure(second, None)]
+    monkeypatch.setattr(command, "execute", lambda *_: failures)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "table3", "--budget", "smoke"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "2 runs failed; the pages are without them. The same command tries them again." in said
+    assert f"{first.name}: jobs/000.log" in said
+    assert f"{second.name}: not tried, because the run that it starts from failed" in said
+    assert "12 are missing" in (folder / "reproduction" / "smoke" / "table3.md").read_text()
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "execute", pressed)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "fig1"])
+    assert ended.value.code == 130
+    assert "What is finished is kept; the same command goes on." in capsys.readouterr().err
+
+
+def test_the_command_is_listed(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "reproduce" in capsys.readouterr().out
