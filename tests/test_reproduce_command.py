@@ -15,7 +15,6 @@ from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS
 
 NAMES = ["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1", "table2", "table3", "table4"]
-PICTURED = NAMES[:8]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
         assert "missing" not in page
         assert len((pages / f"{name}.csv").read_text().splitlines()) > 1
         pictures = re.findall(r"\]\(([^)]*\.(?:png|svg))\)", page)
-        assert bool(pictures) == (name in PICTURED)
+        assert {".png", ".svg"} == {Path(picture).suffix for picture in pictures}
         for picture in pictures:
             if picture.endswith(".png"):
                 assert imread(pages / picture)[..., :3].std() > 0.05  # neither empty nor of one colour
@@ -62,7 +61,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
 
 
 def test_a_dry_run_lists_runs_and_time_and_makes_nothing(folder, capsys):
-    main(["reproduce", "table1", "fig5", "--dry_run", "--jobs", "2"])
+    main(["reproduce", "table1", "fig5", "--dry-run", "--jobs", "2"])
     said = capsys.readouterr().out
     assert len(re.findall(r"^MNIST_MLP-tanh-7_LDI-CS_90_0.0001_seed[012] +10,000 ", said, re.MULTILINE)) == 3
     assert re.search(r"42 runs are missing: about [\d.]+ (min|h) with 2 processes\.", said)

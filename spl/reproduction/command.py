@@ -112,7 +112,9 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
     parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run"}, as_group=False)
     parser.add_argument("--data.root", type=Path, default=Path("data"), help="folder of the data sets, as of spl fit")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take")
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
+    )
     try:
         chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)

@@ -1,11 +1,9 @@
 """Figure 3: neural architecture sculpting."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
 
 from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, Cell, Grid, Key, Measured, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
@@ -20,11 +18,6 @@ _SPARSE: dict[str, tuple[str, dict[str, int], float]] = {
     _WIDEST: ("17.0 M", {"blocks_per_stage": 3, "width_multiplier": 8}, 0.9841622),
     "a third of the blocks, 4× wider": ("1.16 M", {"blocks_per_stage": 1, "width_multiplier": 4}, 0.767254),
     "larger blocks, same width": ("560 k", {"blocks_per_stage": 3, "layers_per_block": 4}, 0.519591),
-}
-# Okabe & Ito's vermilion and blue; filled and open markers tell them apart in black and white
-_LOOKS: dict[str, dict[str, Any]] = {
-    "best": {"label": "best by validation", "color": "#0072B2", "marker": "o"},
-    "final": {"label": "final weights", "color": "#D55E00", "marker": "s", "markerfacecolor": "white"},
 }
 
 
@@ -52,7 +45,12 @@ class Figure3(Grid):
         best = errors(measured, "best")
         findings = [self._beat(budget, best), self._widest(budget, best)]
         rows = self.rows(measured, lambda result: {})
-        return Report(rows, findings, {"": _draw(measured)}, [f"{ERRORS}\n\n{_table(measured)}"])
+        return Report(
+            rows,
+            findings,
+            {"": error_plot(measured, {(name,): label for name, label in _labels().items()})},
+            [f"{ERRORS}\n\n{_table(measured)}"],
+        )
 
     def _beat(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         gains = {name: best[_BASE,] - best[name,] for name in _SPARSE}
@@ -83,30 +81,6 @@ def _resnet(arguments: dict[str, int]) -> Choice:
 def _labels() -> dict[str, str]:
     sparse = {name: f"{name}\n{size}, pruned to 269 k" for name, (size, _, _) in _SPARSE.items()}
     return {_BASE: f"{_BASE}\n269 k"} | sparse
-
-
-def _draw(measured: Measured) -> Figure:
-    """Test errors with their standard deviations, a row a network, and a small mark a run."""
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
-    axes = figure.subplots()
-    labels = _labels()
-    places = {name: i for i, name in enumerate(labels)}
-    for which, offset in (("best", -0.12), ("final", 0.12)):
-        look = _LOOKS[which]
-        samples = {name: sample for (name,), sample in errors(measured, which).items() if sample.n}
-        heights = [places[name] + offset for name in samples]
-        deviations = [sample.std for sample in samples.values()]
-        means = [sample.mean for sample in samples.values()]
-        axes.errorbar(means, heights, xerr=deviations, linestyle="none", capsize=3, markersize=6, **look)
-        for height, sample in zip(heights, samples.values(), strict=True):
-            marks = [height + offset] * sample.n
-            axes.plot(sample.values, marks, color=look["color"], marker=".", markersize=3, linestyle="none")
-    axes.set_yticks(list(places.values()), list(labels.values()), fontsize="small")
-    axes.set_ylim(len(places) - 0.5, -0.5)
-    axes.set_xlabel("test error, %: mean ± standard deviation, and each run")
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
-    return figure
 
 
 def _table(measured: Measured) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, Cell, Grid, Key, Measured, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
@@ -58,7 +59,10 @@ class Table1(Grid):
         measured = self.measured(budget, results)
         findings = [self._flat(budget, measured), self._fails(budget, measured)]
         findings += [self._spectra(budget, measured), self._sparsities(budget, measured)]
-        return Report(self.rows(measured, _numbers), findings, tables=[f"{_NOTE}\n\n{_table(measured)}"])
+        labels = {key: f"γ = {key[0]:g}" for key in measured}
+        figure = error_plot(measured, labels, {key: _RECALLED[key[0]].error for key in measured})
+        figure.axes[0].set_xscale("log")
+        return Report(self.rows(measured, _numbers), findings, {"": figure}, [f"{_NOTE}\n\n{_table(measured)}"])
 
     def _flat(self, budget: Budget, measured: Measured) -> Finding:
         small = {key[0]: sample for key, sample in errors(measured, "best").items() if key[0] in _SMALL}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, VS_CS, Choice, Experiment, Method
@@ -71,7 +72,8 @@ class Table2(Grid):
         ]
         rows = self.rows(measured, lambda result: {"orthogonality_score": result.orthogonality_score()})
         findings = [self._scores(budget, scores), self._isometry(budget, best), self._order(budget, best)]
-        return Report(rows, findings, tables=tables)
+        labels = {(i, name): f"{name}, {i}" for name in _NETWORKS for i in _METHODS}
+        return Report(rows, findings, {"": error_plot(measured, labels, _by_key(_ERRORS))}, tables)
 
     def _scores(self, budget: Budget, scores: Mapping[Key, Sample]) -> Finding:
         ratios = {name: scores["LDI-AI", name].mean / scores["LDI", name].mean for name in _NETWORKS}
@@ -112,5 +114,12 @@ def _listed(texts: Mapping[str, str]) -> str:
 
 
 def _table(samples: Mapping[Key, Sample], recalled: Mapping[str, tuple[float, ...]]) -> str:
-    rows = {i: dict(zip(_NETWORKS, numbers, strict=True)) for i, numbers in recalled.items()}
-    return beside(samples, {(i, name): number for i, row in rows.items() for name, number in row.items()})
+    return beside(samples, _by_key(recalled))
+
+
+def _by_key(recalled: Mapping[str, tuple[float, ...]]) -> dict[Key, float]:
+    return {
+        (initialization, name): number
+        for initialization, numbers in recalled.items()
+        for name, number in zip(_NETWORKS, numbers, strict=True)
+    }

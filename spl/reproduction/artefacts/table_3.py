@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, Experiment, mlp
@@ -48,7 +49,9 @@ class Table3(Grid):
             f"Final, by depth K:\n\n{beside(final, paper)}",
         ]
         findings = [self._labels(budget, best), self._cost(budget, best), self._uniform(budget, best)]
-        return Report(self.rows(measured, lambda result: {}), findings, tables=tables)
+        labels = {(targets, depth): f"MLP-{depth}, {targets}" for depth in _DEPTHS for targets in _RECALLED}
+        figures = {"": error_plot(measured, labels, paper)}
+        return Report(self.rows(measured, lambda result: {}), findings, figures, tables)
 
     def _labels(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         losses = _losses(best, [targets for targets in _RECALLED if targets != "labels"], "labels")

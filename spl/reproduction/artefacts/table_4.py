@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, Experiment
@@ -47,7 +48,9 @@ class Table4(Grid):
             f"Final:\n\n{_table(final)}",
         ]
         findings = [self._labels(budget, best), self._without(budget, best)]
-        return Report(self.rows(measured, lambda result: {}), findings, tables=tables)
+        labels = {key: f"{key[0]} → {key[1]}, {key[2]}" for key in _RECALLED}
+        figures = {"": error_plot(measured, labels, dict(_RECALLED))}
+        return Report(self.rows(measured, lambda result: {}), findings, figures, tables)
 
     def _labels(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         losses = _losses(best, "labels")
