@@ -36,10 +36,11 @@ def broken(run: Run) -> Run:
 
 @pytest.mark.slow
 def test_runs_are_made_once_and_one_that_fails_stops_none(folder, spl_data):
-    good = [MLP3.run(SMOKE, method, 0) for method in (LDI_CS, LDI_CS_AI, LDI_MAG)]
+    good = [MLP3.run(SMOKE, method, seed) for method in (LDI_CS, LDI_CS_AI) for seed in (0, 1)]
+    good.append(MLP3.run(SMOKE, LDI_MAG, 0))
     untrained = replace(MLP3, trained=False).run(SMOKE, LDI_RAND, 0)
     bad = broken(good[0])
-    heir = Run("heir", good[2].config, pretrained=bad)
+    heir = Run("heir", good[-1].config, pretrained=bad)
     failures = execute([*good, untrained, bad, heir], RUNS, spl_data, LocalProcesses(2))
     assert sorted(names(failures)) == ["broken", "heir"]
     by_name = {failure.run.name: failure for failure in failures}
@@ -48,9 +49,9 @@ def test_runs_are_made_once_and_one_that_fails_stops_none(folder, spl_data):
 
     results = Results(RUNS)
     assert missing([*good, untrained], results) == []
-    assert len(results) == 5  # the dense network that LDI-Mag starts from is one
+    assert len(results) == 7  # the dense network that LDI-Mag starts from is one
     together = [result.record["population"] for result in results.of([*good, untrained])]
-    assert together == [3, 3, 1, 1]
+    assert together == [5, 5, 5, 5, 1, 1]  # the dense network is the fifth
     for result in results.of(good):
         assert 0 < result.error() <= 100
         assert result.series("loss/train")[0].tolist() == [3, 7, 11, 15, 19]
@@ -94,8 +95,7 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
 def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypatch, together):
     """In a process of its own, which is interrupted after the first epoch."""
     run = _long(MLP3.run(SMOKE, LDI_CS, 0))
-    if not together:
-        monkeypatch.setattr("spl.reproduction.job.can_be_stacked", lambda network: False)
+    monkeypatch.setattr("spl.reproduction.job._PAYS", 1 if together else 2)
     jobs = LocalProcesses(1)
     state = "jobs/*.ckpt" if together else "*/version_0/checkpoints/last.ckpt"
 

@@ -38,11 +38,13 @@ def test_python_in_readme_runs(block, monkeypatch, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a folder of its own
 def test_commands_in_readme_run(monkeypatch, tmp_path):
-    """Two processes are test_ddp's business."""
+    """Two processes are test_ddp's business, and reproductions that of test_reproduce_command."""
     monkeypatch.chdir(tmp_path)
     assert len(COMMANDS) >= 7
     for command in COMMANDS:
-        if "ddp" not in command:
+        if "reproduce" in command:
+            run(monkeypatch, f"{command} --dry-run")
+        elif "ddp" not in command:
             config = command.replace("configs/", f"{ROOT}/configs/")
             run(monkeypatch, f"{config} {SHORT}".replace("RUN", "lightning_logs/quickstart/version_0"))
     assert len(list(tmp_path.glob("lightning_logs/quickstart/version_*/pruning.yaml"))) >= 4
