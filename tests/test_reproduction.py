@@ -86,6 +86,14 @@ def test_a_run_without_a_result_is_not_finished(tmp_path):
     assert planned(run, results, Path("data")).attempts == [str(folder) for folder in folders]
 
 
+def test_a_run_that_cannot_be_told_is_left_out(tmp_path):
+    run = TANH.run(SMOKE, LDI_MAG, 0)
+    make(run, tmp_path, Path("gone/checkpoints/last.ckpt"))
+    for text in ("", "- 1", "a: [", "name: x"):
+        (make(TANH.run(SMOKE, LDI_CS, 0), tmp_path) / RUN_FILE).write_text(text)
+    assert len(Results(tmp_path)) == len(Results(tmp_path).unfinished) == 0
+
+
 def test_a_result_comes_back_as_it_was_written(tmp_path):
     test = {"final": {"accuracy": 0.975, "loss": 0.1}, "best": {"accuracy": 0.98, "loss": 0.09}}
     scalars = {

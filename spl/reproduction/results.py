@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import (
     HISTOGRAMS,
@@ -117,6 +118,14 @@ class Result:
         return found
 
 
+def _identified(file: Path) -> str | None:
+    """The digest of a run; None where its file was spoiled, or the run that it started from is gone."""
+    try:
+        return digest_of(file)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def _grey(png: bytes) -> np.ndarray:
     image = imread(io.BytesIO(png), format="png")
     return image if image.ndim == 2 else image[..., 0]
@@ -144,10 +153,13 @@ class Results(Mapping[str, Result]):
         self.folders: dict[str, Path] = {}
         self.unfinished: dict[str, list[Path]] = {}
         for file in sorted(root.rglob(RUN_FILE), key=lambda file: file.stat().st_mtime):
+            digest = _identified(file)
+            if digest is None:
+                continue
             if (file.parent / RESULT_FILE).is_file():
-                self.folders[digest_of(file)] = file.parent
+                self.folders[digest] = file.parent
             else:
-                self.unfinished.setdefault(digest_of(file), []).append(file.parent)
+                self.unfinished.setdefault(digest, []).append(file.parent)
         self._read: dict[str, Result] = {}
 
     def __getitem__(self, digest: str) -> Result:
