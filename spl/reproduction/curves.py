@@ -1,6 +1,5 @@
 """Curves: samples over seeds, by sparsity or iteration."""
 
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -21,7 +20,7 @@ class Curve(dict[float, Sample]):
     """
 
     def __init__(self, what: str, values: Mapping[float, Iterable[float]]) -> None:
-        samples = {x: Sample(tuple(value for value in values[x] if not math.isnan(value))) for x in sorted(values)}
+        samples = {x: Sample.among(values[x]) for x in sorted(values)}
         super().__init__({x: sample for x, sample in samples.items() if sample.n})
         self.what = what
 
@@ -46,4 +45,5 @@ class Curve(dict[float, Sample]):
 
 def told(sample: Sample) -> str:
     """Mean ± standard deviation, and n."""
-    return f"{sample:.3g} (n = {sample.n})"
+    undefined = f"; of {sample.undefined} not a number" if sample.undefined else ""
+    return f"{sample:.3g} (n = {sample.n}{undefined})"

@@ -14,15 +14,23 @@ class Sample:
 
     Attributes:
         values: one a run; empty where none is finished.
+        undefined: how many runs have none, because they diverged or were not measured.
     """
 
     values: tuple[float, ...]
+    undefined: int = 0
+
+    @classmethod
+    def among(cls, numbers: Iterable[float]) -> "Sample":
+        """Those of `numbers` that are numbers; NaN are counted apart."""
+        everything = list(numbers)
+        values = tuple(value for value in everything if not math.isnan(value))
+        return cls(values, len(everything) - len(values))
 
     @classmethod
     def of(cls, results: Iterable[Result], number: Callable[[Result], float]) -> "Sample":
-        """`number` of each result; those that have none (NaN) are left out."""
-        values = (number(result) for result in results)
-        return cls(tuple(value for value in values if not math.isnan(value)))
+        """`number` of each result."""
+        return cls.among(number(result) for result in results)
 
     @property
     def n(self) -> int:
