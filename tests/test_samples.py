@@ -16,7 +16,7 @@ def test_a_sample_is_formatted_as_mean_and_standard_deviation():
 
 
 def test_what_was_not_measured_is_no_part_of_a_sample():
-    assert Sample.of([1.0, math.nan], lambda number: number) == Sample((1.0,))
+    assert Sample.of([1.0, math.nan], lambda number: number) == Sample((1.0,), undefined=1)
 
 
 def test_a_difference_is_told_beyond_two_standard_errors():
