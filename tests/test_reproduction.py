@@ -214,9 +214,16 @@ def test_bad_input_is_refused():
         LocalProcesses(0)
 
 
+def test_a_smoke_of_convolutional_networks_is_narrow():
+    wide = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"width_multiplier": 8}}, "CIFAR10")
+    assert wide.run(SMOKE, LDI_MAG, 0).network["init_args"] == {"width_multiplier": 2}
+    assert wide.run(SMOKE, LDI_MAG, 0).pretrained.network["init_args"] == {"width_multiplier": 2}
+    assert wide.run(SHORT, LDI_CS, 0).network["init_args"] == {"width_multiplier": 8}
+
+
 def test_a_budget_says_what_it_spends():
     assert SHORT.describe("MNIST") == "budget short: 10,000 iterations × 100, 3 runs"
-    assert SMOKE.describe("CIFAR10") == "budget smoke: 3 iterations × 32, 1 run"
+    assert SMOKE.describe("CIFAR10") == "budget smoke: 3 iterations × 32, 1 run, 0.25 times as wide as the paper's"
     assert PAPER.describe("FashionMNIST") == "budget paper: 80,000 iterations × 100, 10 runs"
 
 

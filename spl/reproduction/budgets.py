@@ -18,6 +18,7 @@ class Protocol:
         every_n_epochs: how often spectra are measured during training; None for never.
         correction_iterations: most iterations of approximate isometry.
         test_batches: how many batches of 1,000 validation and test examples errors are measured on; None for all.
+        width: of convolutional networks, in units of the paper's.
     """
 
     iterations: int
@@ -28,6 +29,7 @@ class Protocol:
     every_n_epochs: int | None = 1
     correction_iterations: int = 1000
     test_batches: int | None = None
+    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Budget:
         """The line that stands on every picture."""
         protocol = self.protocol(data)
         runs = "1 run" if protocol.seeds == 1 else f"{protocol.seeds} runs"
-        return f"budget {self.name}: {protocol.iterations:,} iterations × {protocol.batch_size}, {runs}"
+        width = "" if protocol.width == 1 else f", {protocol.width:g} times as wide as the paper's"
+        return f"budget {self.name}: {protocol.iterations:,} iterations × {protocol.batch_size}, {runs}{width}"
 
 
 _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -63,7 +66,7 @@ BUDGETS = {
     "smoke": Budget(
         "smoke",
         mnist=Protocol(20, 100, 1, 5, 20, None, 20, 1),
-        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, 1),
+        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, 1, width=0.25),
         sparsities=(0.5, 0.9),
     ),
     "short": Budget(

@@ -76,13 +76,14 @@ class Experiment:
 
     def run(self, budget: Budget, method: Method, seed: int) -> Run:
         """The run of `method` with `seed`."""
+        network = _widened(self.network, budget.protocol(self.data).width)
         before = None
         if method.pretrained:
             before = Experiment(self.network, self.data, initializer=self.initializer).run(budget, LDI_DENSE, seed)
         name = "_".join(
             [
                 self.data,
-                _short(self.network),
+                _short(network),
                 str(method).replace(" ", "-"),
                 f"{0 if method.criterion is None else 100 * self.sparsity:.3g}",
                 *([] if self.targets == "labels" else [self.targets]),
@@ -92,12 +93,12 @@ class Experiment:
                 f"seed{seed}",
             ]
         )
-        return Run(name, self._config(budget, method, seed), before)
+        return Run(name, self._config(network, budget, method, seed), before)
 
-    def _config(self, budget: Budget, method: Method, seed: int) -> dict[str, Any]:
+    def _config(self, network: Choice, budget: Budget, method: Method, seed: int) -> dict[str, Any]:
         protocol = budget.protocol(self.data)
         initializer = self.initializer or {"class_path": f"spl.initializers.{method.initializer}"}
-        model: dict[str, Any] = {"network": self.network, "initializer": initializer}
+        model: dict[str, Any] = {"network": network, "initializer": initializer}
         trainer: dict[str, Any] = {
             "max_steps": protocol.iterations if self.trained else 0,
             "accelerator": "auto",
@@ -106,7 +107,8 @@ class Experiment:
             "enable_model_summary": False,
         }
         if protocol.test_batches is not None:
-            trainer |= {"limit_val_batches": protocol.test_batches, "limit_test_batches": protocol.test_batches}
+            limits = dict.fromkeys(("limit_val_batches", "limit_test_batches"), protocol.test_batches)
+            trainer |= limits | {"num_sanity_val_steps": 0}
         if self.trained:
             # as often as the paper: every 1,000 iterations
             often = {"val_check_interval": min(1000, protocol.iterations // 2), "check_val_every_n_epoch": None}
@@ -166,6 +168,14 @@ def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
 def _quarters(iterations: int) -> Choice:
     arguments = {"step_size": max(1, iterations // 4), "gamma": 0.1}
     return {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": arguments}
+
+
+def _widened(network: Choice, width: float) -> Choice:
+    """The network with its `width_multiplier` times `width`."""
+    if width == 1:
+        return network
+    arguments = network["init_args"]
+    return network | {"init_args": arguments | {"width_multiplier": width * arguments.get("width_multiplier", 1)}}
 
 
 def _short(network: Choice) -> str:
