@@ -17,7 +17,7 @@ class Protocol:
         examples: how many training examples the spectra are measured at; None for all.
         every_n_epochs: how often spectra are measured during training; None for never.
         correction_iterations: most iterations of approximate isometry.
-        test_batches: how many batches of 1,000 validation and test examples errors are measured on; None for all.
+        test_share: of the validation and test examples, what share errors are measured on.
         width: of convolutional networks, in units of the paper's.
     """
 
@@ -28,7 +28,7 @@ class Protocol:
     examples: int | None = None
     every_n_epochs: int | None = 1
     correction_iterations: int = 1000
-    test_batches: int | None = None
+    test_share: float = 1.0
     width: float = 1.0
 
 
@@ -65,8 +65,8 @@ _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BUDGETS = {
     "smoke": Budget(
         "smoke",
-        mnist=Protocol(20, 100, 1, 5, 20, None, 20, 1),
-        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, 1, width=0.25),
+        mnist=Protocol(20, 100, 1, 5, 20, None, 20, test_share=0.2),
+        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, test_share=0.2, width=0.25),
         sparsities=(0.5, 0.9),
     ),
     "short": Budget(

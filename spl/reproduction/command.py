@@ -1,5 +1,6 @@
 """`spl reproduce`: figures and tables of the paper, by one command."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops the jobs as Ctrl-C does
     try:
         chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)

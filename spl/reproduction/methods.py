@@ -106,8 +106,8 @@ class Experiment:
             "log_every_n_steps": max(1, min(50, protocol.iterations // 5)),
             "enable_model_summary": False,
         }
-        if protocol.test_batches is not None:
-            limits = dict.fromkeys(("limit_val_batches", "limit_test_batches"), protocol.test_batches)
+        if protocol.test_share < 1:
+            limits = dict.fromkeys(("limit_val_batches", "limit_test_batches"), protocol.test_share)
             trainer |= limits | {"num_sanity_val_steps": 0}
         if self.trained:
             # as often as the paper: every 1,000 iterations

@@ -67,7 +67,7 @@ class Page:
     @property
     def spent(self) -> str:
         """The budget, as it stands on pictures and in the summary."""
-        return self.budget.describe(self.artefact.data)
+        return self.artefact.spent(self.budget)
 
     @property
     def progress(self) -> str:
@@ -112,8 +112,8 @@ def write_summary(pages: Sequence[Page], output: Path) -> None:
     findings = [[page.link, *_told(finding)] for page in pages for finding in page.report.findings]
     sections = [
         "# The paper, reproduced",
-        "What our runs say to each finding of the paper. It cannot be told where the budget is too small, where runs "
-        "are missing, and where a difference is within two standard errors (s.e.).",
+        "What our runs say to each finding of the paper; `spl reproduce` writes these pages. It cannot be told where "
+        "the budget is too small, where runs are missing, and where a difference is within two standard errors (s.e.).",
         summary(pages),
         "## Findings",
         table(["", *_HEADERS], findings),

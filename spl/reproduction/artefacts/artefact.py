@@ -57,6 +57,10 @@ class Artefact(ABC):
     title: str
     data: str = "MNIST"
 
+    def spent(self, budget: Budget) -> str:
+        """The budget, as it stands on the pictures."""
+        return budget.describe(self.data)
+
     @abstractmethod
     def runs(self, budget: Budget) -> list[Run]:
         """The runs that it needs, without those that they start from; each digest once or several times."""

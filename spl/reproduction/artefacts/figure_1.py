@@ -29,6 +29,10 @@ class Figure1(Artefact):
     name = "fig1"
     title = "Layerwise sparsity patterns and connection sensitivities"
 
+    def spent(self, budget: Budget) -> str:
+        """Without iterations, for nothing is trained."""
+        return f"budget {budget.name}: 1 run a sparsity, not trained"
+
     def runs(self, budget: Budget) -> list[Run]:
         """One seed, untrained."""
         return [_run(budget, subject, sparsity) for subject in (LINEAR, TANH) for sparsity in budget.sparsities]

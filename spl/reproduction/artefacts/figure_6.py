@@ -69,17 +69,17 @@ def _at_initialization(style: Style) -> Style:
 
 
 def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
-    """Whether the step from 0 to the lowest sparsity is the largest."""
+    """Whether the singular values spread most in the step from 0 to the lowest sparsity."""
 
     def judge() -> Judgement:
-        curve = measured.jsv(LDI_MAG)
+        curve = measured.jsv(LDI_MAG, "std")
         first = min((x for x in curve if x > 0), default=measured.budget.sparsities[0])
-        start = curve[0.0] if pretrained else measured.jsv(LDI_DENSE)[0.0]
+        start = curve[0.0] if pretrained else measured.jsv(LDI_DENSE, "std")[0.0]
         step = _factor(start, curve[first])
         later = [_factor(one, other) for one, other in pairwise(sample for x, sample in curve.items() if x > 0)]
         if not later:
             raise Missing(f"{curve.what} above {100 * first:g} %")
-        text = f"mean JSV {told(start)} to {told(curve[first])} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
+        text = f"std of JSV {told(start)} to {told(curve[first])} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
         return step > max(later), f"{text}; later steps change it by at most {max(later):.3g}"
 
     since, remark = ("the pretrained network", ", beyond the paper") if pretrained else ("initialization", "")
@@ -94,7 +94,7 @@ def _factor(one: Sample, other: Sample) -> float:
 
 
 def _scattered(measured: Measurements) -> Finding:
-    """Whether the JSV have a high standard deviation."""
+    """Whether the JSV have a high standard deviation, at every sparsity."""
 
     def judge() -> Judgement:
         shares = {x: std / mean for x, mean, std in _paired(measured.jsv(LDI_MAG), measured.jsv(LDI_MAG, "std"))}
@@ -102,14 +102,18 @@ def _scattered(measured: Measurements) -> Finding:
             raise Missing(measured.jsv(LDI_MAG).what)
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         dense = [std / mean for _, mean, std in _paired(measured.jsv(LDI_DENSE), measured.jsv(LDI_DENSE, "std"))]
-        start = f"; {dense[0]:.2g} at initialization" if dense else ""
+        if not dense:
+            raise Missing(measured.jsv(LDI_DENSE).what)
         n = min(sample.n for sample in measured.jsv(LDI_MAG).values())
-        return shares[least] > 0.5, (
+        return shares[least] > 2 * dense[0], (
             f"std / mean from {shares[least]:.2g} (κ̄ = {100 * least:g} %) to {shares[most]:.2g} "
-            f"(κ̄ = {100 * most:g} %){start} (n = {n})"
+            f"(κ̄ = {100 * most:g} %); {dense[0]:.2g} at initialization (n = {n})"
         )
 
-    statement = f"{measured.subject.name}: the JSV are not concentrated, their std is above half of their mean"
+    statement = (
+        f"{measured.subject.name}: the JSV are not concentrated, their std beside their mean is more than twice that "
+        "at initialization"
+    )
     return judged(statement, judge, measured.trained)
 
 

@@ -52,6 +52,8 @@ def draw_training(axes: Axes, measured: Measurements, methods: Iterable[Method],
     """Training loss on a logarithmic axis, or accuracy."""
     if tag == LOSS:
         axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.02)
     _draw(axes, {method: measured.log(method, tag) for method in methods})
     label(axes, "iteration", _NAMES[tag])
 
