@@ -1,0 +1,5 @@
+"""Sparse networks to take away: files of what is kept, and networks that are really smaller or faster."""
+
+from spl.export.sparse_file import load_sparse, restored, save_sparse
+
+__all__ = ["load_sparse", "restored", "save_sparse"]
