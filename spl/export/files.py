@@ -1,16 +1,17 @@
 """Files that are written whole or not at all, and read without executing anything in them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from spl.errors import InputError
 
 
-def write_whole(contents: Any, path: str | Path) -> None:
-    """Write what `torch.load(weights_only=True)` reads; an earlier file at `path` stays until it is complete.
+def write_whole(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a file, which then takes the place of the one at `path`, if there is one.
 
     Raises:
         InputError: the folder is not there, or is not one that can be written to.
@@ -19,7 +20,7 @@ def write_whole(contents: Any, path: str | Path) -> None:
     partial = path.with_name(f"{path.name}.part")
     try:
         with partial.open("wb") as stream:
-            torch.save(contents, stream)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
@@ -30,7 +31,7 @@ def write_whole(contents: Any, path: str | Path) -> None:
 
 
 def read(path: str | Path) -> Any:
-    """What `write_whole` wrote, on the CPU.
+    """What `torch.save` wrote, on the CPU.
 
     Raises:
         InputError: there is no such file, or it is not whole.

@@ -27,8 +27,7 @@ _FORMAT = "spl.sparse 1"
 def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -> None:
     """Write the kept values of masked tensors, with their places, and everything else as it is.
 
-    Tensors that share their memory, such as tied weights, are written once and share it again when loaded. The file
-    is written whole or not at all.
+    The file is written whole or not at all.
 
     Args:
         path: where to; a file that is there is replaced.
@@ -37,6 +36,31 @@ def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -
 
     Raises:
         InputError: a mask does not fit, a pruned weight is not 0, or `path` cannot be written.
+    """
+    contents = packed(state_dict, masks)
+    write_whole(path, lambda stream: torch.save(contents, stream))
+
+
+def load_sparse(path: str | Path) -> dict[str, Any]:
+    """The state dict that `save_sparse` wrote, bit for bit, on the CPU.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it is no sparse weights file.
+    """
+    return restored(read(path))
+
+
+def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
+    """What the file has, as dictionaries of plain tensors on the CPU; `restored` undoes it.
+
+    Tensors that share their memory, such as tied weights, are there once, and share it again when restored.
+
+    Args:
+        state_dict: of the network.
+        masks: by the names of `state_dict`; where they are False its weights must be 0.
+
+    Raises:
+        InputError: a mask does not fit, or a pruned weight is not 0.
     """
     masks.check_fits(state_dict)
     if revived := masks.revived(state_dict):
@@ -53,16 +77,7 @@ def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -
             contents["sparse"][name] = _packed(value.detach().cpu(), masks[name].cpu())
         else:
             contents["dense"][name] = value.detach().cpu()
-    write_whole(contents, path)
-
-
-def load_sparse(path: str | Path) -> dict[str, Any]:
-    """The state dict that `save_sparse` wrote, bit for bit, on the CPU.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or it is no sparse weights file.
-    """
-    return restored(read(path))
+    return contents
 
 
 def restored(contents: Any) -> dict[str, Any]:
