@@ -238,7 +238,11 @@ def test_a_channel_of_a_sum_goes_if_all_that_write_to_it_are_dead():
     result = assert_equal_outputs(network, without(network, first=[0, 1], second=[1, 2]), 1, 3, 3)
     assert sizes(result.network)["first.weight"] == (3, 1, 1, 1)
     assert sizes(result.network)["second.weight"] == (3, 3, 1, 1)
-    assert reasons(result)["first"] == reasons(result)["second"] == "1 dead: added to channels that vary"
+    assert (
+        reasons(result)["first"]
+        == reasons(result)["second"]
+        == "1 dead: vary where a sum or a border of zeros comes in"
+    )
 
 
 def test_a_channel_of_a_sum_goes_if_nothing_reads_it():
@@ -259,7 +263,64 @@ def test_a_dead_block_goes_whole():
     assert (gone.after.parameters, gone.after.macs, gone.after.bytes) == (0, 0, 0)
 
 
+class Stage(nn.Module):
+    """A convolution of 3 channels, normalized or not, and what it is added to or not."""
+
+    def __init__(self, fan_in, padding, normalized, added, activation):
+        super().__init__()
+        self.conv = nn.Conv2d(fan_in, 3, 3, padding=padding)
+        self.norm = nn.BatchNorm2d(3) if normalized else nn.Identity()
+        self.added = added and padding == 1 and fan_in == 3
+        self.act = activation()
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return self.act(x + y if self.added else y)
+
+
+@given(
+    stages=st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 1]), st.booleans(), st.booleans(), st.sampled_from([nn.ReLU, nn.Tanh, nn.Identity])
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    flat=st.booleans(),
+    dead=st.sampled_from([0.0, 0.3, 0.6, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_whatever_dies_in_a_residual_network_its_outputs_stay(stages, flat, dead, seed):
+    torch.manual_seed(seed)
+    layers = [Stage(2 if i == 0 else 3, *stage) for i, stage in enumerate(stages)]
+    end = nn.Flatten() if flat else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(*layers, end, nn.LazyLinear(2))
+    network(torch.randn(2, 2, 12, 12))
+    lively(network, 2, 12, 12)
+    masks = {}
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            rows = (torch.rand(len(parameter), *(1,) * (parameter.ndim - 1)) >= dead).expand(parameter.shape)
+            masks[name] = rows & (torch.rand(parameter.shape[:2] + (1,) * (parameter.ndim - 2)) >= dead / 2)
+    assert_equal_outputs(network, Masks(masks), 2, 12, 12)
+
+
 # What torch.fx traces
+
+
+def test_a_constant_that_gives_a_sum_its_size_stays():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(2, 4, 3)
+            self.gate = nn.Conv2d(2, 4, 1)
+            self.last = nn.Conv2d(4, 2, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x) + self.gate(x.mean((2, 3), keepdim=True)))
+
+    network = Gated()
+    assert_equal_outputs(network, without(network, first=slice(None)), 2, 9, 9)
 
 
 class Toy(nn.Module):
@@ -280,6 +341,7 @@ class Toy(nn.Module):
     ("middle", "left"),
     [
         (nn.Flatten(), 2),
+        (nn.Conv2d(4, 4, 3, groups=4), 2),
         (lambda x: x.view(x.size(0), -1), 2),
         (lambda x: x.reshape(x.shape[0], -1).relu(), 2),
         (lambda x: torch.cat([x, x.relu()], 1), 2),
@@ -290,6 +352,8 @@ class Toy(nn.Module):
         (nn.Sequential(nn.BatchNorm2d(4, affine=False), nn.ReLU(inplace=True), nn.AvgPool2d(2)), 2),
         (nn.AvgPool2d(2, padding=1), 4),  # averages zeros in: its constants vary
         (lambda x: F.avg_pool2d(x, 2, 1, 1), 4),
+        (nn.AvgPool2d(2, divisor_override=3), 4),
+        (nn.Conv2d(4, 4, 3, groups=4, padding=1), 4),  # has a border of zeros, and mixes no channels to carry others
         (lambda x: F.pad(x, (1, 1)), 4),
         (lambda x: x.softmax(1), 4),
         (lambda x: x * x.shape[1], 4),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spl.errors import InputError
-from spl.export.compaction.channels import ChannelFlow
+from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import find_needed
 from spl.export.compaction.report import LayerReport, Report, reasons, reported
 from spl.export.compaction.shrinking import shrink_
@@ -58,7 +58,7 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
         expected = pruned(example_input)
     flow = ChannelFlow(trace(deepcopy(pruned), example_input))
     live = find_needed(flow)
-    why = reasons([n for n, _ in pruned.named_modules()], flow, live, masks)
+    why = reasons(flow, live, masks)
     shrink_(flow, live)
     smaller = flow.traced.network
     with torch.no_grad():

@@ -8,7 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from spl.export.compaction.channels import ChannelFlow, Channels, LayerChannels
+from spl.export.compaction.channels import Channels, LayerChannels, has_border
+from spl.export.compaction.flow import ChannelFlow
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def find_needed(flow: ChannelFlow) -> Liveness:
     _spread(flow, groups, kept)
     carriers = {}
     for layer in reversed(flow.layers):
-        own = groups[layer.outputs.ids]
+        own = groups[layer.ids]
         if not kept[own].any():
             kept[own[0]] = True
             why[int(own[0])] = "a layer must have one"
@@ -78,16 +79,16 @@ def _spread(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
     while count != (count := int(kept.sum())):
         for layer in reversed(flow.layers):
             if layer.inputs is not None:
-                rows = kept[groups[layer.outputs.ids]]
+                rows = kept[groups[layer.ids]]
                 read = layer.reads[rows].any(0) & layer.inputs.varies
                 kept[groups[layer.inputs.ids[read]]] = True
 
 
 def _carrier(layer: LayerChannels, groups: Tensor, kept: Tensor) -> int | None:
     """The column of the largest constant, if a constant other than 0 that goes reaches a border of zeros."""
-    if layer.inputs is None or not layer.borders:
+    if layer.inputs is None or not has_border(layer.module):
         return None
-    rows = kept[groups[layer.outputs.ids]]
+    rows = kept[groups[layer.ids]]
     constants = layer.inputs.constants.nan_to_num()
     goes = ~kept[groups[layer.inputs.ids]] & layer.reads[rows].any(0) & (constants != 0)
     return int(constants.abs().argmax()) if bool(goes.any()) else None

@@ -50,11 +50,16 @@ def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     return by_name or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
 
 
-def averages_zeros_in(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a pooling averages zeros beyond the border into its outputs."""
-    if module is not None:
-        return bool(isinstance(module, _AvgPoolNd) and module.count_include_pad) and _is_positive(module.padding)
-    return node.target in _AVERAGES and _is_positive(_argument(node, 3, "padding", 0))
+def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a pooling makes something else of a constant: it averages zeros in, or divides by another number."""
+    padding: Any = getattr(module, "padding", 0)
+    counted, divisor = getattr(module, "count_include_pad", True), getattr(module, "divisor_override", None)
+    if node.target in _AVERAGES:
+        padding, divisor = _argument(node, 3, "padding", 0), _argument(node, 6, "divisor_override", None)
+    elif not isinstance(module, _AvgPoolNd):
+        return False
+    padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
+    return (padded and bool(counted)) or divisor is not None
 
 
 def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:
@@ -95,10 +100,6 @@ def reads_shape_only(node: fx.Node, axis: int) -> bool:
 
 def _is_other(place: Any, axis: int) -> bool:
     return isinstance(place, int) and 0 <= place != axis
-
-
-def _is_positive(padding: Any) -> bool:
-    return any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

@@ -1,13 +1,17 @@
 """What became smaller, and what could not, and why."""
 
+from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from spl.export.compaction.channels import ChannelFlow, LayerChannels
+from spl.export.compaction.channels import Channels
+from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
 from spl.export.cost import Cost, layer_cost, layer_positions, network_cost
+from spl.layers import WEIGHTED
 from spl.masks import Masks
 
 _NONE = Cost(0, 0, 0)
@@ -73,31 +77,34 @@ def reported(network: nn.Module, smaller: nn.Module, example: Tensor, why: dict[
             name,
             layer_cost(network.get_submodule(name), count),
             layer_cost(smaller.get_submodule(name), after[name]) if name in after else _NONE,
-            why[name] if name in after else "",
+            why.get(name, _STAYS) if name in after else "",
         )
         for name, count in before.items()
     ]
     return Report(layers, network_cost(network, before), network_cost(smaller, after), difference)
 
 
-def reasons(names: list[str], flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
+def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
     """By layer, why units of it stay that have no weight left, or why none could go."""
-    layers = {layer.name: layer for layer in flow.layers}
-    return {name: _reason(layers[name], live, masks) if name in layers else _UNTRACED for name in names}
+    found = {}
+    for node, channels in flow.channels.items():
+        module = flow.traced.module(node)
+        if isinstance(module, WEIGHTED):
+            name = str(node.target)
+            found[name] = _STAYS if channels is None else _reason(masks.get(f"{name}.weight"), channels, live)
+    return found
 
 
-_UNTRACED = "grouped, transposed, shared and parametrised layers stay as they are"
+_STAYS = "grouped, transposed, shared and parametrised layers stay as they are"
 
 
-def _reason(layer: LayerChannels, live: Liveness, masks: Masks) -> str:
-    mask = masks.get(f"{layer.name}.weight")
-    dead = ~layer.reads.any(1) if mask is None else ~mask.cpu().flatten(1).any(1)
-    kept = live.of(layer.outputs)
-    staying = live.groups[layer.outputs.ids[dead & kept]]
-    counts: dict[str, int] = {}
-    for group in staying.tolist():
-        why = live.why.get(group, "added to channels that vary")
-        counts[why] = counts.get(why, 0) + 1
+def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
+    kept = live.of(outputs)
+    dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
     if not bool(dead.any()) and bool(kept.all()):
         return "none is dead"
-    return "; ".join(f"{count} dead: {why}" for why, count in counts.items())
+    whys = [live.why.get(group, _VARIES) for group in live.groups[outputs.ids[dead & kept]].tolist()]
+    return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())
+
+
+_VARIES = "vary where a sum or a border of zeros comes in"

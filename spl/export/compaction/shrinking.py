@@ -6,7 +6,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.export.compaction import operations
-from spl.export.compaction.channels import ChannelFlow, LayerChannels
+from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
+from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
 
 
@@ -21,7 +22,9 @@ def shrink_(flow: ChannelFlow, live: Liveness) -> None:
         if channels is None:
             continue
         if isinstance(module, _BatchNorm):
-            _select_norm_(module, live.of(channels))
+            module.num_features = _select_each_(module, live.of(channels))
+        elif isinstance(module, Convolution) and is_depthwise(module):
+            module.groups = module.in_channels = module.out_channels = _select_each_(module, live.of(channels))
         elif operations.called(node) is F.pad:
             _repad_(node, live.of(channels), channels.axis, flow.traced.values[node].ndim)
         elif operations.called(node) in operations.RESHAPES:
@@ -45,7 +48,7 @@ def _fold_(layer: LayerChannels, live: Liveness) -> None:
         shares = (constants / layer.inputs.constants[column]).to(module.weight.device)
         moved = torch.einsum("oi...,i->o...", module.weight.double(), shares)
         module.weight[:, column] += moved.to(module.weight)
-    elif bool((constants != 0).any()) and not layer.borders:
+    elif bool((constants != 0).any()) and not has_border(layer.module):
         moved = (layer.sums @ constants).to(module.weight.device)
         bias = moved if module.bias is None else module.bias + moved
         module.bias = nn.Parameter(bias.to(module.weight), requires_grad=module.weight.requires_grad)
@@ -54,7 +57,7 @@ def _fold_(layer: LayerChannels, live: Liveness) -> None:
 def _select_(layer: LayerChannels, live: Liveness) -> None:
     """Drop its rows and columns."""
     module = layer.module
-    rows = live.of(layer.outputs)
+    rows = live.kept[live.groups[layer.ids]]
     columns = torch.ones(module.weight.shape[1], dtype=torch.bool) if layer.inputs is None else live.of(layer.inputs)
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
     if module.bias is not None:
@@ -64,11 +67,12 @@ def _select_(layer: LayerChannels, live: Liveness) -> None:
         setattr(module, end, int(kept.sum()))
 
 
-def _select_norm_(norm: _BatchNorm, kept: Tensor) -> None:
-    for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
+def _select_each_(module: nn.Module, kept: Tensor) -> int:
+    """Drop channels of all that a module has one of for each; how many are left."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.ndim:
-            _replace_(norm, name, tensor[kept.to(tensor.device)])
-    norm.num_features = int(kept.sum())
+            _replace_(module, name, tensor[kept.to(tensor.device)])
+    return int(kept.sum())
 
 
 def _replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -102,7 +106,7 @@ def _name_constants_(flow: ChannelFlow, live: Liveness) -> None:
 
 
 def _constant(added: list[fx.Node], flow: ChannelFlow, live: Liveness) -> dict[fx.Node, Tensor]:
-    """Those of the summands, less than all, that are constant, as what can be added instead."""
+    """The summands that are constant, as what can be added instead, if another has the size of the sum."""
     found = {}
     for argument in added:
         channels = flow.channels[argument]
@@ -111,4 +115,6 @@ def _constant(added: list[fx.Node], flow: ChannelFlow, live: Liveness) -> dict[f
         if not bool(constants.isnan().any()):
             axes = flow.traced.values[argument].ndim - 1 - channels.axis
             found[argument] = constants.view(-1, *(1,) * axes)
-    return found if len(found) < len(added) else {}
+    largest = max(flow.traced.values[argument].numel() for argument in added)
+    whole = [a for a in added if a not in found and flow.traced.values[a].numel() == largest]
+    return found if whole else {}

@@ -71,11 +71,16 @@ class _Tracer(fx.Tracer):
             raise fx.proxy.TraceError("it reads the numbers in a tensor")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
-        given, by_name = fx.node.map_arg((node.args, node.kwargs), lambda argument: self.values[argument])
         self.running = True
+        given, by_name = fx.node.map_arg((node.args, node.kwargs), self._value)
         self.values[node] = self._result(kind, target, given, by_name)
         self.running = False
         return proxy
+
+    def _value(self, node: fx.Node) -> Any:
+        if node not in self.values:  # a constant of the network, for which there never was a proxy
+            self.values[node] = self._result(node.op, node.target, (), {})
+        return self.values[node]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace it, unless it is run."""
