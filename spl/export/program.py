@@ -1,5 +1,6 @@
 """Networks as programs that PyTorch runs without the code that they were written in."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -30,4 +31,6 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
             f"torch.export cannot export {type(network).__name__}: {str(error).splitlines()[0]} Its weights can be "
             "taken away instead: --to sparse."
         ) from error
-    write_whole(path, lambda stream: torch.export.save(program, stream))
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    write_whole(path, stream.getvalue())

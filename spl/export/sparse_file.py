@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
-from spl.export.files import read, write_whole
+from spl.export.files import read, serialized, write_whole
 from spl.masks import Masks
 
 _FORMAT = "spl.sparse 1"
@@ -37,8 +37,7 @@ def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -
     Raises:
         InputError: a mask does not fit, a pruned weight is not 0, or `path` cannot be written.
     """
-    contents = packed(state_dict, masks)
-    write_whole(path, lambda stream: torch.save(contents, stream))
+    write_whole(path, serialized(packed(state_dict, masks)))
 
 
 def load_sparse(path: str | Path) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """What a pruned network costs: as it is, if pruned weights cost nothing, and compact."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.export.compaction import compact
-from spl.export.cost import layer_positions
+from spl.export.cost import layer_cost, layer_positions
+from spl.export.files import serialized
 from spl.export.sparse_file import packed
 from spl.masks import Masks
 
@@ -87,26 +85,19 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
     positions, left = layer_positions(network, example_input), layer_positions(smaller, example_input)
     layers = []
     for name, count in positions.items():
-        weight = network.get_parameter(f"{name}.weight")
-        mask = masks.get(f"{name}.weight")
-        kept = weight.numel() if mask is None else int(mask.sum())
-        compact_macs = smaller.get_parameter(f"{name}.weight").numel() * left[name] if name in left else 0
-        layers.append(LayerSummary(name, weight.numel(), kept, weight.numel() * count, kept * count, compact_macs))
+        weights = layer_cost(network.get_submodule(name), 1).macs
+        kept = int(masks[f"{name}.weight"].sum()) if f"{name}.weight" in masks else weights
+        compact_macs = layer_cost(smaller.get_submodule(name), left[name]).macs if name in left else 0
+        layers.append(LayerSummary(name, weights, kept, weights * count, kept * count, compact_macs))
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     masks.apply_(state)
     sizes = {
-        "dense": _file_bytes(state),
-        "sparse": _file_bytes(packed(state, masks)),
-        "compact": _file_bytes(smaller.state_dict()),
+        "dense": len(serialized(state)),
+        "sparse": len(serialized(packed(state, masks))),
+        "compact": len(serialized(smaller.state_dict())),
     }
     return Summary(layers, _count(network), _count(smaller), sizes)
 
 
 def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _file_bytes(contents: Any) -> int:
-    stream = io.BytesIO()
-    torch.save(contents, stream)
-    return stream.tell()

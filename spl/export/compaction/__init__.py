@@ -56,7 +56,7 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     masks.apply_(dict(pruned.named_parameters()))
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
-    flow = ChannelFlow(trace(deepcopy(pruned), example_input))
+        flow = ChannelFlow(trace(deepcopy(pruned), example_input))
     live = find_needed(flow)
     why = reasons(flow, live, masks)
     shrink_(flow, live)

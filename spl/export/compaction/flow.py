@@ -61,10 +61,8 @@ class ChannelFlow:
             return self._reshaped(node, inputs)
         if inputs is None or len(node.all_input_nodes) > 1:
             return self._combined(node) if target in operations.COMBINING_CALLS else self._stays(node)
-        if isinstance(module, operations.ELEMENTWISE) or target in operations.ELEMENTWISE_CALLS:
-            return self._elementwise(node)
-        if target in operations.COMBINING_CALLS:
-            return self._elementwise(node)
+        if operations.is_elementwise(node, module):
+            return self._applied(node)
         return self._positional(node, module, inputs) or self._stays(node)
 
     def _positional(self, node: fx.Node, module: nn.Module | None, inputs: Channels) -> Channels | None:
@@ -112,11 +110,6 @@ class ChannelFlow:
         layer = LayerChannels(str(node.target), module, inputs, self._new(len(module.weight)))
         self.layers.append(layer)
         return Channels(layer.ids, layer.emitted, axis)
-
-    def _elementwise(self, node: fx.Node) -> Channels | None:
-        if node.kwargs.get("training"):
-            return self._stays(node)
-        return self._applied(node)
 
     def _combined(self, node: fx.Node) -> Channels | None:
         """After a sum or product of two values, channel by channel."""

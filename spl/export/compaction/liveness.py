@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from spl.export.compaction.channels import Channels, LayerChannels, has_border
+from spl.export.compaction.channels import LayerChannels, has_border
 from spl.export.compaction.flow import ChannelFlow
 
 
@@ -28,9 +28,9 @@ class Liveness:
     why: dict[int, str]
     carriers: dict[str, int]
 
-    def of(self, channels: Channels) -> Tensor:
-        """Bool [C]: which of them stay."""
-        return self.kept[self.groups[channels.ids]]
+    def of(self, ids: Tensor) -> Tensor:
+        """Bool, in the shape of `ids`: which of them stay."""
+        return self.kept[self.groups[ids]]
 
 
 def find_needed(flow: ChannelFlow) -> Liveness:
@@ -46,14 +46,14 @@ def find_needed(flow: ChannelFlow) -> Liveness:
     why: dict[int, str] = {}
     for ids, reason in flow.pins:
         kept[groups[ids]] = True
-        why |= {int(group): reason for group in groups[ids]}
+        why |= dict.fromkeys(groups[ids].tolist(), reason)
     _spread(flow, groups, kept)
-    carriers = {}
     for layer in reversed(flow.layers):
         own = groups[layer.ids]
         if not kept[own].any():
             kept[own[0]] = True
             why[int(own[0])] = "a layer must have one"
+    carriers = {}
     for layer in reversed(flow.layers):
         column = _carrier(layer, groups, kept)
         if layer.inputs is not None and column is not None:

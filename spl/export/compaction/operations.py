@@ -11,8 +11,8 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 
 from spl.layers import ACTIVATIONS
 
-ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), _DropoutNd, nn.Identity)
-ELEMENTWISE_CALLS: set[Any] = {
+_ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), _DropoutNd, nn.Identity)
+_ELEMENTWISE_CALLS: set[Any] = {
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.hardtanh),
     *(F.hardswish, F.hardsigmoid, torch.relu, torch.tanh, torch.sigmoid, torch.clamp, operator.neg),
     F.dropout,
@@ -44,6 +44,12 @@ def called(node: fx.Node) -> Any:
     return node.target if node.op in ("call_function", "call_method") else None
 
 
+def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it does the same to every number, if it reads one value; no dropout does while training."""
+    known = called(node) in _ELEMENTWISE_CALLS or called(node) in COMBINING_CALLS
+    return (known and not node.kwargs.get("training")) or isinstance(module, _ELEMENTWISE)
+
+
 def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether it overwrites its input."""
     by_name = node.op == "call_method" and str(node.target).endswith("_")
@@ -66,9 +72,9 @@ def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:
     """The axes that a mean is over, counted from 0, and whether they are kept; None for a mean over all."""
     axes = _argument(node, 1, "dim", None)
     listed = [axes] if isinstance(axes, int) else axes
-    if not isinstance(listed, (tuple, list)):
+    if not isinstance(listed, (tuple, list)) or not all(isinstance(axis, int) for axis in listed):
         return None
-    return [axis % ndim for axis in listed if isinstance(axis, int)], bool(_argument(node, 2, "keepdim", False))
+    return [axis % ndim for axis in listed], bool(_argument(node, 2, "keepdim", False))
 
 
 def channel_padding(node: fx.Node, ndim: int, axis: int) -> tuple[list[int], float, bool] | None:
@@ -77,12 +83,10 @@ def channel_padding(node: fx.Node, ndim: int, axis: int) -> tuple[list[int], flo
     None where it does not fill with a constant.
     """
     amounts, fill = _argument(node, 1, "pad", None), _argument(node, 3, "value", None)
-    if _argument(node, 2, "mode", "constant") != "constant" or not isinstance(amounts, (tuple, list)):
+    plain = isinstance(amounts, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in amounts)
+    if not plain or _argument(node, 2, "mode", "constant") != "constant" or isinstance(fill, fx.Node):
         return None
-    numbers = [n for n in amounts if isinstance(n, int) and n >= 0]
-    if len(numbers) < len(amounts):
-        return None
-    numbers += [0] * (2 * ndim - len(numbers))
+    numbers = [*amounts, *[0] * (2 * ndim - len(amounts))]
     place = 2 * (ndim - 1 - axis)
     return numbers[place : place + 2], float(fill or 0.0), any(numbers[:place] + numbers[place + 2 :])
 

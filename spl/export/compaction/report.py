@@ -99,7 +99,7 @@ _STAYS = "grouped, transposed, shared and parametrised layers stay as they are"
 
 
 def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
-    kept = live.of(outputs)
+    kept = live.of(outputs.ids)
     dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
     if not bool(dead.any()) and bool(kept.all()):
         return "none is dead"

@@ -22,16 +22,16 @@ def shrink_(flow: ChannelFlow, live: Liveness) -> None:
         if channels is None:
             continue
         if isinstance(module, _BatchNorm):
-            module.num_features = _select_each_(module, live.of(channels))
+            module.num_features = _select_each_(module, live.of(channels.ids))
         elif isinstance(module, Convolution) and is_depthwise(module):
-            module.groups = module.in_channels = module.out_channels = _select_each_(module, live.of(channels))
+            module.groups = module.in_channels = module.out_channels = _select_each_(module, live.of(channels.ids))
         elif operations.called(node) is F.pad:
-            _repad_(node, live.of(channels), channels.axis, flow.traced.values[node].ndim)
+            _repad_(node, live.of(channels.ids), channels.axis, flow.traced.values[node].ndim)
         elif operations.called(node) in operations.RESHAPES:
             with flow.traced.network.graph.inserting_after(node):
                 flat = flow.traced.network.graph.call_function(torch.flatten, (node.args[0], 1))
             node.replace_all_uses_with(flat)
-    _name_constants_(flow, live)
+    _write_constants_(flow, live)
     flow.traced.network.graph.eliminate_dead_code()
     flow.traced.network.delete_all_unused_submodules()
     flow.traced.network.recompile()
@@ -42,7 +42,7 @@ def _fold_(layer: LayerChannels, live: Liveness) -> None:
     if layer.inputs is None:
         return
     module, constants = layer.module, layer.inputs.constants.nan_to_num()
-    constants = constants.masked_fill(live.of(layer.inputs), 0.0)
+    constants = constants.masked_fill(live.of(layer.inputs.ids), 0.0)
     if layer.name in live.carriers:
         column = live.carriers[layer.name]
         shares = (constants / layer.inputs.constants[column]).to(module.weight.device)
@@ -57,8 +57,9 @@ def _fold_(layer: LayerChannels, live: Liveness) -> None:
 def _select_(layer: LayerChannels, live: Liveness) -> None:
     """Drop its rows and columns."""
     module = layer.module
-    rows = live.kept[live.groups[layer.ids]]
-    columns = torch.ones(module.weight.shape[1], dtype=torch.bool) if layer.inputs is None else live.of(layer.inputs)
+    rows, columns = live.of(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
+    if layer.inputs is not None:
+        columns = live.of(layer.inputs.ids)
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
     if module.bias is not None:
         _replace_(module, "bias", module.bias[rows.to(module.bias.device)])
@@ -83,24 +84,24 @@ def _replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _repad_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
     """Append fewer channels."""
-    amounts = [int(str(amount)) for amount in node.args[1]]  # type: ignore[union-attr]
-    place = 2 * (ndim - 1 - axis)
-    before, after = amounts[place : place + 2] or (0, 0)
-    amounts[place : place + 2] = [int(kept[:before].sum()), int(kept[len(kept) - after :].sum())]
-    node.update_arg(1, tuple(amounts))
+    amounts = [*node.args[1]]  # type: ignore[misc]
+    place = 2 * (ndim - 1 - axis)  # pairs of numbers, of the last axis first
+    if place < len(amounts):
+        before, after = amounts[place : place + 2]
+        amounts[place : place + 2] = [int(kept[:before].sum()), int(kept[len(kept) - after :].sum())]
+        node.update_arg(1, tuple(amounts))
 
 
-def _name_constants_(flow: ChannelFlow, live: Liveness) -> None:
+def _write_constants_(flow: ChannelFlow, live: Liveness) -> None:
     """Give sums the constants that they add, in place of what computes them: a block that is dead goes whole."""
-    graph, root = flow.traced.network.graph, flow.traced.network
+    network, graph = flow.traced.network, flow.traced.network.graph
     for node in list(graph.nodes):
         added = [argument for argument in node.all_input_nodes if flow.channels.get(argument) is not None]
         if operations.called(node) not in operations.SUMS or len(added) < 2:
             continue
         for argument, constants in _constant(added, flow, live).items():
             name = f"constant_{argument.name}"
-            like = next(iter(root.parameters()))
-            root.register_buffer(name, constants.to(like))
+            network.register_buffer(name, constants.to(next(network.parameters())))
             with graph.inserting_before(node):
                 node.replace_input_with(argument, graph.get_attr(name))
 
@@ -111,7 +112,7 @@ def _constant(added: list[fx.Node], flow: ChannelFlow, live: Liveness) -> dict[f
     for argument in added:
         channels = flow.channels[argument]
         assert channels is not None
-        constants = channels.constants[live.of(channels)]
+        constants = channels.constants[live.of(channels.ids)]
         if not bool(constants.isnan().any()):
             axes = flow.traced.values[argument].ndim - 1 - channels.axis
             found[argument] = constants.view(-1, *(1,) * axes)

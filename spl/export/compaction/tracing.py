@@ -44,8 +44,6 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
     try:
         with torch.no_grad():
             graph = tracer.trace(network)
-    except InputError:
-        raise
     except Exception as error:
         raise InputError(
             f"torch.fx cannot trace {type(network).__name__}: {error}. Make its forward free of branches that depend "
@@ -67,7 +65,7 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         """The proxy, once what it stands for is known."""
-        if target in ("item", "tolist"):
+        if kind == "call_method" and target in ("item", "tolist"):
             raise fx.proxy.TraceError("it reads the numbers in a tensor")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
