@@ -92,6 +92,15 @@ def test_a_summary_counts_by_hand():
     assert set(summary.file_bytes) == {"dense", "sparse", "compact"}
 
 
+def test_tied_weights_count_once_on_disk():
+    network = torch.nn.Sequential(torch.nn.Linear(50, 50), torch.nn.Linear(50, 50))
+    network[1].weight = network[0].weight
+    masks = prune(network, Random(), sparsity=0.9)
+    sizes = summarize(network, masks, torch.randn(1, 50)).file_bytes
+    assert sizes["dense"] < 1.5 * 4 * 50 * 50
+    assert sizes["sparse"] < 0.4 * sizes["dense"]
+
+
 def test_a_network_of_unknown_input_size_says_what_to_give(tmp_path, capsys):
     model = SparseClassifier(VGG16(width_multiplier=0.1))
     model.network_config = {"class_path": "spl.networks.VGG16", "init_args": {"width_multiplier": 0.1}}
@@ -113,6 +122,16 @@ def test_a_checkpoint_without_masks_is_refused(tmp_path, capsys):
     trainer.save_checkpoint(tmp_path / "dense.ckpt")
     said = refused(capsys, "summary", "--ckpt_path", tmp_path / "dense.ckpt")
     assert "dense.ckpt has no masks: its network was never pruned" in said
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--batch_size", "0"), ("--input_shape", "[28, 0]")])
+def test_sizes_below_one_are_refused(checkpoint, tmp_path, capsys, flag, value):
+    words = ["export", "--ckpt_path", checkpoint, "--to", "csr", "--output", tmp_path / "n.pt2", flag, value]
+    assert "--batch_size and --input_shape must be at least 1, got " in refused(capsys, *words)
+
+
+def test_inputs_of_another_size_are_refused(checkpoint, capsys):
+    assert "MLP takes 784 numbers" in refused(capsys, "summary", "--ckpt_path", checkpoint, "--input_shape", "[28]")
 
 
 def test_a_missing_checkpoint_is_named(capsys, tmp_path):

@@ -46,8 +46,7 @@ def export(
     if to == "sparse":
         save_sparse(output, network.state_dict(), masks)
     else:
-        example = torch.randn(batch_size, *_shape(network, input_shape))
-        _save_program(network, masks, to, output, example)
+        _save_program(network, masks, to, output, _example(network, batch_size, input_shape))
     print(f"{to}: {output}, {output.stat().st_size:,} bytes")
 
 
@@ -59,7 +58,7 @@ def summary(ckpt_path: Path, input_shape: list[int] | None = None) -> None:
         input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
     """
     network, masks = _pruned(ckpt_path)
-    print(summarize(network, masks, torch.randn(2, *_shape(network, input_shape))).table())
+    print(summarize(network, masks, _example(network, 1, input_shape)).table())
     print(f"checkpoint: {ckpt_path}, {ckpt_path.stat().st_size:,} bytes")
 
 
@@ -90,15 +89,16 @@ def _pruned(ckpt_path: Path) -> tuple[nn.Module, Masks]:
     return model.network.eval(), model.masks
 
 
-def _shape(network: nn.Module, given: list[int] | None) -> list[int]:
-    if given is not None:
-        return given
-    if isinstance(network, FullyConnected):
-        return [network.in_features]
-    raise InputError(
-        f"{type(network).__name__} does not say of which size its inputs are: give --input_shape, such as [3, 32, 32] "
-        "for CIFAR-10 or [1, 28, 28] for MNIST."
-    )
+def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Tensor:
+    if shape is None and not isinstance(network, FullyConnected):
+        raise InputError(
+            f"{type(network).__name__} does not say of which size its inputs are: give --input_shape, such as "
+            "[3, 32, 32] for CIFAR-10 or [1, 28, 28] for MNIST."
+        )
+    sizes = [batch_size, *(shape if shape is not None else [network.in_features])]
+    if min(sizes) < 1:
+        raise InputError(f"--batch_size and --input_shape must be at least 1, got {batch_size} and {shape}.")
+    return torch.randn(sizes)
 
 
 def export_command(args: Sequence[str]) -> None:

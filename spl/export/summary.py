@@ -1,6 +1,7 @@
 """What a pruned network costs: as it is, if pruned weights cost nothing, and compact."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from tabulate import tabulate
@@ -89,8 +90,9 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
         kept = int(masks[f"{name}.weight"].sum()) if f"{name}.weight" in masks else weights
         compact_macs = layer_cost(smaller.get_submodule(name), left[name]).macs if name in left else 0
         layers.append(LayerSummary(name, weights, kept, weights * count, kept * count, compact_macs))
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    masks.apply_(state)
+    pruned = deepcopy(network)
+    masks.apply_(dict(pruned.named_parameters()))
+    state = pruned.state_dict()
     sizes = {
         "dense": len(serialized(state)),
         "sparse": len(serialized(packed(state, masks))),
