@@ -1,5 +1,6 @@
 """Linear layers on sparse tensor cores, which skip two of every four weights."""
 
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -82,7 +83,9 @@ def _obstacle(weight: Tensor, mask: Tensor) -> str:
 def _convert_(layer: nn.Linear) -> str:
     """Give it a semi-structured weight; why that cannot be, or nothing."""
     try:
-        weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
+            weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
     except (RuntimeError, ValueError) as error:  # its size, or a device without the kernels
         return str(error).splitlines()[0]
     layer.weight = nn.Parameter(weight, requires_grad=False)
