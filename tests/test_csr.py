@@ -69,6 +69,20 @@ def test_a_very_sparse_wide_layer_wins_and_a_dense_one_loses():
     assert not second.csr_wins
 
 
+def test_a_type_without_kernels_stays_dense(monkeypatch):
+    monkeypatch.setattr(csr, "_runs", lambda layer, inputs: False)
+    network = MLP(depth=2, width=30)
+    result = to_csr(network, prune(network, Random(), sparsity=0.99), torch.randn(4, 784))
+    assert [type(layer) for layer in result.network] == [type(layer) for layer in network]
+    assert {timing.csr for timing in result.timings} == {float("inf")}
+
+
+def test_half_precision_has_no_kernels_on_a_cpu_or_runs():
+    layer, inputs = nn.Linear(8, 8).half(), torch.randn(2, 8).half()
+    sparse = CSRLinear(layer)
+    assert not csr._runs(sparse, inputs) or torch.allclose(sparse(inputs), layer(inputs), atol=1e-2)
+
+
 def test_layers_without_masks_stay(seconds):
     network = MLP(depth=2, width=30)
     masks = prune(network, Random(), sparsity=0.9, exclude=["fc1.*"])

@@ -1,5 +1,6 @@
 """Linear layers on PyTorch's CSR kernels, where these are faster."""
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ class Timing:
         name: of the module.
         density: share of the weights that are kept.
         dense: seconds for a batch.
-        csr: seconds for the same batch.
+        csr: seconds for the same batch; infinite where there is no kernel for the type of the weights.
     """
 
     name: str
@@ -134,9 +135,10 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
     for name, inputs in _inputs(copied, linear, example_input).items():
         sparse = CSRLinear(linear[name])
         density = float(layers[name].float().mean())
-        timing = Timing(name, density, *_seconds([linear[name], sparse], inputs))
-        timings.append(timing)
-        if timing.csr_wins:
+        candidates = [linear[name], sparse] if _runs(sparse, inputs) else [linear[name]]
+        dense, *csr = _seconds(candidates, inputs)
+        timings.append(Timing(name, density, dense, *(csr or [math.inf])))
+        if timings[-1].csr_wins:
             copied.set_submodule(name, sparse)
     return CSRResult(copied, timings)
 
@@ -154,6 +156,14 @@ def _inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -
     for handle in handles:
         handle.remove()
     return read
+
+
+def _runs(layer: nn.Module, inputs: Tensor) -> bool:
+    try:
+        layer(inputs)
+    except NotImplementedError:  # half precision, on a CPU
+        return False
+    return True
 
 
 def _seconds(layers: Sequence[nn.Module], inputs: Tensor) -> list[float]:
