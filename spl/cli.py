@@ -31,7 +31,9 @@ from spl.module import SparseClassifier
 
 _DESCRIPTION = (
     "Prune neural networks at initialization, look at how signals propagate, repair it, and train what is left. Beside "
-    "the commands below, `spl reproduce` makes the figures and tables of the paper: see `spl reproduce --help`."
+    "the commands below, `spl summary` tells what a pruned network costs, `spl export` takes it away (smaller, faster, "
+    "or as a file of what is kept), and `spl reproduce` makes the figures and tables of the paper; each has "
+    "its own --help."
 )
 
 
@@ -185,6 +187,10 @@ def main(args: list[str] | None = None) -> None:
             from spl.reproduction.command import reproduce_command  # which itself runs `spl fit`
 
             reproduce_command(words[1:])
+        elif words[:1] in (["export"], ["summary"]):
+            from spl.export.command import export_command, summary_command  # which fits need not wait for
+
+            (export_command if words[0] == "export" else summary_command)(words[1:])
         else:
             run(SplCLI, args)
     except (ValueError, MisconfigurationException) as error:

@@ -1,0 +1,23 @@
+"""Sparse networks to take away: files of what is kept, and networks that are really smaller or faster."""
+
+from spl.export.compaction import CompactResult, compact
+from spl.export.csr import CSRResult, to_csr
+from spl.export.program import save_program
+from spl.export.sparse_file import load_sparse, restored, save_sparse
+from spl.export.summary import Summary, summarize
+from spl.export.two_four import TwoFourResult, to_two_four
+
+__all__ = [
+    "CSRResult",
+    "CompactResult",
+    "Summary",
+    "TwoFourResult",
+    "compact",
+    "load_sparse",
+    "restored",
+    "save_program",
+    "save_sparse",
+    "summarize",
+    "to_csr",
+    "to_two_four",
+]

@@ -1,0 +1,85 @@
+"""Networks without what their masks have killed: smaller, and equal in what they compute."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from spl.errors import InputError
+from spl.export.compaction.flow import ChannelFlow
+from spl.export.compaction.liveness import find_needed
+from spl.export.compaction.report import LayerReport, Report, reasons, reported
+from spl.export.compaction.shrinking import shrink_
+from spl.export.compaction.tracing import trace
+from spl.masks import Masks
+from spl.modes import undisturbed
+
+__all__ = ["CompactResult", "LayerReport", "Report", "compact"]
+
+_TOLERANCE = 1e-3  # of the largest output; rounding is far below, a mistake far above
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """A compact network.
+
+    Attributes:
+        network: in evaluation mode; its modules have the names that they had.
+        report: what it costs, before and after.
+    """
+
+    network: fx.GraphModule
+    report: Report
+
+
+def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
+    """A network without the units and channels that its masks have killed, of equal outputs in evaluation mode.
+
+    A unit goes that nothing reads any more, or that is a constant, for it reads nothing but constants: what layers
+    would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
+    padded shortcuts are adjusted. Channels that a sum adds go together: all that write to them are dead, or nothing
+    reads them. What adds nothing but constants, such as a dead residual block, goes whole. Where a convolution pads
+    with zeros, a constant other than 0 is none at the border; one such channel stays there to carry all of them.
+    Operations that are not known to leave channels apart keep all channels that they read.
+
+    Args:
+        network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.
+        masks: by the names of its parameters; pruned weights count as 0.
+        example_input: one batch of inputs, on the network's device. Its size beyond the batch may matter to what is
+            traced (branches that depend on it), but not to what is removed.
+
+    Raises:
+        InputError: a mask does not fit, torch.fx cannot trace the network, or it computes something else when traced.
+    """
+    pruned = deepcopy(network).eval()
+    masks.apply_(dict(pruned.named_parameters()))
+    with undisturbed(pruned), torch.no_grad():
+        expected = pruned(example_input)
+        flow = ChannelFlow(trace(deepcopy(pruned), example_input))
+    live = find_needed(flow)
+    why = reasons(flow, live, masks)
+    shrink_(flow, live)
+    smaller = flow.traced.network
+    with torch.no_grad():
+        difference = _difference(smaller(example_input), expected)
+    if not difference <= _TOLERANCE * max(1.0, _largest(expected)):
+        raise InputError(
+            f"A compact {type(network).__name__} would differ by {difference:.3g} in its outputs: its forward does "
+            "something that torch.fx does not see, such as to change tensors in place. Export it dense."
+        )
+    return CompactResult(smaller, reported(pruned, smaller, example_input, why, difference))
+
+
+def _difference(a: object, b: object) -> float:
+    pairs = zip(_tensors(a), _tensors(b), strict=True)
+    return max((float((x - y).abs().max()) for x, y in pairs if x.numel()), default=0.0)
+
+
+def _largest(outputs: object) -> float:
+    return max((float(x.abs().max()) for x in _tensors(outputs) if x.numel()), default=0.0)
+
+
+def _tensors(outputs: object) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor)]

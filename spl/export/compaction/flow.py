@@ -1,0 +1,195 @@
+"""Channels through all operations of a network: which are which, and which of them are constant."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spl.export.compaction import operations
+from spl.export.compaction.channels import (
+    Channels,
+    Convolution,
+    Layer,
+    LayerChannels,
+    convolved,
+    is_depthwise,
+    normalized,
+)
+from spl.export.compaction.tracing import Traced
+
+
+class ChannelFlow:
+    """Every value's channels, from the first operation to the last.
+
+    Args:
+        traced: the network, its pruned weights 0.
+
+    Attributes:
+        channels: of each node; None where they stay as they are.
+        layers: those whose rows may go, in the order of execution.
+        ties: pairs of ids that come and go together.
+        pins: ids that stay, and why.
+        count: of the ids.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+        self.channels: dict[fx.Node, Channels | None] = {}
+        self.layers: list[LayerChannels] = []
+        self.ties: list[tuple[Tensor, Tensor]] = []
+        self.pins: list[tuple[Tensor, str]] = []
+        self.count = 0
+        self._shared = _shared_modules(traced)
+        for node in traced.network.graph.nodes:
+            self.channels[node] = self._after(node)
+
+    def _after(self, node: fx.Node) -> Channels | None:
+        module, target = self.traced.module(node), operations.called(node)
+        inputs = self.channels.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        overwrites = operations.is_in_place(node, module) and any(len(a.users) > 1 for a in node.all_input_nodes)
+        if overwrites or module in self._shared:
+            return self._stays(node)
+        if isinstance(module, Layer) and self._is_plain(node, module) and getattr(module, "groups", 1) == 1:
+            return self._layer(node, module, inputs)
+        if target in operations.CONCATENATIONS:
+            return self._concatenated(node)
+        if inputs is not None and (isinstance(module, nn.Flatten) or target in operations.RESHAPES):
+            return self._reshaped(node, inputs)
+        if inputs is None or len(node.all_input_nodes) > 1:
+            return self._combined(node) if target in operations.COMBINING_CALLS else self._stays(node)
+        if operations.is_elementwise(node, module):
+            return self._applied(node)
+        return self._positional(node, module, inputs) or self._stays(node)
+
+    def _positional(self, node: fx.Node, module: nn.Module | None, inputs: Channels) -> Channels | None:
+        """After what treats every channel alike, but not every position; None for anything else."""
+        value = self.traced.values[node.all_input_nodes[0]]
+        target = operations.called(node)
+        if isinstance(module, _BatchNorm) and inputs.axis == 1:
+            return normalized(module, inputs)
+        if isinstance(module, Convolution) and is_depthwise(module) and self._is_plain(node, module):
+            return convolved(module, inputs) if inputs.axis == 1 else None
+        if isinstance(module, operations.POOLINGS) or target in operations.POOLING_CALLS:
+            plain = isinstance(self.traced.values[node], Tensor) and inputs.axis == 1
+            changes = operations.changes_constants(node, module)
+            return (inputs.bordered_by(0.0) if changes else inputs) if plain else None
+        if target in operations.MEANS:
+            return _averaged(node, inputs, value.ndim)
+        if target is F.pad:
+            return self._padded(node, inputs, value.ndim)
+        return None
+
+    def _stays(self, node: fx.Node) -> Channels | None:
+        """Pin what the node reads: nothing is known of it, or it reads all channels together."""
+        why = "the network's outputs" if node.op == "output" else f"read by {_called(node, self.traced)}"
+        for argument in node.all_input_nodes:
+            channels = self.channels[argument]
+            if channels is not None and not operations.reads_shape_only(node, channels.axis):
+                self.pins.append((channels.ids, why))
+        return None
+
+    def _new(self, count: int) -> Tensor:
+        """Ids of channels that were not there before."""
+        self.count += count
+        return torch.arange(self.count - count, self.count)
+
+    def _is_plain(self, node: fx.Node, layer: Layer) -> bool:
+        """Whether it has a weight of its own, and reads a batch."""
+        batched = isinstance(layer, nn.Linear) or self.traced.values[node].ndim == layer.weight.ndim
+        return batched and "weight" in dict(layer.named_parameters())
+
+    def _layer(self, node: fx.Node, module: Layer, inputs: Channels | None) -> Channels:
+        axis = self.traced.values[node].ndim - 1 if isinstance(module, nn.Linear) else 1
+        if inputs is not None and inputs.axis != axis:
+            self._stays(node)
+            inputs = None
+        layer = LayerChannels(str(node.target), module, inputs, self._new(len(module.weight)))
+        self.layers.append(layer)
+        return Channels(layer.ids, layer.emitted, axis)
+
+    def _combined(self, node: fx.Node) -> Channels | None:
+        """After a sum or product of two values, channel by channel."""
+        given = [self.channels[argument] for argument in node.all_input_nodes]
+        known = [channels for channels in given if channels is not None]
+        axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
+        if len(axes) != 1 or len({(channels.axis, len(channels.ids)) for channels in known}) != 1:
+            return self._stays(node)
+        for other in known[1:]:
+            self.ties.append((known[0].ids, other.ids))
+        return self._applied(node)
+
+    def _applied(self, node: fx.Node) -> Channels:
+        """After the function that the node calls, of the constants where all that it reads are."""
+        given = {argument: self.channels[argument] for argument in node.all_input_nodes}
+        constants = {argument: channels.constants for argument, channels in given.items() if channels is not None}
+        known = ~torch.stack(list(constants.values())).isnan().any(0)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: constants[argument][known])
+        target: Any = self.traced.module(node) or node.target
+        result = getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+        first = next(channels for channels in given.values() if channels is not None)
+        after = torch.full_like(first.constants, torch.nan).masked_scatter(known, result)
+        return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
+
+    def _reshaped(self, node: fx.Node, inputs: Channels) -> Channels | None:
+        """After flattening, which makes each channel as many as it has positions."""
+        before, after = self.traced.values[node.all_input_nodes[0]], self.traced.values[node]
+        if inputs.axis != 1 or after.shape != (len(before), before[0].numel()):
+            return self._stays(node)
+        positions = before[0, 0].numel()
+        ids, constants = (t.repeat_interleave(positions) for t in (inputs.ids, inputs.constants))
+        return Channels(ids, constants, 1)
+
+    def _concatenated(self, node: fx.Node) -> Channels | None:
+        parts = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else ()
+        given = [self.channels[part] for part in parts if isinstance(part, fx.Node)]
+        known = [channels for channels in given if channels is not None]
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        if len(known) < len(parts) or {channels.axis for channels in known} != {axis}:
+            return self._stays(node)
+        return _joined(known)
+
+    def _padded(self, node: fx.Node, inputs: Channels, ndim: int) -> Channels | None:
+        padding = operations.channel_padding(node, ndim, inputs.axis)
+        if padding is None:
+            return None
+        counts, fill, elsewhere = padding
+        inner = inputs.bordered_by(fill) if elsewhere else inputs
+        before, after = (Channels(self._new(n), torch.full((n,), fill).double(), inputs.axis) for n in counts)
+        return _joined([before, inner, after])
+
+
+def _joined(parts: list[Channels]) -> Channels:
+    ids, constants = torch.cat([p.ids for p in parts]), torch.cat([p.constants for p in parts])
+    return Channels(ids, constants, parts[0].axis)
+
+
+def _averaged(node: fx.Node, inputs: Channels, ndim: int) -> Channels | None:
+    found = operations.mean_axes(node, ndim)
+    if found is None or {0, inputs.axis} & set(found[0]):
+        return None
+    axes, keeps = found
+    return inputs if keeps else replace(inputs, axis=inputs.axis - sum(axis < inputs.axis for axis in axes))
+
+
+def _shared_modules(traced: Traced) -> set[nn.Module]:
+    """Those with parameters that are used in more than one place."""
+    uses = Counter(str(node.target) for node in traced.network.graph.nodes if node.op == "call_module")
+    owners = Counter(id(p) for module in traced.network.modules() for p in module.parameters(recurse=False))
+    owners.update(id(traced.values[node]) for node in traced.network.graph.nodes if node.op == "get_attr")
+    called = {name: traced.network.get_submodule(name) for name in uses}
+    return {
+        module
+        for name, module in called.items()
+        if any(uses[name] > 1 or owners[id(p)] > 1 for p in module.parameters())
+    }
+
+
+def _called(node: fx.Node, traced: Traced) -> str:
+    module = traced.module(node)
+    if module is not None:
+        return f"{node.target} ({type(module).__name__})"
+    return str(getattr(node.target, "__name__", node.target))

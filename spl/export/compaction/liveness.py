@@ -1,0 +1,94 @@
+"""Which channels of a network are needed: the others can go."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from spl.export.compaction.channels import LayerChannels, has_border
+from spl.export.compaction.flow import ChannelFlow
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """What stays of the channels that a network has.
+
+    Attributes:
+        groups: long, by id: channels of equal numbers come and go together.
+        kept: bool, by group.
+        why: some of the kept groups stay for another reason than that what they are is read: which.
+        carriers: by layer name, the column that carries all constants to a convolution padded with zeros.
+    """
+
+    groups: Tensor
+    kept: Tensor
+    why: dict[int, str]
+    carriers: dict[str, int]
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Bool, in the shape of `ids`: which of them stay."""
+        return self.kept[self.groups[ids]]
+
+
+def find_needed(flow: ChannelFlow) -> Liveness:
+    """The channels that something reads, and reads something other than a constant from.
+
+    A channel goes if no row that stays reads it, or all that read it can take it for a constant, which then moves
+    into their biases. Where a convolution reads zeros beyond its borders, a constant other than 0 is none to it;
+    there one such channel stays, to carry all of them: the weights of column j become part of those of the
+    carrier c, times v_j / v_c.
+    """
+    groups = _grouped(flow)
+    kept = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
+    why: dict[int, str] = {}
+    for ids, reason in flow.pins:
+        kept[groups[ids]] = True
+        why |= dict.fromkeys(groups[ids].tolist(), reason)
+    _spread(flow, groups, kept)
+    for layer in reversed(flow.layers):
+        own = groups[layer.ids]
+        if not kept[own].any():
+            kept[own[0]] = True
+            why[int(own[0])] = "a layer must have one"
+    carriers = {}
+    for layer in reversed(flow.layers):
+        column = _carrier(layer, groups, kept)
+        if layer.inputs is not None and column is not None:
+            carriers[layer.name] = column
+            group = int(groups[layer.inputs.ids[column]])
+            if not kept[group]:
+                kept[group] = True
+                why[group] = f"carries constants to {layer.name}, which pads with zeros"
+    return Liveness(groups, kept, why, carriers)
+
+
+def _grouped(flow: ChannelFlow) -> Tensor:
+    if not flow.ties:
+        return torch.arange(flow.count)
+    a, b = (torch.cat([pair[side] for pair in flow.ties]).numpy() for side in (0, 1))
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(flow.count, flow.count))
+    return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+
+
+def _spread(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
+    """Keep what rows that are kept read, until nothing is added."""
+    count = -1
+    while count != (count := int(kept.sum())):
+        for layer in reversed(flow.layers):
+            if layer.inputs is not None:
+                rows = kept[groups[layer.ids]]
+                read = layer.reads[rows].any(0) & layer.inputs.varies
+                kept[groups[layer.inputs.ids[read]]] = True
+
+
+def _carrier(layer: LayerChannels, groups: Tensor, kept: Tensor) -> int | None:
+    """The column of the largest constant, if a constant other than 0 that goes reaches a border of zeros."""
+    if layer.inputs is None or not has_border(layer.module):
+        return None
+    rows = kept[groups[layer.ids]]
+    constants = layer.inputs.constants.nan_to_num()
+    goes = ~kept[groups[layer.inputs.ids]] & layer.reads[rows].any(0) & (constants != 0)
+    return int(constants.abs().argmax()) if bool(goes.any()) else None

@@ -1,0 +1,110 @@
+"""Operations that leave channels apart: each output channel depends on the input channel in its place alone."""
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+
+from spl.layers import ACTIVATIONS
+
+_ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), _DropoutNd, nn.Identity)
+_ELEMENTWISE_CALLS: set[Any] = {
+    *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.hardtanh),
+    *(F.hardswish, F.hardsigmoid, torch.relu, torch.tanh, torch.sigmoid, torch.clamp, operator.neg),
+    F.dropout,
+    *("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "clamp", "clamp_", "contiguous", "clone"),
+}
+
+COMBINING_CALLS: set[Any] = {
+    *(operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div),
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
+}
+
+SUMS: set[Any] = {operator.add, torch.add, "add", "add_"}
+
+POOLINGS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
+_AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
+POOLING_CALLS: set[Any] = {
+    *_AVERAGES,
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+}
+
+MEANS: set[Any] = {torch.mean, "mean"}
+RESHAPES: set[Any] = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
+CONCATENATIONS: set[Any] = {torch.cat, torch.concat}
+
+
+def called(node: fx.Node) -> Any:
+    """The function, or the name of the method, that it calls; None where it calls neither."""
+    return node.target if node.op in ("call_function", "call_method") else None
+
+
+def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it does the same to every number, if it reads one value; no dropout does while training."""
+    known = called(node) in _ELEMENTWISE_CALLS or called(node) in COMBINING_CALLS
+    return (known and not node.kwargs.get("training")) or isinstance(module, _ELEMENTWISE)
+
+
+def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it overwrites its input."""
+    by_name = node.op == "call_method" and str(node.target).endswith("_")
+    return by_name or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
+
+
+def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a pooling makes something else of a constant: it averages zeros in, or divides by another number."""
+    padding: Any = getattr(module, "padding", 0)
+    counted, divisor = getattr(module, "count_include_pad", True), getattr(module, "divisor_override", None)
+    if node.target in _AVERAGES:
+        padding, divisor = _argument(node, 3, "padding", 0), _argument(node, 6, "divisor_override", None)
+    elif not isinstance(module, _AvgPoolNd):
+        return False
+    padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
+    return (padded and bool(counted)) or divisor is not None
+
+
+def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:
+    """The axes that a mean is over, counted from 0, and whether they are kept; None for a mean over all."""
+    axes = _argument(node, 1, "dim", None)
+    listed = [axes] if isinstance(axes, int) else axes
+    if not isinstance(listed, (tuple, list)) or not all(isinstance(axis, int) for axis in listed):
+        return None
+    return [axis % ndim for axis in listed], bool(_argument(node, 2, "keepdim", False))
+
+
+def channel_padding(node: fx.Node, ndim: int, axis: int) -> tuple[list[int], float, bool] | None:
+    """Of `F.pad`: how many channels before and after, of what, and whether it pads other axes too.
+
+    None where it does not fill with a constant.
+    """
+    amounts, fill = _argument(node, 1, "pad", None), _argument(node, 3, "value", None)
+    plain = isinstance(amounts, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in amounts)
+    if not plain or _argument(node, 2, "mode", "constant") != "constant" or isinstance(fill, fx.Node):
+        return None
+    numbers = [*amounts, *[0] * (2 * ndim - len(amounts))]
+    place = 2 * (ndim - 1 - axis)
+    return numbers[place : place + 2], float(fill or 0.0), any(numbers[:place] + numbers[place + 2 :])
+
+
+def reads_shape_only(node: fx.Node, axis: int) -> bool:
+    """Whether it asks for what stays when channels go: the number of axes, the type, the size of another axis."""
+    if node.target is getattr and node.args[1] == "shape":
+        return all(user.target is operator.getitem and _is_other(user.args[1], axis) for user in node.users)
+    if node.target is getattr:
+        return node.args[1] in ("ndim", "dtype", "device")
+    if node.op == "call_method" and node.target == "size":
+        return len(node.args) > 1 and _is_other(node.args[1], axis)
+    return node.op == "call_method" and node.target == "dim"
+
+
+def _is_other(place: Any, axis: int) -> bool:
+    return isinstance(place, int) and 0 <= place != axis
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -1,0 +1,110 @@
+"""What became smaller, and what could not, and why."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from spl.export.compaction.channels import Channels
+from spl.export.compaction.flow import ChannelFlow
+from spl.export.compaction.liveness import Liveness
+from spl.export.cost import Cost, layer_cost, layer_positions, network_cost
+from spl.layers import WEIGHTED
+from spl.masks import Masks
+
+_NONE = Cost(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One Linear layer or convolution.
+
+    Attributes:
+        name: of the module.
+        before: what it cost.
+        after: what it costs; nothing where it is gone.
+        why: why dead units of it stay, or none could go.
+    """
+
+    name: str
+    before: Cost
+    after: Cost
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a network costs before and after.
+
+    Attributes:
+        layers: in the order of execution.
+        before: the whole network.
+        after: the compact one.
+        difference: the largest by which their outputs differ for the example.
+    """
+
+    layers: list[LayerReport]
+    before: Cost
+    after: Cost
+    difference: float
+
+    def table(self) -> str:
+        """One row a layer, then the total."""
+        total = LayerReport("total", self.before, self.after, "")
+        rows = [
+            [
+                layer.name,
+                *(f"{a:,} → {b:,}" for a, b in zip(_numbers(layer.before), _numbers(layer.after), strict=True)),
+                layer.why,
+            ]
+            for layer in [*self.layers, total]
+        ]
+        headers = ["layer", "parameters", "multiply-accumulates", "bytes", "what stays, and why"]
+        return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right", "right", "left"))
+
+
+def _numbers(cost: Cost) -> tuple[int, int, int]:
+    return cost.parameters, cost.macs, cost.bytes
+
+
+def reported(network: nn.Module, smaller: nn.Module, example: Tensor, why: dict[str, str], difference: float) -> Report:
+    """The report on `network`, of which `smaller` has become, and `why` says of its layers what stays."""
+    before, after = layer_positions(network, example), layer_positions(smaller, example)
+    layers = [
+        LayerReport(
+            name,
+            layer_cost(network.get_submodule(name), count),
+            layer_cost(smaller.get_submodule(name), after[name]) if name in after else _NONE,
+            why.get(name, _STAYS) if name in after else "",
+        )
+        for name, count in before.items()
+    ]
+    return Report(layers, network_cost(network, before), network_cost(smaller, after), difference)
+
+
+def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
+    """By layer, why units of it stay that have no weight left, or why none could go."""
+    found = {}
+    for node, channels in flow.channels.items():
+        module = flow.traced.module(node)
+        if isinstance(module, WEIGHTED):
+            name = str(node.target)
+            found[name] = _STAYS if channels is None else _reason(masks.get(f"{name}.weight"), channels, live)
+    return found
+
+
+_STAYS = "grouped, transposed, shared and parametrised layers stay as they are"
+
+
+def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
+    kept = live.of(outputs.ids)
+    dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
+    if not bool(dead.any()) and bool(kept.all()):
+        return "none is dead"
+    whys = [live.why.get(group, _VARIES) for group in live.groups[outputs.ids[dead & kept]].tolist()]
+    return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())
+
+
+_VARIES = "vary where a sum or a border of zeros comes in"
