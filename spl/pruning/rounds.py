@@ -140,7 +140,7 @@ def prune(
     network: nn.Module,
     criterion: Criterion,
     sparsity: float,
-    batches: Iterable[Batch] | None = None,
+    batches: Iterable[Any] | None = None,
     scope: Scope = Global(),  # noqa: B008 (without state)
     pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
     minimum: int = 0,
@@ -149,13 +149,14 @@ def prune(
     batch_norm: BatchNormMode = "eval",
     include_bias: bool = False,
     exclude: Sequence[str] = (),
+    include_embedding: bool = False,
 ) -> Masks:
     """Masks of `network` at `sparsity`; `masks.apply_(dict(network.named_parameters()))` then prunes it.
 
     See `prunable_parameters`, `Rule`, `find_masks` and `spl.criteria.scoring_loss`, which this composes, for the
     arguments and errors.
     """
-    parameters = prunable_parameters(network, include_bias, exclude)
+    parameters = prunable_parameters(network, include_bias, exclude, include_embedding)
     rule = Rule(scope, pattern, minimum)
     loss = LossOfLogits(scoring_loss(targets))
     return find_masks(network, parameters, criterion, sparsity, batches, rule, schedule, loss, batch_norm)[0]
