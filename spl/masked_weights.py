@@ -62,11 +62,12 @@ class MaskedWeights:
         self._forget()
 
     def follow(self, optimizers: Iterable[Optimizer]) -> None:
-        """Look from now on at the weights after every step of these optimizers, whoever makes it."""
+        """Look from now on before and after every step of these optimizers, whoever makes it."""
         self._forget()
         for optimizer in optimizers:
             if optimizer not in self._followed:
                 self._followed.add(optimizer)
+                optimizer.register_step_pre_hook(self._before_step)
                 optimizer.register_step_post_hook(self._after_step)
 
     def mask_gradients_(self) -> None:
@@ -99,6 +100,11 @@ class MaskedWeights:
         if self._bound is None:
             self._bound = BoundMasks(masks, self.parameters)
         return self._bound
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Mask the gradients of a step without a closure, which is not Lightning's and so has not been announced."""
+        if len(args) == 1 and kwargs.get("closure") is None:
+            self.mask_gradients_()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Mask the weights again after optimizers that move pruned ones, or may: those that are not torch's own."""

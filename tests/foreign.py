@@ -102,20 +102,22 @@ def images(n: int, side: int, classes: int = 4) -> TensorDataset:
     return TensorDataset(torch.randn(n, 3, side, side, generator=generator), torch.arange(n) % classes)
 
 
-def invariants(make: Callable[[], L.LightningModule], data: Iterable[Any], folder: Path, epochs: int = 4) -> Trained:
+def invariants(
+    make: Callable[[], L.LightningModule], data: Iterable[Any], folder: Path, epochs: int = 4, **pruning: Any
+) -> Trained:
     """Train, stop half way and go on: exact sparsity, zeros, a plain checkpoint, the uninterrupted weights, learning.
 
     The losses are those of `ZerosStay`, of the last epoch at most 0.8 times those of the first.
     """
-    whole = Trained(make, data, epochs)
+    whole = Trained(make, data, epochs, **pruning)
     size = sum(p.numel() for p in prunable_parameters(whole.module).values())
     assert (whole.masks.size, whole.masks.kept) == (size, keep_count(size, 0.9))
-    half = Trained(make, data, epochs // 2).saved(folder / "half.ckpt")
+    half = Trained(make, data, epochs // 2, **pruning).saved(folder / "half.ckpt")
     checkpoint = torch.load(half, weights_only=True)
     assert checkpoint["masks"].keys() == whole.masks.keys()
     for name, mask in checkpoint["masks"].items():
         assert bool((checkpoint["state_dict"][name][~mask] == 0).all())
-    resumed = Trained(make, data, epochs, resume=half, criterion=Forbidden())
+    resumed = Trained(make, data, epochs, resume=half, **(pruning | {"criterion": Forbidden()}))
     assert resumed.masks == whole.masks
     for (name, a), b in zip(whole.module.state_dict().items(), resumed.module.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
