@@ -101,6 +101,7 @@ class PruneAtInit(KeepMasks):
         self.changes: dict[str, Change] = {}
         self._orthogonality: dict[str, float] = {}
         self._weights: MaskedWeights | None = None
+        self._restored_step: int | None = None
 
     @property
     def masks(self) -> Masks | None:
@@ -120,6 +121,11 @@ class PruneAtInit(KeepMasks):
             for name, (before, after, *rest) in changes.items()
             if rest
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._restored_step = checkpoint["global_step"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
@@ -152,7 +158,7 @@ class PruneAtInit(KeepMasks):
         weights = self._weights = MaskedWeights.of(pl_module)
         if weights.masks is not None:
             self._check_restored(weights.masks)
-        elif trainer.ckpt_path:
+        elif trainer.ckpt_path and self._restored_step != 0:
             raise InputError(
                 f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
                 "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
