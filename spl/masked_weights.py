@@ -33,9 +33,8 @@ class MaskedWeights:
     @classmethod
     def of(cls, pl_module: LightningModule) -> "MaskedWeights":
         """Those of a LightningModule, which is all of it unless it says otherwise; made the first time."""
-        if not isinstance(getattr(pl_module, "masked_weights", None), cls):
-            pl_module.masked_weights = cls(pl_module)  # type: ignore[assignment]
-        held: MaskedWeights = pl_module.masked_weights  # type: ignore[assignment]
+        held = vars(pl_module).setdefault("_masked_weights", cls(pl_module))
+        assert isinstance(held, cls)
         return held
 
     def __getstate__(self) -> dict[str, Any]:

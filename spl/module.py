@@ -75,14 +75,14 @@ class SparseClassifier(LightningModule):
             self.metrics[f"loss/{split}"] = MeanMetric()
             self.metrics[f"accuracy/{split}"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self._unlogged: list[tuple[Tensor, Tensor, int]] = []
-        self.masked_weights = MaskedWeights(network)
+        self._masked_weights = MaskedWeights(network)
 
     # Masks
 
     @property
     def masks(self) -> Masks | None:
         """Which weights of `network` are alive, by its parameter names; None until it is pruned."""
-        return self.masked_weights.masks
+        return self._masked_weights.masks
 
     def set_masks(self, masks: Masks) -> None:
         """Hold `masks` and set the pruned weights to exactly 0.0.
@@ -90,15 +90,15 @@ class SparseClassifier(LightningModule):
         Raises:
             InputError: a mask has no parameter of its name and shape.
         """
-        self.masked_weights.hold(masks)
+        self._masked_weights.hold(masks)
 
     def on_train_start(self) -> None:
         """Follow the optimizers, some of which move weights without a gradient."""
-        self.masked_weights.follow(self.trainer.optimizers)
+        self._masked_weights.follow(self.trainer.optimizers)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Mask the gradients."""
-        self.masked_weights.mask_gradients_()
+        self._masked_weights.mask_gradients_()
 
     # Training
 
@@ -199,13 +199,13 @@ class SparseClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the masks (bool tensors by name) and, from the command line, the network's class and arguments."""
-        self.masked_weights.save(checkpoint)
+        self._masked_weights.save(checkpoint)
         if self.network_config is not None:
             checkpoint["network"] = self.network_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the masks back, before the weights are loaded."""
-        self.masked_weights.load(checkpoint)
+        self._masked_weights.load(checkpoint)
         _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod

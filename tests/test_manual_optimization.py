@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from spl.criteria import Magnitude
+from spl.masked_weights import MaskedWeights
 from spl.scopes import Uniform
 
 ADAM = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.9))
@@ -89,7 +90,7 @@ class Seeing(GAN):
         self.dense = []
 
     def see(self, part):
-        masks = self.masked_weights.masks
+        masks = MaskedWeights.of(self).masks
         gradients = {name: p.grad for name, p in self.named_parameters() if name in masks and p.grad is not None}
         self.dense.append(any(bool(g[~masks[name]].any()) for name, g in gradients.items()))
 

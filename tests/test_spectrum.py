@@ -155,6 +155,11 @@ def test_the_forward_of_any_lightning_module_is_measured():
     assert (spectrum.min, spectrum.max) == pytest.approx((3.0, 3.0))
 
 
+def test_a_module_without_a_forward_is_refused():
+    with pytest.raises(InputError, match="measures what forward computes, and LightningModule has none"):
+        JacobianSpectrum().setup(L.Trainer(**PLAIN), L.LightningModule(), "fit")
+
+
 @pytest.mark.parametrize(
     ("output", "inputs", "match"),
     [

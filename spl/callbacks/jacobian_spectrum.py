@@ -3,6 +3,7 @@
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from spl import tensorboard
@@ -58,6 +59,13 @@ class JacobianSpectrum(StageListener):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self.spectra = {stage: Spectrum(**statistics) for stage, statistics in state_dict.items()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before anything runs, what cannot be measured."""
+        if stage == "fit" and not is_overridden("forward", pl_module):
+            raise InputError(
+                f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."
+            )
 
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Measure the network at `stage`."""

@@ -16,7 +16,8 @@ class KeepMasks(Callback):
     """Keeps the pruned weights of any LightningModule at exactly 0.0, and its masks in its checkpoints at `masks`.
 
     Gradients are masked before the step of whichever optimizer, in automatic and in manual optimization. A
-    SparseClassifier does all this by itself, and is left to it.
+    SparseClassifier does all this by itself, and is left to it. A checkpoint of the weights alone
+    (`save_weights_only`), in which Lightning lets no callback write, has the zeros and not the masks.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

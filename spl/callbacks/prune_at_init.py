@@ -129,6 +129,7 @@ class PruneAtInit(KeepMasks):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
+        self._weights = MaskedWeights.of(pl_module)
         if stage != "fit":
             return
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
@@ -138,7 +139,6 @@ class PruneAtInit(KeepMasks):
                 f"PruneAtInit does not support {type(trainer.strategy).__name__}, which shards the weights before "
                 "they can be scored: use trainer.strategy auto, ddp or single_device."
             )
-        self._weights = MaskedWeights.of(pl_module)
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
             self.rule.check(*self._asked(self._parameters(pl_module.network)))
         elif self.targets != "labels":
@@ -155,7 +155,7 @@ class PruneAtInit(KeepMasks):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
         super().on_fit_start(trainer, pl_module)
-        weights = self._weights = MaskedWeights.of(pl_module)
+        weights = MaskedWeights.of(pl_module)
         if weights.masks is not None:
             self._check_restored(weights.masks)
         elif trainer.ckpt_path and self._restored_step != 0:

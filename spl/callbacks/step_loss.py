@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spl.criteria import Objective, first_tensor
 from spl.errors import InputError
 
-StepLoss = Callable[[LightningModule, Any], Tensor]
+StepLoss = Callable[[LightningModule, Any], Any]  # a Tensor, of which the command line would list all subclasses
 
 
 class TrainingStepLoss(Objective):
@@ -36,20 +36,16 @@ class TrainingStepLoss(Objective):
             InputError: it optimizes by itself, or its training step returns no loss of its weights.
         """
         assert isinstance(network, LightningModule)
-        name = type(network).__name__
-        remedy = "pass PruneAtInit a function, loss=lambda module, batch: ..."
         if not network.automatic_optimization:
-            raise InputError(f"{name} optimizes manually, and its training_step takes whole steps: {remedy}.")
-        index = {"batch_idx": 0} if is_param_in_hook_signature(network.training_step, "batch_idx", min_args=2) else {}
-        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
-            output = network.training_step(*[batch, *index.values()])
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise InputError(
-                f"training_step of {name} returned no loss that depends on its weights, but {type(output).__name__}: "
-                f"{remedy}."
+                f"{type(network).__name__} optimizes manually, and its training_step takes whole steps: pass "
+                "PruneAtInit a function, loss=lambda module, batch: ..."
             )
-        return loss.sum() * len(first_tensor(batch))
+        indexed = is_param_in_hook_signature(network.training_step, "batch_idx", min_args=2)
+        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
+            output = network.training_step(*((batch, 0) if indexed else (batch,)))
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        return _total(loss, batch, f"training_step of {type(network).__name__}")
 
 
 class GivenLoss(Objective):
@@ -66,11 +62,26 @@ class GivenLoss(Objective):
         self._trainer = trainer
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
-        """The loss of the LightningModule `network`."""
+        """The loss of the LightningModule `network`.
+
+        Raises:
+            InputError: the function returns no loss of its weights.
+        """
         assert isinstance(network, LightningModule)
         with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
             loss = self._function(network, batch)
-        return loss * len(first_tensor(batch))
+        return _total(loss, batch, f"loss={self.function}")
+
+
+def _total(loss: object, batch: Any, source: str) -> Tensor:
+    """The sum over the examples of a batch, of their mean."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(
+            f"{source} returned {found}, where one number that depends on the module's weights was expected: pass "
+            "PruneAtInit a function, loss=lambda module, batch: ..."
+        )
+    return loss.sum() * len(first_tensor(batch))
 
 
 @contextmanager
@@ -81,7 +92,7 @@ def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
     are the business of `spl.modes.undisturbed`. What was not changed is not touched, for a graph may need it.
     """
     before = [(vars(part), _Attributes(vars(part))) for part in module.modules()]
-    loggers, attached = trainer.loggers, module._trainer
+    loggers = trainer.loggers
     trainer.loggers = [DummyLogger() for _ in loggers]
     module._trainer = trainer  # which a copy of the module has lost
     for part in module.modules():
@@ -93,7 +104,6 @@ def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
         trainer.loggers = loggers
         for attributes, values in before:
             values.restore(attributes)
-        module._trainer = attached
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
