@@ -33,8 +33,10 @@ class MaskedWeights:
     @classmethod
     def of(cls, pl_module: LightningModule) -> "MaskedWeights":
         """Those of a LightningModule, which is all of it unless it says otherwise; made the first time."""
-        held = vars(pl_module).setdefault("_masked_weights", cls(pl_module))
-        assert isinstance(held, cls)
+        attributes = vars(pl_module)
+        if "_masked_weights" not in attributes:
+            attributes["_masked_weights"] = cls(pl_module)
+        held: MaskedWeights = attributes["_masked_weights"]
         return held
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,14 +4,14 @@ import pytest
 import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
-from fits import PLAIN
+from fits import PLAIN, classifier, fit
 from foreign import Plain, Trained, batches, images, invariants
 from pytorch_lightning.demos.boring_classes import BoringModel, RandomDataset
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from spl import InputError, PruneAtInit, prune
+from spl import InputError, JacobianSpectrum, PruneAtInit, prune
 from spl.callbacks import Summary
 from spl.criteria import (
     FORCE,
@@ -254,6 +254,11 @@ def test_a_loss_that_cannot_be_had_is_refused(match, make, pruning):
     refused(match, make, VECTORS, **pruning)
 
 
+def test_a_classifier_is_not_scored_by_a_function():
+    with pytest.raises(InputError, match=r"SparseClassifier is scored by .* choose targets instead of a loss"):
+        fit(classifier(), [PruneAtInit(loss=vector)])
+
+
 class Tokens(Plain):
     def __init__(self):
         super().__init__(nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 4)))
@@ -284,5 +289,7 @@ def test_data_without_a_length_needs_a_number_of_batches():
 
     data = DataLoader(Endless(), batch_size=4)
     refused(r"no length.*PruneAtInit\(batches=\)", BoringModel, data)
-    trained = Trained(BoringModel, data, batches=3, trainer={"limit_train_batches": 2})
+    spectrum = JacobianSpectrum(examples=6, every_n_epochs=None)
+    trained = Trained(BoringModel, data, batches=3, callbacks=[spectrum], trainer={"limit_train_batches": 2})
     assert trained.pruning.record["examples"] == 12
+    assert list(spectrum.spectra) == ["dense", "pruned"]

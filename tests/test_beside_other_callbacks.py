@@ -115,6 +115,14 @@ def test_a_fit_with_averages_resumes_bit_for_bit(tmp_path):
     assert revived(resumed) == {}
 
 
+def test_a_checkpoint_of_weights_alone_has_zeros_and_no_masks(tmp_path):
+    trained = Trained(Small, DATA)
+    trained.trainer.save_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert trained.masks.revived(checkpoint["state_dict"]) == {}
+    assert "masks" not in checkpoint
+
+
 def test_stochastic_weight_averaging(tmp_path):
     average = StochasticWeightAveraging(0.01, swa_epoch_start=2, annealing_epochs=1)
     trained = Trained(Small, DATA, epochs=4, callbacks=[average])

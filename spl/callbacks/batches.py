@@ -35,7 +35,7 @@ class EvaluationBatches:
         examples: how many examples they held.
 
     Raises:
-        InputError: the data has no length and no limit is given, or a batch holds no tensor.
+        InputError: a batch holds no tensor.
     """
 
     def __init__(self, trainer: Trainer, datamodule: LightningDataModule | None, limit: int | None, seed: int) -> None:
@@ -51,10 +51,6 @@ class EvaluationBatches:
         with isolate_rng(), _as_in_validation(self.trainer):
             torch.manual_seed(self.seed)
             loader = self._loader()
-            if self.limit is None and sized_len(loader) is None:
-                raise InputError(
-                    "The training data has no length: say how many batches to read, PruneAtInit(batches=)."
-                )
             with _generators_kept(loader):
                 for raw in islice(_batches_of(loader), self.limit):
                     batch = self._prepared(raw)
@@ -65,6 +61,11 @@ class EvaluationBatches:
     def __len__(self) -> int:
         total = len(self._loader())  # type: ignore[arg-type]
         return total if self.limit is None else min(total, self.limit)
+
+    @property
+    def end(self) -> bool:
+        """Whether a pass is known to end: not where an endless dataset is read without a limit."""
+        return self.limit is not None or sized_len(self._loader()) is not None
 
     @property
     def source(self) -> str:

@@ -15,8 +15,8 @@ from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, announce
-from spl.callbacks.step_loss import GivenLoss, StepLoss, TrainingStepLoss
-from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets, scoring_loss
+from spl.callbacks.step_loss import StepLoss, check_objective, objective
+from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
 from spl.masked_weights import MaskedWeights
@@ -47,7 +47,7 @@ class PruneAtInit(KeepMasks):
             output channels (Channels).
         schedule: the rounds, each of which scores what the one before has left; null for the criterion's own.
         minimum: number of weights that every layer keeps in any case, against layer collapse.
-        loss: a function of module and batch to score by, a mean over the batch; null for the module's own.
+        loss: a function of module and batch to score any other module by, a mean over the batch; null for its own.
         targets: what a classifier's scoring loss compares the prediction with: labels, or without labels the uniform
             distribution or the network's own prediction, as logits or as softmax.
         batch_norm: BatchNorm while scoring: running statistics, fresh at initialization (eval), or those of each
@@ -141,11 +141,7 @@ class PruneAtInit(KeepMasks):
             )
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
             self.rule.check(*self._asked(self._parameters(pl_module.network)))
-        elif self.targets != "labels":
-            raise InputError(
-                f"targets: {self.targets} are those of a SparseClassifier's logits, and {type(pl_module).__name__} is "
-                "scored by its own loss: pass a function loss(module, batch) instead."
-            )
+        check_objective(pl_module, self.loss, self.targets)
         if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
@@ -194,7 +190,7 @@ class PruneAtInit(KeepMasks):
         parameters = self._parameters(weights.network)
         announce(trainer, pl_module, "dense")
         batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
-        loss = self._objective(trainer, pl_module)
+        loss = objective(trainer, pl_module, self.loss, self.targets)
         found, scores = find_masks(
             weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
             self.batch_norm,
@@ -227,14 +223,6 @@ class PruneAtInit(KeepMasks):
             self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
         announce(trainer, pl_module, stage)
 
-    def _objective(self, trainer: Trainer, pl_module: LightningModule) -> Objective:
-        """What to score by."""
-        if self.loss is not None:
-            return GivenLoss(self.loss, trainer)
-        if isinstance(pl_module, SparseClassifier):
-            return LossOfLogits(scoring_loss(self.targets))
-        return TrainingStepLoss(trainer)
-
     def _batches(self, trainer: Trainer, pl_module: LightningModule) -> EvaluationBatches:
         """What to score on."""
         if self.scoring_data is not None:
@@ -242,8 +230,13 @@ class PruneAtInit(KeepMasks):
                 self.scoring_data.prepare_data()
             trainer.strategy.barrier("scoring data")
             self.scoring_data.setup("fit")
-        kind = LabelledBatches if isinstance(pl_module, SparseClassifier) and not self.loss else EvaluationBatches
-        return kind(trainer, self.scoring_data or datamodule_of(trainer), self.batches, self.seed)
+        kind = LabelledBatches if isinstance(pl_module, SparseClassifier) else EvaluationBatches
+        batches = kind(trainer, self.scoring_data or datamodule_of(trainer), self.batches, self.seed)
+        if not batches.end:
+            raise InputError(
+                "The training data has no length: say how many batches to score on, PruneAtInit(batches=)."
+            )
+        return batches
 
     def _describe(self, masks: Masks, batches: EvaluationBatches | None, loss: Objective) -> dict[str, Any]:
         """What decided the masks."""

@@ -1,4 +1,4 @@
-"""The loss that a LightningModule trains by, for criteria to differentiate."""
+"""The loss that a LightningModule is scored by: a classifier's cross-entropy, or what it trains by."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +10,30 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from spl.criteria import Objective, first_tensor
+from spl.criteria import LossOfLogits, Objective, Targets, first_tensor, scoring_loss
 from spl.errors import InputError
+from spl.module import SparseClassifier
 
 StepLoss = Callable[[LightningModule, Any], Any]  # a Tensor, of which the command line would list all subclasses
+
+
+def check_objective(pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> None:
+    """Refuse the way to score one kind of module where the other is given."""
+    classifies, name = isinstance(pl_module, SparseClassifier), type(pl_module).__name__
+    if classifies and loss is not None:
+        raise InputError(f"{name} is scored by the cross-entropy of its logits: choose targets instead of a loss.")
+    if not classifies and targets != "labels":
+        raise InputError(
+            f"targets: {targets} are those of a SparseClassifier's logits, and {name} is scored by its own loss: "
+            "pass a function loss(module, batch) instead."
+        )
+
+
+def objective(trainer: Trainer, pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> Objective:
+    """What to score by."""
+    if isinstance(pl_module, SparseClassifier):
+        return LossOfLogits(scoring_loss(targets))
+    return GivenLoss(loss, trainer) if loss else TrainingStepLoss(trainer)
 
 
 class TrainingStepLoss(Objective):
