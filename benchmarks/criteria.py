@@ -22,6 +22,7 @@ from spl.criteria import (
     ConnectionSensitivity,
     Criterion,
     GraSP,
+    LossOfLogits,
     Magnitude,
     Subject,
     SynFlow,
@@ -42,7 +43,7 @@ def plain(network: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], No
 def scoring(network: nn.Module, criterion: Criterion, inputs: Tensor, labels: Tensor) -> Callable[[], None]:
     weights = {name: p.detach() for name, p in prunable_parameters(network).items()}
     keep = sum(weight.numel() for weight in weights.values()) // 10
-    loss = scoring_loss("labels")
+    loss = LossOfLogits(scoring_loss("labels"))
     memo: dict[Criterion, object] = {}
 
     def score() -> None:

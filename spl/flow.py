@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from spl.linearized import absolute_state, batch_norm_scale, forwards, linear_forwards, one_example, scales, times
 
@@ -78,7 +79,8 @@ def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
     """Whether its output is one product of its weight with patches of its input."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
+    # attention multiplies by the weight of its output projection, and never calls it
+    return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 class _Layer:

@@ -52,12 +52,15 @@ def _memory_advice(chunk: int) -> Iterator[None]:
 
 def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
     """∂logits/∂input: [n, ...] → [n, C, D]."""
+    if not torch.is_floating_point(inputs):
+        raise InputError(f"The Jacobian spectrum needs floating-point inputs to differentiate by, got {inputs.dtype}.")
     inputs = inputs.detach().requires_grad_()
     logits = network(inputs)
-    if logits.ndim != 2 or len(logits) != len(inputs):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(
-            f"The Jacobian spectrum needs logits of shape [N, classes], got {tuple(logits.shape)} from inputs of "
-            f"shape {tuple(inputs.shape)}."
+            f"The Jacobian spectrum needs logits of shape [N, classes], got {found} from inputs of shape "
+            f"{tuple(inputs.shape)}."
         )
     classes = logits.shape[1]
     jacobian: Tensor = logits.new_empty(len(inputs), classes, inputs[0].numel())

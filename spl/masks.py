@@ -98,7 +98,7 @@ class Masks(Mapping[str, Tensor]):
     def revived(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
         """How many pruned weights are not exactly 0.0 (NaN included), by name; empty where all are."""
         counts = {
-            name: int((parameters[name].detach()[~mask.to(parameters[name].device)] != 0).sum())
+            name: int(((parameters[name].detach() != 0) & ~mask.to(parameters[name].device)).count_nonzero())
             for name, mask in self.items()
         }
         return {name: count for name, count in counts.items() if count}

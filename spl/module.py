@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric, Metric
@@ -17,7 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from spl.data.tensors import Batch
 from spl.errors import InputError
 from spl.initializers import Initializer
-from spl.masks import BoundMasks, Masks
+from spl.masked_weights import MaskedWeights
+from spl.masks import Masks
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -75,17 +75,14 @@ class SparseClassifier(LightningModule):
             self.metrics[f"loss/{split}"] = MeanMetric()
             self.metrics[f"accuracy/{split}"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self._unlogged: list[tuple[Tensor, Tensor, int]] = []
-        self._masks: Masks | None = None
-        self._bound: BoundMasks | None = None
-        self._stepped = False
-        self._reapply = False
+        self._masked_weights = MaskedWeights(network)
 
     # Masks
 
     @property
     def masks(self) -> Masks | None:
         """Which weights of `network` are alive, by its parameter names; None until it is pruned."""
-        return self._masks
+        return self._masked_weights.masks
 
     def set_masks(self, masks: Masks) -> None:
         """Hold `masks` and set the pruned weights to exactly 0.0.
@@ -93,32 +90,15 @@ class SparseClassifier(LightningModule):
         Raises:
             InputError: a mask has no parameter of its name and shape.
         """
-        masks.apply_(self._parameters_by_name())
-        self._masks = masks.to("cpu")
-        self._bound, self._stepped, self._reapply = None, False, False
+        self._masked_weights.hold(masks)
 
-    def _parameters_by_name(self) -> dict[str, Tensor]:
-        return dict(self.network.named_parameters())
+    def on_train_start(self) -> None:
+        """Follow the optimizers, some of which move weights without a gradient."""
+        self._masked_weights.follow(self.trainer.optimizers)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Mask the gradients; weight decay then keeps 0 at 0, and momentum never sees a pruned weight."""
-        if self._masks is not None:
-            if self._bound is None:
-                self._bound = BoundMasks(self._masks, self._parameters_by_name())
-            self._bound.mask_gradients_()
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step; after an optimizer that moves weights without a gradient (Muon, noise) mask the weights again."""
-        super().optimizer_step(*args, **kwargs)
-        if self._bound is None:
-            return
-        if not self._stepped and self._masks is not None:
-            self._stepped = True
-            self._reapply = bool(self._masks.revived(self._parameters_by_name()))
-            if self._reapply:
-                rank_zero_warn("The optimizer moves weights that have no gradient; pruned ones are set back to 0.0.")
-        if self._reapply:
-            self._bound.mask_weights_()
+        """Mask the gradients."""
+        self._masked_weights.mask_gradients_()
 
     # Training
 
@@ -219,19 +199,13 @@ class SparseClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the masks (bool tensors by name) and, from the command line, the network's class and arguments."""
-        if self._masks is not None:
-            # in place, in the very tensors that `checkpoint` refers to
-            self._masks.apply_(self._parameters_by_name())
-            checkpoint["masks"] = dict(self._masks)
+        self._masked_weights.save(checkpoint)
         if self.network_config is not None:
             checkpoint["network"] = self.network_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the masks back, before the weights are loaded."""
-        if "masks" in checkpoint:
-            masks = Masks(checkpoint["masks"])
-            masks.check_fits(self._parameters_by_name())
-            self.set_masks(masks)
+        self._masked_weights.load(checkpoint)
         _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod

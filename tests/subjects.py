@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from spl.criteria import Batch, Subject, scoring_loss
+from spl.criteria import Batch, LossOfLogits, Subject, scoring_loss
 from spl.masks import Masks
 
 
@@ -22,7 +22,7 @@ def subject(
     weights = {name: parameters[name].detach().clone() for name in names}
     if masks is not None:
         masks.apply_(parameters)
-    return Subject(network, weights, masks, batches, scoring_loss("labels"), keep)
+    return Subject(network, weights, masks, batches, LossOfLogits(scoring_loss("labels")), keep)
 
 
 def chain(*weights: list[list[float]], activation: type[nn.Module] = nn.Identity) -> nn.Sequential:

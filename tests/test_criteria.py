@@ -13,6 +13,7 @@ from spl.criteria import (
     ConnectionSensitivity,
     Criterion,
     Loss,
+    LossOfLogits,
     Magnitude,
     Random,
     Scores,
@@ -32,7 +33,7 @@ def scores_of(network: nn.Module, batches: list[Batch], criterion: Criterion | N
 def subject(network: nn.Module, batches: Iterable[Batch], loss: Loss = LABELS) -> Subject:
     """All parameters of `network`, in the first round."""
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Subject(network, weights, None, batches, loss, keep=1)
+    return Subject(network, weights, None, batches, LossOfLogits(loss), keep=1)
 
 
 def two_weights(a: float, b: float) -> nn.Linear:

@@ -5,7 +5,6 @@ import pytorch_lightning as L
 import torch
 import yaml
 from fits import PLAIN, ZerosStay, classifier, fit, pruning
-from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy
 from torch import nn
@@ -232,6 +231,27 @@ def test_criteria_without_data_need_none(criterion):
     assert model.masks.kept == 1628
 
 
+@pytest.mark.parametrize("of_module", [False, True])
+def test_without_a_data_module_the_training_dataloader_is_scored(of_module):
+    """Given to fit or the module's own: not in training order, and its generator is as it was."""
+    examples = TensorDataset(torch.randn(40, 784), torch.arange(40) % 10)
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(examples, batch_size=10, shuffle=True, generator=generator)
+    model, callback, seen = classifier(), pruning(batches=None), []
+    model.train_dataloader = lambda: loader
+
+    class Seen(StageListener):
+        def on_stage(self, trainer, pl_module, stage):
+            seen.append(generator.get_state())
+
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [callback, Seen()]}))
+    expected = prune(model.network, ConnectionSensitivity(), 0.9, [examples[:40]])
+    trainer.fit(model, None if of_module else loader)
+    assert torch.equal(seen[0], seen[1])
+    assert model.masks == callback.masks == expected
+    assert (callback.record["data"], callback.record["examples"]) == ("training dataloader", 40)
+
+
 # Refusals, each before anything is trained
 
 
@@ -296,24 +316,11 @@ def test_a_pattern_that_matches_nothing_is_refused():
     refused(r"'fc9\.\*' matches none of the parameters fc1\.weight", [pruning(exclude=["fc9.*"])])
 
 
-def test_a_criterion_that_needs_data_is_refused_without():
-    loader = DataLoader(TensorDataset(torch.randn(20, 784), torch.arange(20) % 10), batch_size=10)
-    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning()]}))
-    with pytest.raises(InputError, match=r"PruneAtInit\(scoring_data=\.\.\.\), or use a criterion without data"):
-        trainer.fit(classifier(), train_dataloaders=loader)
-
-
 def test_scores_that_are_not_finite_name_the_layer():
     refused(
         r"fc\d\.weight: \d+ of \d+ saliency scores are NaN or infinite",
         model=classifier(MLP(depth=3, width=20, activation="linear"), initializer=Gaussian(1e30)),
     )
-
-
-def test_another_lightning_module_is_refused():
-    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning()]}))
-    with pytest.raises(InputError, match=r"SparseClassifier\(network\)"):
-        trainer.fit(BoringModel(), datamodule=MNISTSample())
 
 
 def test_a_strategy_that_shards_weights_is_refused():

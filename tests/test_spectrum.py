@@ -120,7 +120,55 @@ def test_numbers_below_one_are_refused(name):
         JacobianSpectrum(**{name: 0})
 
 
-def test_data_is_needed():
-    loader = DataLoader(TensorDataset(torch.randn(20, 784), torch.arange(20) % 10), batch_size=10)
-    with pytest.raises(InputError, match="pass a DataModule to fit"):
-        L.Trainer(**(PLAIN | {"callbacks": [JacobianSpectrum()]})).fit(classifier(), train_dataloaders=loader)
+def measured(model, inputs):
+    loader = DataLoader(TensorDataset(inputs, torch.arange(len(inputs)) % 10), batch_size=10)
+    spectrum = JacobianSpectrum(every_n_epochs=None)
+    L.Trainer(**(PLAIN | {"callbacks": [spectrum]})).fit(model, loader)
+    return spectrum.spectra["dense"]
+
+
+def test_without_a_data_module_the_training_dataloader_gives_the_examples():
+    model, inputs = classifier(), torch.randn(20, 784)
+    assert measured(model, inputs) == Spectrum.of(singular_values(classifier().network, inputs))
+
+
+class Foreign(L.LightningModule):
+    """y = f(3 x), whose Jacobian is the identity times 3 if f is."""
+
+    def __init__(self, output=lambda y: y):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+        self.output = output
+
+    def forward(self, x):
+        return self.output(self.scale * x)
+
+    def training_step(self, batch):
+        return self.scale.square()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_forward_of_any_lightning_module_is_measured():
+    spectrum = measured(Foreign(), torch.randn(20, 4))
+    assert (spectrum.min, spectrum.max) == pytest.approx((3.0, 3.0))
+
+
+def test_a_module_without_a_forward_is_refused():
+    with pytest.raises(InputError, match="measures what forward computes, and LightningModule has none"):
+        JacobianSpectrum().setup(L.Trainer(**PLAIN), L.LightningModule(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("output", "inputs", "match"),
+    [
+        (lambda y: {"logits": y}, torch.randn(20, 4), r"needs logits of shape \[N, classes\], got dict"),
+        (lambda y: y.sum(1), torch.randn(20, 4), r"got \(20,\) from inputs"),
+        (lambda y: y, torch.arange(20)[:, None], r"needs floating-point inputs to differentiate by, got torch\.int64"),
+    ],
+    ids=["dict", "no classes", "tokens"],
+)
+def test_a_forward_without_logits_is_refused_when_fit_starts(output, inputs, match):
+    with pytest.raises(InputError, match=match):
+        measured(Foreign(output), inputs)

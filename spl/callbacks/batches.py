@@ -1,37 +1,44 @@
 """Batches to score and measure on: prepared as for evaluation, in a fixed order, the same on every process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from spl.criteria import Batch
+from spl.callbacks.run import datamodule_of
+from spl.criteria import Batch, first_tensor
 from spl.errors import InputError
 
 
 class EvaluationBatches:
-    """The training examples of a DataModule, on the Trainer's device, not augmented, not cut over processes.
+    """The training examples of a fit, on the Trainer's device, not augmented, not cut over processes.
 
-    A DataModule may offer `scoring_dataloader(seed)`; of others `train_dataloader()` is read with the random
-    stream seeded, as in a validation pass, so that transforms that ask `trainer.training` are off. The training
-    stream of random numbers is left alone.
+    A DataModule may offer `scoring_dataloader(seed)`; of others, and of a fit without one, the training dataloader is
+    read with the random stream seeded, as in a validation pass, so that transforms that ask `trainer.training` are
+    off. The training stream of random numbers is left alone, and so are the loader's own generators.
 
     Args:
         trainer: gives the device.
-        datamodule: what to read.
+        datamodule: what to read; the dataloaders given to fit, or the LightningModule's own, where there is none.
         limit: number of batches; None for all.
         seed: of the order.
 
     Attributes:
         batches: how many were read in the last pass.
         examples: how many examples they held.
+
+    Raises:
+        InputError: a batch holds no tensor.
     """
 
-    def __init__(self, trainer: Trainer, datamodule: LightningDataModule, limit: int | None, seed: int) -> None:
+    def __init__(self, trainer: Trainer, datamodule: LightningDataModule | None, limit: int | None, seed: int) -> None:
         self.trainer = trainer
         self.datamodule = datamodule
         self.limit = limit
@@ -39,47 +46,107 @@ class EvaluationBatches:
         self.batches = 0
         self.examples = 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         self.batches = self.examples = 0
         with isolate_rng(), _as_in_validation(self.trainer):
             torch.manual_seed(self.seed)
-            for raw in islice(self._loader(), self.limit):
-                inputs, labels = self._prepared(raw)
-                self.batches += 1
-                self.examples += len(inputs)
-                yield inputs, labels
+            loader = self._loader()
+            with _generators_kept(loader):
+                for raw in islice(_batches_of(loader), self.limit):
+                    batch = self._prepared(raw)
+                    self.batches += 1
+                    self.examples += len(first_tensor(batch))
+                    yield batch
 
     def __len__(self) -> int:
         total = len(self._loader())  # type: ignore[arg-type]
         return total if self.limit is None else min(total, self.limit)
 
-    def first(self, examples: int | None) -> Batch:
-        """Inputs and labels of the first `examples`, of all without a number."""
-        batches: list[Batch] = []
+    @property
+    def end(self) -> bool:
+        """Whether a pass is known to end: not where an endless dataset is read without a limit."""
+        return self.limit is not None or sized_len(self._loader()) is not None
+
+    @property
+    def source(self) -> str:
+        """What is read, by name."""
+        return "training dataloader" if self.datamodule is None else type(self.datamodule).__name__
+
+    def first_inputs(self, examples: int | None) -> Tensor:
+        """The inputs of the first `examples`, of all without a number: the first tensors of batches."""
+        return torch.cat([first_tensor(batch) for batch in self._until(examples)])[:examples]
+
+    def _until(self, examples: int | None) -> list[Any]:
+        batches = []
         for batch in self:
             batches.append(batch)
             if examples is not None and self.examples >= examples:
                 break
-        inputs, labels = (torch.cat(parts)[:examples] for parts in zip(*batches, strict=True))
+        return batches
+
+    def _loader(self) -> Iterable[object]:
+        if self.datamodule is None:
+            # before fit_loop.setup_data, which would cut it over processes
+            loader: Any = self.trainer.fit_loop._data_source.dataloader()
+        else:
+            scoring = getattr(self.datamodule, "scoring_dataloader", None)
+            loader = scoring(self.seed) if scoring else self.datamodule.train_dataloader()
+        if isinstance(loader, Mapping | list | tuple):
+            loader = CombinedLoader(loader, "max_size_cycle")  # as fit reads several
+        if isinstance(loader, CombinedLoader):
+            iter(loader)  # without which it has no length
+        found: Iterable[object] = loader
+        return found
+
+    def _prepared(self, raw: object) -> Any:
+        if self.datamodule is None or self.datamodule is datamodule_of(self.trainer):
+            batch = self.trainer.strategy.batch_to_device(raw)
+        else:
+            batch = self.datamodule.on_before_batch_transfer(raw, 0)
+            batch = self.datamodule.transfer_batch_to_device(batch, self.trainer.strategy.root_device, 0)
+            batch = self.datamodule.on_after_batch_transfer(batch, 0)
+        return self.trainer.precision_plugin.convert_input(batch)
+
+
+class LabelledBatches(EvaluationBatches):
+    """Those of a classifier: inputs and labels.
+
+    Raises:
+        InputError: a batch is no such pair.
+    """
+
+    def first(self, examples: int | None) -> Batch:
+        """Inputs and labels of the first `examples`, of all without a number."""
+        inputs, labels = (torch.cat(parts)[:examples] for parts in zip(*self._until(examples), strict=True))
         return inputs, labels
 
-    def _loader(self) -> Iterator[object]:
-        scoring = getattr(self.datamodule, "scoring_dataloader", None)
-        loader: Iterator[object] = scoring(self.seed) if scoring else self.datamodule.train_dataloader()
-        return loader
-
     def _prepared(self, raw: object) -> Batch:
-        batch = self.datamodule.on_before_batch_transfer(raw, 0)
-        batch = self.datamodule.transfer_batch_to_device(batch, self.trainer.strategy.root_device, 0)
-        batch = self.datamodule.on_after_batch_transfer(batch, 0)
-        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = super()._prepared(raw)
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             raise InputError(
-                f"Scoring needs batches of (inputs, labels), got {type(batch).__name__} from "
-                f"{type(self.datamodule).__name__}."
+                f"Scoring needs batches of (inputs, labels), got {type(batch).__name__} from {self.source}."
             )
         inputs, labels = batch
         return inputs, labels
+
+
+def _batches_of(loader: Iterable[object]) -> Iterator[object]:
+    """What training sees of it: of several loaders at once, their batches together."""
+    return (batch for batch, _, _ in loader) if isinstance(loader, CombinedLoader) else iter(loader)
+
+
+@contextmanager
+def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
+    """Give the generators of loaders and samplers the state back that they had."""
+    loaders = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
+    holders = [*loaders, *(getattr(one, "sampler", None) for one in loaders)]
+    found = [getattr(holder, "generator", None) for holder in holders]
+    states = {generator: generator.get_state() for generator in found if isinstance(generator, torch.Generator)}
+    try:
+        yield
+    finally:
+        for generator, state in states.items():
+            generator.set_state(state)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spl import tensorboard
-from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.batches import LabelledBatches
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.diagnosis import Diagnosis, diagnose
@@ -52,7 +52,7 @@ class Diagnose(Callback):
         datamodule = datamodule_of(trainer)
         if not trainer.is_global_zero or datamodule is None or not isinstance(pl_module, SparseClassifier):
             return
-        inputs, labels = EvaluationBatches(trainer, datamodule, limit=None, seed=0).first(self.examples)
+        inputs, labels = LabelledBatches(trainer, datamodule, limit=None, seed=0).first(self.examples)
         pruning = next(iter(callbacks_of(trainer, PruneAtInit)), PruneAtInit(isometry=None))
         self.diagnosis = diagnose(
             pl_module.network,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from spl import tensorboard
@@ -13,8 +14,8 @@ from spl.callbacks.stages import Stage, StageListener
 from spl.errors import InputError
 from spl.figures import compare_spectra
 from spl.jacobian import Spectrum, singular_values
+from spl.masked_weights import MaskedWeights
 from spl.modes import BatchNormMode
-from spl.module import SparseClassifier
 
 
 class JacobianSpectrum(StageListener):
@@ -22,6 +23,9 @@ class JacobianSpectrum(StageListener):
 
     Logs `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a picture of the
     three stages, which is also saved as `spectra.png` beside the logs.
+
+    Measured is the network of a SparseClassifier, or the forward of any other LightningModule, which maps inputs, the
+    first tensor of a batch, to [N, C]; another one is refused when fit starts.
 
     Args:
         examples: number of training examples to measure at; null for all.
@@ -58,10 +62,10 @@ class JacobianSpectrum(StageListener):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be measured."""
-        if stage == "fit":
-            _datamodule(trainer)
-            if not isinstance(pl_module, SparseClassifier):
-                raise InputError(f"JacobianSpectrum measures a SparseClassifier, got {type(pl_module).__name__}.")
+        if stage == "fit" and not is_overridden("forward", pl_module):
+            raise InputError(
+                f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."
+            )
 
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Measure the network at `stage`."""
@@ -95,10 +99,11 @@ class JacobianSpectrum(StageListener):
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> Tensor:
         """The singular values of the network as it is, whose statistics are kept and logged under `stage`."""
-        assert isinstance(pl_module, SparseClassifier)
         if self._inputs is None:
-            self._inputs, _ = EvaluationBatches(trainer, _datamodule(trainer), limit=None, seed=0).first(self.examples)
-        values = singular_values(pl_module.network, self._inputs, self.chunk, self.batch_norm)
+            batches = EvaluationBatches(trainer, datamodule_of(trainer), limit=None, seed=0)
+            self._inputs = batches.first_inputs(self.examples)
+        network = MaskedWeights.of(pl_module).network
+        values = singular_values(network, self._inputs, self.chunk, self.batch_norm)
         spectrum = Spectrum.of(values)
         self.spectra[stage] = spectrum
         if trainer.logger is not None:
@@ -107,10 +112,3 @@ class JacobianSpectrum(StageListener):
         if writer := tensorboard.writer(trainer):
             tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, step)
         return values
-
-
-def _datamodule(trainer: Trainer) -> LightningDataModule:
-    datamodule = datamodule_of(trainer)
-    if datamodule is None:
-        raise InputError("JacobianSpectrum measures at training examples: pass a DataModule to fit.")
-    return datamodule

@@ -5,18 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from spl import tensorboard
-from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.batches import EvaluationBatches, LabelledBatches
+from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, announce
-from spl.criteria import ConnectionSensitivity, Criterion, Scores, Targets
+from spl.callbacks.step_loss import StepLoss, check_objective, objective
+from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
+from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 from spl.modes import BatchNormMode
 from spl.module import SparseClassifier
@@ -26,11 +29,14 @@ from spl.schedules import Schedule
 from spl.scopes import Global, Scope
 
 
-class PruneAtInit(Callback):
-    """Prune a `SparseClassifier` at initialization and bring what is left back to approximate isometry.
+class PruneAtInit(KeepMasks):
+    """Prune a LightningModule at initialization and bring what is left back to approximate isometry.
 
     Runs once, when fit starts: the weights are on their device, equal on all processes and not yet trained. A
     resumed fit takes its masks from the checkpoint and scores nothing.
+
+    A `SparseClassifier` is scored by cross-entropy, any other module by the loss that its `training_step` returns, in
+    evaluation mode and without a trace, or by the one that is given.
 
     Args:
         sparsity: share of weights to remove, in [0, 1). At 0 the run is bit for bit the dense one.
@@ -41,7 +47,8 @@ class PruneAtInit(Callback):
             output channels (Channels).
         schedule: the rounds, each of which scores what the one before has left; null for the criterion's own.
         minimum: number of weights that every layer keeps in any case, against layer collapse.
-        targets: what the scoring loss compares the prediction with: labels, or without labels the uniform
+        loss: a function of module and batch to score any other module by, a mean over the batch; null for its own.
+        targets: what a classifier's scoring loss compares the prediction with: labels, or without labels the uniform
             distribution or the network's own prediction, as logits or as softmax.
         batch_norm: BatchNorm while scoring: running statistics, fresh at initialization (eval), or those of each
             batch (batch).
@@ -49,6 +56,7 @@ class PruneAtInit(Callback):
         seed: of the order in which the scoring batches are drawn.
         scoring_data: score on another data set than the one to train on (transfer of sparsity).
         include_bias: prune biases too, as the paper counts them.
+        include_embedding: prune embeddings too, of which a batch scores only the rows of its own tokens.
         exclude: shell patterns of parameter names that stay dense, such as fc7.* or *.bias.
         isometry: the correction after pruning; null for none.
     """
@@ -61,12 +69,14 @@ class PruneAtInit(Callback):
         pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
         schedule: Schedule | None = None,
         minimum: int = 0,
+        loss: StepLoss | None = None,
         targets: Targets = "labels",
         batch_norm: BatchNormMode = "eval",
         batches: int | None = None,
         seed: int = 0,
         scoring_data: LightningDataModule | None = None,
         include_bias: bool = False,
+        include_embedding: bool = False,
         exclude: list[str] | None = None,
         isometry: Correction | None = ApproximateIsometry(),  # noqa: B008 (without state)
     ) -> None:
@@ -77,17 +87,26 @@ class PruneAtInit(Callback):
         self.criterion = criterion
         self.rule = Rule(scope, pattern, minimum)
         self.schedule = schedule
+        self.loss = loss
         self.targets: Targets = targets
         self.batch_norm: BatchNormMode = batch_norm
         self.batches = batches
         self.seed = seed
         self.scoring_data = scoring_data
         self.include_bias = include_bias
+        self.include_embedding = include_embedding
         self.exclude = list(exclude or [])
         self.isometry = isometry
         self.record: dict[str, Any] = {}
         self.changes: dict[str, Change] = {}
         self._orthogonality: dict[str, float] = {}
+        self._weights: MaskedWeights | None = None
+        self._restored_step: int | None = None
+
+    @property
+    def masks(self) -> Masks | None:
+        """Which weights of the module are alive, by name; None until it is pruned."""
+        return self._weights.masks if self._weights else None
 
     def state_dict(self) -> dict[str, Any]:
         """What decided the masks, and the isometry residuals, for the table of a resumed run."""
@@ -103,8 +122,14 @@ class PruneAtInit(Callback):
             if rest
         }
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._restored_step = checkpoint["global_step"]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
+        self._weights = MaskedWeights.of(pl_module)
         if stage != "fit":
             return
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
@@ -114,30 +139,30 @@ class PruneAtInit(Callback):
                 f"PruneAtInit does not support {type(trainer.strategy).__name__}, which shards the weights before "
                 "they can be scored: use trainer.strategy auto, ddp or single_device."
             )
-        classifier = _sparse(pl_module)
-        parameters = prunable_parameters(classifier.network, self.include_bias, self.exclude)
-        self.rule.check(*self._asked(parameters))
+        if isinstance(pl_module, SparseClassifier):  # others may make their layers later
+            self.rule.check(*self._asked(self._parameters(pl_module.network)))
+        check_objective(pl_module, self.loss, self.targets)
         if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
                 f"{type(self.rule.pattern).__name__}: use pattern: Unstructured, or another isometry."
             )
-        if self.criterion.needs_data:
-            self._data(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
-        classifier = _sparse(pl_module)
-        if classifier.masks is not None:
-            self._check_restored(classifier.masks)
-        elif trainer.ckpt_path:
+        super().on_fit_start(trainer, pl_module)
+        weights = MaskedWeights.of(pl_module)
+        if weights.masks is not None:
+            self._check_restored(weights.masks)
+        elif trainer.ckpt_path and self._restored_step != 0:
             raise InputError(
                 f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
                 "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
                 "with --model.pretrained."
             )
         else:
-            self._prune(trainer, classifier)
+            self._prune(trainer, pl_module, weights)
+            restart_averages(trainer, pl_module)
 
     def _check_restored(self, masks: Masks) -> None:
         """Refuse masks of another sparsity: by the record where it is theirs, for they may keep fewer than asked."""
@@ -158,22 +183,16 @@ class PruneAtInit(Callback):
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         return shapes, keep_count(sum(tensor.numel() for tensor in tensors.values()), self.sparsity)
 
-    def _data(self, trainer: Trainer) -> LightningDataModule:
-        datamodule = self.scoring_data or datamodule_of(trainer)
-        if datamodule is None:
-            raise InputError(
-                f"{type(self.criterion).__name__} scores weights on data: pass a DataModule to fit, or one to "
-                "PruneAtInit(scoring_data=...), or use a criterion without data (Magnitude, Random, PHEW)."
-            )
-        return datamodule
+    def _parameters(self, network: nn.Module) -> dict[str, nn.Parameter]:
+        return prunable_parameters(network, self.include_bias, self.exclude, self.include_embedding)
 
-    def _prune(self, trainer: Trainer, classifier: SparseClassifier) -> None:
-        network = classifier.network
-        parameters = prunable_parameters(network, self.include_bias, self.exclude)
-        announce(trainer, classifier, "dense")
-        batches = self._batches(trainer) if self.criterion.needs_data else None
+    def _prune(self, trainer: Trainer, pl_module: LightningModule, weights: MaskedWeights) -> None:
+        parameters = self._parameters(weights.network)
+        announce(trainer, pl_module, "dense")
+        batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
+        loss = objective(trainer, pl_module, self.loss, self.targets)
         found, scores = find_masks(
-            network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, self.targets,
+            weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
             self.batch_norm,
         )  # fmt: skip
         masks = Masks(trainer.strategy.broadcast(dict(found)))
@@ -185,35 +204,41 @@ class PruneAtInit(Callback):
                     "exclude the layer, keep a minimum of weights in every layer, or give layers densities of their "
                     "own by a scope such as Uniform or ERK."
                 )
-        classifier.set_masks(masks)
-        self._sparse_stage(trainer, classifier, "pruned")
+        weights.hold(masks)
+        self._sparse_stage(trainer, pl_module, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            masks, self.changes = self.isometry(network, masks)
-            classifier.set_masks(masks)
+            masks, self.changes = self.isometry(weights.network, masks)
+            weights.hold(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
-            self._sparse_stage(trainer, classifier, "corrected")
-        self.record = self._describe(masks, batches) | {"collapse_sparsity": collapse}
+            self._sparse_stage(trainer, pl_module, "corrected")
+        self.record = self._describe(masks, batches, loss) | {"collapse_sparsity": collapse}
         self._log(trainer, masks, scores)
 
-    def _sparse_stage(self, trainer: Trainer, classifier: SparseClassifier, stage: Stage) -> None:
+    def _sparse_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Announce it, and measure how orthogonal its layers are."""
-        parameters = dict(classifier.network.named_parameters())
-        if matrices := [parameters[name] for name, mask in (classifier.masks or {}).items() if mask.ndim > 1]:
+        weights = MaskedWeights.of(pl_module)
+        parameters = weights.parameters
+        if matrices := [parameters[name] for name, mask in (weights.masks or {}).items() if mask.ndim > 1]:
             self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
-        announce(trainer, classifier, stage)
+        announce(trainer, pl_module, stage)
 
-    def _batches(self, trainer: Trainer) -> EvaluationBatches:
+    def _batches(self, trainer: Trainer, pl_module: LightningModule) -> EvaluationBatches:
         """What to score on."""
-        datamodule = self._data(trainer)
         if self.scoring_data is not None:
             if trainer.is_global_zero:
-                datamodule.prepare_data()
+                self.scoring_data.prepare_data()
             trainer.strategy.barrier("scoring data")
-            datamodule.setup("fit")
-        return EvaluationBatches(trainer, datamodule, self.batches, self.seed)
+            self.scoring_data.setup("fit")
+        kind = LabelledBatches if isinstance(pl_module, SparseClassifier) else EvaluationBatches
+        batches = kind(trainer, self.scoring_data or datamodule_of(trainer), self.batches, self.seed)
+        if not batches.end:
+            raise InputError(
+                "The training data has no length: say how many batches to score on, PruneAtInit(batches=)."
+            )
+        return batches
 
-    def _describe(self, masks: Masks, batches: EvaluationBatches | None) -> dict[str, Any]:
+    def _describe(self, masks: Masks, batches: EvaluationBatches | None, loss: Objective) -> dict[str, Any]:
         """What decided the masks."""
         record: dict[str, Any] = described("criterion", self.criterion) | {"sparsity": self.sparsity}
         record |= described("scope", self.rule.scope) | described("pattern", self.rule.pattern)
@@ -221,6 +246,7 @@ class PruneAtInit(Callback):
         record |= {
             "minimum": self.rule.minimum,
             "include_bias": self.include_bias,
+            "include_embedding": self.include_embedding,
             "exclude": self.exclude,
             "weights": masks.size,
             "kept": masks.kept,
@@ -230,8 +256,10 @@ class PruneAtInit(Callback):
         record["certificate"] = {name: change.certificate() for name, change in self.changes.items()}
         if batches is None:
             return record
+        if not isinstance(loss, LossOfLogits):
+            record |= described("loss", loss)
         return record | {
-            "data": type(batches.datamodule).__name__,
+            "data": batches.source,
             "batches": batches.batches,
             "examples": batches.examples,
             "sum": "signed, over examples",
@@ -257,15 +285,6 @@ class PruneAtInit(Callback):
             seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
             choices = {key: self.record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
             tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
-
-
-def _sparse(pl_module: LightningModule) -> SparseClassifier:
-    if not isinstance(pl_module, SparseClassifier):
-        raise InputError(
-            f"PruneAtInit prunes a SparseClassifier, got {type(pl_module).__name__}: wrap the network, "
-            "SparseClassifier(network)."
-        )
-    return pl_module
 
 
 def _primitives(change: Change) -> list[Any]:

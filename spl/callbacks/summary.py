@@ -5,7 +5,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.run import callbacks_of, run_folder
-from spl.module import SparseClassifier
+from spl.masked_weights import MaskedWeights
 from spl.report import layer_table, spectrum_table
 
 
@@ -14,11 +14,12 @@ class Summary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print on the first process."""
-        if not trainer.is_global_zero or not isinstance(pl_module, SparseClassifier):
+        if not trainer.is_global_zero:
             return
-        if pl_module.masks is not None:
+        masks = MaskedWeights.of(pl_module).masks
+        if masks is not None:
             changes = [pruning.changes for pruning in callbacks_of(trainer, PruneAtInit)]
-            print("\n" + layer_table(pl_module.masks, changes[0] if changes else {}))
+            print("\n" + layer_table(masks, changes[0] if changes else {}))
         for spectrum in callbacks_of(trainer, JacobianSpectrum):
             print("\n" + spectrum_table(spectrum.spectra))
         if folder := run_folder(trainer):

@@ -14,10 +14,12 @@
 
 from spl.criteria.connection_sensitivity import ConnectionSensitivity
 from spl.criteria.controls import RedrawnWeights, ShuffledInLayers
-from spl.criteria.criterion import Batch, Criterion, Loss, Scores, Subject, Targets, scoring_loss
+from spl.criteria.criterion import Batch, Criterion, Scores, Subject
 from spl.criteria.data_free import Magnitude, Random
 from spl.criteria.grasp import GraSP
+from spl.criteria.losses import Loss, Targets, scoring_loss
 from spl.criteria.ntk_sap import NTKSAP
+from spl.criteria.objective import LossOfLogits, Objective, first_tensor, floating_inputs
 from spl.criteria.phew import PHEW
 from spl.criteria.skeletonization import FORCE, IterativeSNIP
 from spl.criteria.synflow import SynFlow
@@ -32,7 +34,9 @@ __all__ = [
     "GraSP",
     "IterativeSNIP",
     "Loss",
+    "LossOfLogits",
     "Magnitude",
+    "Objective",
     "Random",
     "RedrawnWeights",
     "Scores",
@@ -40,5 +44,7 @@ __all__ = [
     "Subject",
     "SynFlow",
     "Targets",
+    "first_tensor",
+    "floating_inputs",
     "scoring_loss",
 ]

@@ -21,8 +21,8 @@ class ConnectionSensitivity(Criterion):
         """
         tensors = list(subject.parameters.values())
         total = [torch.zeros_like(tensor) for tensor in tensors]
-        for inputs, labels in subject.batches:
-            value = subject.loss(subject.network(inputs), labels)
+        for batch in subject.batches:
+            value = subject.loss(subject.network, batch)
             torch._foreach_add_(total, torch.autograd.grad(value, tensors, materialize_grads=True))
         torch._foreach_mul_(total, list(subject.weights.values()))
         torch._foreach_abs_(total)

@@ -1,11 +1,12 @@
 """GraSP: gradient signal preservation."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from spl.criteria.criterion import Batch, Criterion, Scores, Subject
+from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.errors import InputError
 
 
@@ -49,8 +50,7 @@ class GraSP(Criterion):
         for batch in subject.batches:
             yield self._gradient(subject, batch, differentiable=True)
 
-    def _gradient(self, subject: Subject, batch: Batch, differentiable: bool) -> tuple[Tensor, ...]:
-        inputs, labels = batch
-        value = subject.loss(subject.network(inputs) / self.temperature, labels)
+    def _gradient(self, subject: Subject, batch: Any, differentiable: bool) -> tuple[Tensor, ...]:
+        value = subject.loss.tempered(self.temperature)(subject.network, batch)
         tensors = list(subject.parameters.values())
         return torch.autograd.grad(value, tensors, create_graph=differentiable, materialize_grads=True)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.objective import floating_inputs
 from spl.criteria.streams import cpu_copy, seeded
 from spl.errors import InputError
 from spl.initializers import HeNormal, Initializer
@@ -48,7 +49,7 @@ class NTKSAP(Criterion):
 
     def __call__(self, subject: Subject) -> Scores:
         """The absolute gradients with respect to the mask."""
-        inputs, _ = next(iter(subject.batches))
+        inputs = floating_inputs(next(iter(subject.batches)), "NTK-SAP")
         leaves = {
             name: (torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)).requires_grad_()
             for name, w in subject.weights.items()

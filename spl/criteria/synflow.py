@@ -1,6 +1,7 @@
 """SynFlow: iterative synaptic flow pruning."""
 
 from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.objective import floating_inputs
 from spl.flow import Flow
 from spl.schedules import Exponential
 
@@ -20,6 +21,6 @@ class SynFlow(Criterion):
         """Non-negative scores, 0 where a weight is pruned."""
         flow = subject.memo.get(self)
         if flow is None or flow.network is not subject.network:
-            inputs, _ = next(iter(subject.batches))
+            inputs = floating_inputs(next(iter(subject.batches)), "SynFlow")
             flow = subject.memo[self] = Flow(subject.network, subject.weights, inputs)
         return flow.scores()

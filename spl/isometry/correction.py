@@ -207,8 +207,13 @@ def _vanishing(layer: Layer) -> int:
 
 
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
-    """stride, dilation and groups of the convolution whose weight is called `name`; empty where it is none."""
+    """stride, dilation and groups of the convolution whose weight is called `name`; empty where it is none.
+
+    The packed projections of attention to queries, keys and values are three groups.
+    """
     layer = network.get_submodule(name.rpartition(".")[0])
+    if isinstance(layer, nn.MultiheadAttention):
+        return {"groups": 3} if name.endswith("in_proj_weight") else {}
     if not isinstance(layer, _ConvNd):
         return {}
     return {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}

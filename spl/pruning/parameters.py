@@ -1,43 +1,79 @@
 """What pruning may touch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from spl.errors import InputError
-from spl.layers import WEIGHTED
+from spl.layers import BIASES, EMBEDDINGS, WEIGHTS
 
 
 def prunable_parameters(
-    network: nn.Module, include_bias: bool = False, exclude: Sequence[str] = ()
+    network: nn.Module, include_bias: bool = False, exclude: Sequence[str] = (), include_embedding: bool = False
 ) -> dict[str, nn.Parameter]:
-    """The parameters that pruning may touch: weights of Linear and convolutional layers, tied ones once.
+    """The parameters that pruning may touch: weights of Linear, convolutional and attention layers, tied ones once.
+
+    Embeddings stay dense unless asked for: a batch scores the rows of its own tokens alone, and all others, whose
+    scores are 0, would go. One that is tied to a Linear layer is that layer's weight, and is pruned.
 
     Args:
         network: any module.
         include_bias: their biases too, as the paper counts them.
         exclude: shell patterns over full parameter names (`fc1.weight`, `*.bias`) that stay dense.
+        include_embedding: embeddings too.
 
     Raises:
-        InputError: nothing is prunable, or a pattern matches nothing.
+        InputError: nothing is prunable, a pattern matches nothing, or a weight is not yet initialized (lazy layers) or
+            computed from others (weight norm, spectral norm).
     """
-    kinds = ("weight", "bias") if include_bias else ("weight",)
-    layers = [module for module in network.modules() if isinstance(module, WEIGHTED)]
-    prunable = {id(getattr(layer, kind)) for layer in layers for kind in kinds}
-    found = {
-        name: parameter
-        for name, parameter in network.named_parameters()
-        if id(parameter) in prunable and parameter.requires_grad
-    }
-    if not found:
+    tables = [WEIGHTS, *([EMBEDDINGS] if include_embedding else []), *([BIASES] if include_bias else [])]
+    named = [pair for name, module in network.named_modules() for table in tables for pair in _own(name, module, table)]
+    computed = [name for name, parameter in named if parameter is None]
+    wanted = {id(parameter) for _, parameter in named}
+    found = {n: p for n, p in network.named_parameters() if id(p) in wanted and p.requires_grad}
+    if not found and not computed:
         raise InputError(
             f"{type(network).__name__} has no weights to prune: it needs trainable Linear or convolutional layers."
         )
     for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in found):
+        if not any(fnmatchcase(name, pattern) for name in [*found, *computed]):
             raise InputError(f"exclude: {pattern!r} matches none of the parameters {', '.join(found)}.")
-    kept = {n: p for n, p in found.items() if not any(fnmatchcase(n, pattern) for pattern in exclude)}
+    kept = {name: parameter for name, parameter in found.items() if not _excluded(name, exclude)}
+    _check_own([name for name in computed if not _excluded(name, exclude)], kept)
     if not kept:
         raise InputError(f"exclude: {list(exclude)} leaves nothing to prune of {', '.join(found)}.")
     return kept
+
+
+def _own(
+    module_name: str, module: nn.Module, table: dict[type[nn.Module], tuple[str, ...]]
+) -> Iterator[tuple[str, nn.Parameter | None]]:
+    """The parameters of a module that the table names, by full name; None where it computes one from others."""
+    for kind, names in table.items():
+        for name in names if isinstance(module, kind) else ():
+            full = f"{module_name}.{name}" if module_name else name
+            if name not in module._parameters:
+                yield full, None
+            elif (parameter := module._parameters[name]) is not None:
+                yield full, parameter
+
+
+def _excluded(name: str, exclude: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in exclude)
+
+
+def _check_own(computed: Sequence[str], found: dict[str, nn.Parameter]) -> None:
+    """Refuse what has no entries of its own that could be set to 0."""
+    if computed:
+        raise InputError(
+            f"{', '.join(computed)}: computed from other parameters (weight norm, spectral norm, "
+            "torch.nn.utils.prune), so an entry of it cannot be held at 0. Remove the parametrization, or leave it out "
+            "with exclude."
+        )
+    if lazy := [name for name, parameter in found.items() if is_lazy(parameter)]:
+        raise InputError(
+            f"{', '.join(lazy)}: of a lazy layer that has seen no input yet, and so without a shape. Run the module "
+            "once on a batch before fit."
+        )

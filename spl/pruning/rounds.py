@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from spl.criteria import Batch, Criterion, Scores, Subject, Targets, scoring_loss
+from spl.criteria import Batch, Criterion, LossOfLogits, Objective, Scores, Subject, Targets, scoring_loss
 from spl.errors import InputError
 from spl.masks import Masks
 from spl.modes import BatchNormMode, undisturbed
@@ -26,10 +26,10 @@ def find_masks(
     parameters: Mapping[str, nn.Parameter],
     criterion: Criterion,
     sparsity: float,
-    batches: Iterable[Batch] | None = None,
+    batches: Iterable[Any] | None = None,
     rule: Rule = Rule(),  # noqa: B008 (immutable)
     schedule: Schedule | None = None,
-    targets: Targets = "labels",
+    loss: Objective = LossOfLogits(scoring_loss("labels")),  # noqa: B008 (without state)
     batch_norm: BatchNormMode = "eval",
 ) -> tuple[Masks, Scores]:
     """Masks of `parameters` at `sparsity`, and the scores of the last round, which selected them.
@@ -42,10 +42,10 @@ def find_masks(
         parameters: parameters of `network`, by name.
         criterion: what scores them.
         sparsity: κ̄ in [0, 1), over all of them together.
-        batches: inputs [N, ...] and labels [N] on the network's device.
+        batches: what `loss` takes, on the network's device.
         rule: which weights are kept, given scores.
         schedule: the rounds; the criterion's own without one.
-        targets: see `spl.criteria.scoring_loss`.
+        loss: what criteria differentiate; cross-entropy of batches (inputs [N, ...], labels [N]) without one.
         batch_norm: see `spl.modes.undisturbed`.
 
     Raises:
@@ -57,7 +57,6 @@ def find_masks(
     keeps = (schedule or criterion.schedule).keeps(size, keep_count(size, sparsity))
     rule.check(shapes, keeps[-1])
     batches = _readable(criterion, batches, len(keeps))
-    loss = scoring_loss(targets)
     once = len(keeps) == 1
     weights = {name: p.detach() if once else p.detach().clone() for name, p in parameters.items()}
     masks: Masks | None = None
@@ -100,12 +99,13 @@ def score(
     """Saliency scores of `parameters` in one round: see `find_masks`."""
     weights = {name: p.detach() for name, p in parameters.items()}
     size = sum(p.numel() for p in parameters.values())
-    subject = Subject(network, weights, None, _readable(criterion, batches, 1), scoring_loss(targets), size)
+    loss = LossOfLogits(scoring_loss(targets))
+    subject = Subject(network, weights, None, _readable(criterion, batches, 1), loss, size)
     with undisturbed(network, batch_norm):
         return criterion(subject)
 
 
-def _readable(criterion: Criterion, batches: Iterable[Batch] | None, rounds: int) -> Iterable[Batch]:
+def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any]:
     """`batches`, if the criterion can read them as often as it needs to."""
     if not criterion.needs_data:
         return ()
@@ -125,10 +125,10 @@ def _readable(criterion: Criterion, batches: Iterable[Batch] | None, rounds: int
 class _Checked:
     """Batches, of which there is one at least."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Any]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         batch = None
         for batch in tqdm(self.batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None):
             yield batch
@@ -140,7 +140,7 @@ def prune(
     network: nn.Module,
     criterion: Criterion,
     sparsity: float,
-    batches: Iterable[Batch] | None = None,
+    batches: Iterable[Any] | None = None,
     scope: Scope = Global(),  # noqa: B008 (without state)
     pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
     minimum: int = 0,
@@ -149,11 +149,14 @@ def prune(
     batch_norm: BatchNormMode = "eval",
     include_bias: bool = False,
     exclude: Sequence[str] = (),
+    include_embedding: bool = False,
 ) -> Masks:
     """Masks of `network` at `sparsity`; `masks.apply_(dict(network.named_parameters()))` then prunes it.
 
-    See `prunable_parameters`, `Rule` and `find_masks`, which this composes, for the arguments and errors.
+    See `prunable_parameters`, `Rule`, `find_masks` and `spl.criteria.scoring_loss`, which this composes, for the
+    arguments and errors.
     """
-    parameters = prunable_parameters(network, include_bias, exclude)
+    parameters = prunable_parameters(network, include_bias, exclude, include_embedding)
     rule = Rule(scope, pattern, minimum)
-    return find_masks(network, parameters, criterion, sparsity, batches, rule, schedule, targets, batch_norm)[0]
+    loss = LossOfLogits(scoring_loss(targets))
+    return find_masks(network, parameters, criterion, sparsity, batches, rule, schedule, loss, batch_norm)[0]

@@ -1,0 +1,45 @@
+"""Losses of logits to score by, with labels and without."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spl.errors import InputError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Targets = Literal["labels", "uniform", "prediction_logits", "prediction_softmax"]
+
+
+def scoring_loss(targets: Targets) -> Loss:
+    """The cross-entropy −Σᵢ tᵢ log softmax(z)ᵢ, summed over the examples of a batch.
+
+    A sum, not a mean: scores then do not depend on how the examples are cut into batches.
+
+    Args:
+        targets: what t is. `labels`: the classes. The others need no labels (section 5 of Lee et al. 2020):
+            `uniform`, 1/classes each; `prediction_logits`, the network's own logits z;
+            `prediction_softmax`, its own softmax(z). A prediction is not held constant: were it, the gradient
+            of the softmax kind would be zero everywhere.
+
+    Returns:
+        A function of logits [N, classes] and labels [N] to a scalar.
+    """
+
+    if targets not in get_args(Targets):
+        raise InputError(f"targets must be one of {', '.join(get_args(Targets))}, got {targets!r}.")
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        if targets == "labels":
+            return F.cross_entropy(logits, labels, reduction="sum")
+        log_probabilities = logits.log_softmax(-1)
+        soft = {
+            "uniform": lambda: torch.full_like(logits, 1.0 / logits.shape[-1]),
+            "prediction_logits": lambda: logits,
+            "prediction_softmax": lambda: logits.softmax(-1),
+        }[targets]()
+        return -(soft * log_probabilities).sum()
+
+    return loss
