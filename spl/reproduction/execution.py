@@ -109,7 +109,7 @@ class _Clock:
             self.done |= new
             did = sum(self.seconds[digest] for digest in self.done)
             pace = (time.monotonic() - self.start) / did
-            left = pace * (sum(self.seconds.values()) - did)
+            left = max(0.0, pace * (sum(self.seconds.values()) - did))
             self.bar.set_postfix_str(f"about {duration(left)} left", refresh=False)
             self.bar.update(len(new))
 
