@@ -2,6 +2,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import settings
 from torch import nn
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
 settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("spl")
 

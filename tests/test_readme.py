@@ -22,7 +22,7 @@ def run(monkeypatch, command):
 
 
 def test_readme_is_short_and_names_what_is_there():
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 165
     for path in re.findall(r"(?:configs|docs|benchmarks|lightning_logs)/[\w/.]*\w", README):
         if not re.search("NAME|METHOD", path):  # a placeholder
             assert (ROOT / path).exists(), path
@@ -44,6 +44,8 @@ def test_commands_in_readme_run(monkeypatch, tmp_path):
     for command in COMMANDS:
         if "reproduce" in command:
             run(monkeypatch, f"{command} --dry-run")
+        elif "export" in command or "summary" in command:
+            run(monkeypatch, command.replace("RUN", "lightning_logs/quickstart/version_0"))
         elif "ddp" not in command:
             config = command.replace("configs/", f"{ROOT}/configs/")
             run(monkeypatch, f"{config} {SHORT}".replace("RUN", "lightning_logs/quickstart/version_0"))

@@ -14,8 +14,9 @@ from spl.reproduction.execution import Failure
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS
 
-# without table2, whose 20 runs on CIFAR-10 are of the kind of fig3's and fig8's
-NAMES = ["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1", "table3", "table4"]
+# of each kind one: untrained, trained, pretrained, on two data sets; the others' paths are those of test_artefacts,
+# test_tables and, on CIFAR-10, test_configs
+NAMES = ["fig1", "fig5", "fig6", "table4"]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def refused(capsys, *words):
 
 
 @pytest.mark.slow
-def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsys):
+def test_figures_and_tables_come_out_of_one_command(folder, spl_data, capsys):
     words = ["reproduce", *NAMES, "--budget", "smoke", "--data.root", str(spl_data), "--jobs", "1"]
     main(words)
     pages = folder / "reproduction" / "smoke"
@@ -42,7 +43,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
         page = (pages / f"{name}.md").read_text()
         assert f"{name}.md" in summary
         assert f"spl reproduce {name} --budget smoke" in page
-        assert "missing" not in page
+        assert "are missing" not in page
         assert len((pages / f"{name}.csv").read_text().splitlines()) > 1
         pictures = re.findall(r"\]\(([^)]*\.(?:png|svg))\)", page)
         assert {".png", ".svg"} == {Path(picture).suffix for picture in pictures}
@@ -55,10 +56,10 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
     assert wanted <= Results(RUNS).keys()
 
     jobs = list((RUNS / "jobs").iterdir())
-    svg = (pages / "fig2.svg").read_bytes()
+    svg = (pages / "fig5.svg").read_bytes()
     main(words)
     assert list((RUNS / "jobs").iterdir()) == jobs  # nothing was made again
-    assert (pages / "fig2.svg").read_bytes() == svg
+    assert (pages / "fig5.svg").read_bytes() == svg
 
 
 def test_a_dry_run_lists_runs_and_time_and_makes_nothing(folder, capsys):

@@ -181,6 +181,7 @@ def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, 
     monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(engine.os, "cpu_count", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(engine, "COMMAND", [sys.executable, "-c", script])
     files = [tmp_path / f"{k}.json" for k in range(3)]
     ended = [file for some in LocalProcesses().run(files) for file in some]

@@ -116,7 +116,8 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops the jobs as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # both stop the jobs, in the background too, where SIGINT is ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)

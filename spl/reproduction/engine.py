@@ -70,7 +70,7 @@ class LocalProcesses(Engine):
     def _work(self, file: Path) -> None:
         device = self._slots.get()
         threads = max(1, (os.cpu_count() or 1) // self.count)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # where that says so, fewer
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         process = start_job(file, environment)
