@@ -116,11 +116,14 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
-    for number in (signal.SIGINT, signal.SIGTERM):  # both stop the jobs, in the background too, where SIGINT is ignored
-        signal.signal(number, signal.default_int_handler)
+    # both stop the jobs, in the background too, where SIGINT is ignored
+    handlers = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
         sys.exit(130)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
