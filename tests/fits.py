@@ -65,3 +65,15 @@ class ZerosStay(L.Callback):
                     if isinstance(value, torch.Tensor) and value.shape == mask.shape:
                         assert bool((value[~mask] == 0).all()), name
         self.steps += 1
+
+
+class Drifting(torch.optim.SGD):
+    """Moves every weight a little, gradient or not, as Muon or Langevin noise would."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.add_(1e-3)
+        return loss

@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
+from fits import Drifting
 from foreign import Trained, batches, invariants
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -104,18 +105,6 @@ def test_gradients_are_masked_before_the_step_of_each_optimizer(wrapped):
     assert trained.module.dense == [True] * 8
     assert sum(1 for _ in moments(trained)) == 4
     assert all(bool((value == 0).all()) for value in moments(trained))
-
-
-class Drifting(torch.optim.SGD):
-    """Moves every weight a little, gradient or not."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = super().step(closure)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.add_(1e-3)
-        return loss
 
 
 def test_an_optimizer_that_moves_weights_without_gradients_is_undone_whichever_it_is():

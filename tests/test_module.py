@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as L
 import torch
-from fits import ZerosStay, classifier, fit, pruning
+from fits import Drifting, ZerosStay, classifier, fit, pruning
 from torch import nn
 
 from spl import InputError, Masks, SparseClassifier
@@ -49,18 +49,6 @@ def test_pruned_weights_stay_zero_under_trainer_options(options):
     check = ZerosStay()
     fit(classifier(), [pruning(), check], **options)
     assert check.steps == 6
-
-
-class Drifting(torch.optim.SGD):
-    """Moves every weight a little, gradient or not, as Muon or Langevin noise would."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = super().step(closure)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.add_(1e-3)
-        return loss
 
 
 def test_an_optimizer_that_moves_weights_without_gradients_is_noticed_and_undone():

@@ -4,11 +4,12 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_results import begin, finish
 
+from spl.files import write_whole
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.markdown import table
 from spl.reproduction.methods import LDI_CS, LDI_MAG, Experiment, mlp
-from spl.reproduction.page import Page, summary, write_summary, write_whole
+from spl.reproduction.page import Page, summary, write_summary
 from spl.reproduction.results import Results
 
 SMOKE = BUDGETS["smoke"]

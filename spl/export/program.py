@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
-from spl.export.files import write_whole
+from spl.files import write_whole
 
 
 def save_program(path: str | Path, network: nn.Module, example_input: Tensor) -> None:

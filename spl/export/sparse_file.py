@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
-from spl.export.files import read, serialized, write_whole
+from spl.export.files import read, serialized
+from spl.files import write_whole
 from spl.masks import Masks
 
 _FORMAT = "spl.sparse 1"

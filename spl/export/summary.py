@@ -8,7 +8,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.export.compaction import compact
-from spl.export.cost import layer_cost, layer_positions
+from spl.export.cost import layer_cost, layer_positions, network_cost
 from spl.export.files import serialized
 from spl.export.sparse_file import packed
 from spl.masks import Masks
@@ -98,8 +98,7 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
         "sparse": len(serialized(packed(state, masks))),
         "compact": len(serialized(smaller.state_dict())),
     }
-    return Summary(layers, _count(network), _count(smaller), sizes)
-
-
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+    parameters, smaller_parameters = (
+        network_cost(of, used).parameters for of, used in ((network, positions), (smaller, left))
+    )
+    return Summary(layers, parameters, smaller_parameters, sizes)

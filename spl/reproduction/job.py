@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spl.files import write_whole
 from spl.population import can_be_stacked
 from spl.reproduction.cost import seconds
 from spl.reproduction.results import Results
@@ -49,9 +50,8 @@ class Job:
     def write(self, folder: Path) -> Path:
         """Into a file of `folder`, whole or not at all."""
         file = folder / f"{self.name}.json"
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self)))
-        return partial.rename(file)
+        write_whole(file, json.dumps(asdict(self)).encode())
+        return file
 
     @classmethod
     def read(cls, file: Path) -> "Job":

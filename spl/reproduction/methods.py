@@ -74,6 +74,10 @@ class Experiment:
     initializer: Choice = field(default_factory=dict)
     trained: bool = True
 
+    def runs(self, budget: Budget, method: Method) -> list[Run]:
+        """One run of `method` a seed, from 0."""
+        return [self.run(budget, method, seed) for seed in range(budget.protocol(self.data).seeds)]
+
     def run(self, budget: Budget, method: Method, seed: int) -> Run:
         """The run of `method` with `seed`."""
         network = _widened(self.network, budget.protocol(self.data).width)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from spl.files import write_whole
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
@@ -76,6 +76,7 @@ class Page:
 
     def write(self, output: Path) -> None:
         """Write NAME.md, NAME.csv and, for each picture, NAME[suffix].png and .svg below `output`, each file whole."""
+        output.mkdir(parents=True, exist_ok=True)
         name = self.artefact.name
         stamp = self.spent + (f"; {self.progress}" if self.missing else "")
         for suffix, figure in self.report.figures.items():
@@ -118,6 +119,7 @@ def write_summary(pages: Sequence[Page], output: Path) -> None:
         "## Findings",
         table(["", *_HEADERS], findings),
     ]
+    output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "README.md", ("\n\n".join(sections) + "\n").encode())
 
 
@@ -130,14 +132,6 @@ def summary(pages: Iterable[Page]) -> str:
         counts = [f"{holds[True]} of {holds.total()}", str(holds[None])]
         rows.append([page.link, *counts, "<br>".join(disagrees), f"{page.spent}; {page.progress}"])
     return table(["", "findings that hold", "cannot tell", "where ours disagrees", "budget"], rows)
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replace a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(file)
 
 
 def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:

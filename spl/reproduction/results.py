@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+from spl.files import write_whole
 from spl.reproduction.run import RUN_FILE, Run, digest_of
 
 RESULT_FILE = "result.json"
@@ -53,9 +53,7 @@ class Result:
         """Into the folder, whole or not at all."""
         content = asdict(self)
         del content["folder"]
-        partial = self.folder / f".{RESULT_FILE}.{os.getpid()}"
-        partial.write_text(json.dumps(content))
-        partial.replace(self.folder / RESULT_FILE)
+        write_whole(self.folder / RESULT_FILE, json.dumps(content).encode())
 
     def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a scalar: [k] and [k], empty where there is none."""

@@ -35,8 +35,7 @@ class Cell:
 
     def runs(self, budget: Budget) -> list[Run]:
         """One a seed, from 0."""
-        seeds = budget.protocol(self.experiment.data).seeds
-        return [self.experiment.run(budget, self.method, seed) for seed in range(seeds)]
+        return self.experiment.runs(budget, self.method)
 
 
 class Grid(Artefact):

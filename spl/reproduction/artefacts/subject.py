@@ -34,8 +34,7 @@ class Subject:
     def runs(self, budget: Budget, method: Method, sparsity: float = SPARSITY) -> list[Run]:
         """One run a seed: trained at 90 % and dense, and otherwise for its spectra alone."""
         trained = sparsity == SPARSITY or method.criterion is None
-        experiment = Experiment(self.network, self.data, sparsity, trained=trained)
-        return [experiment.run(budget, method, seed) for seed in range(budget.protocol(self.data).seeds)]
+        return Experiment(self.network, self.data, sparsity, trained=trained).runs(budget, method)
 
 
 LINEAR = Subject("linear", mlp("linear"))
