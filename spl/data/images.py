@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from spl.data.tensors import Batch, ImageTensors, TrainLoader, whole_batches
 from spl.errors import InputError
 
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 200
 
 
 class ImageDataModule(LightningDataModule):

@@ -65,8 +65,8 @@ _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BUDGETS = {
     "smoke": Budget(
         "smoke",
-        mnist=Protocol(20, 100, 1, 5, 20, None, 20, test_share=0.2),
-        cifar10=Protocol(3, 32, 1, 2, 2, None, 3, test_share=0.2, width=0.25),
+        mnist=Protocol(20, 100, 1, 5, 20, None, 20, test_share=0.04),
+        cifar10=Protocol(2, 32, 1, 1, 2, None, 3, test_share=0.04, width=0.25),
         sparsities=(0.5, 0.9),
     ),
     "short": Budget(

@@ -23,7 +23,7 @@ def seconds(run: Run) -> float:
     batch = run.config["data"]["init_args"]["batch_size"]
     total, shape = _DATA[data]
     pruning = run.config["pruning"]
-    scored = 0 if pruning["sparsity"] == 0 else total if pruning["batches"] is None else pruning["batches"] * batch
+    scored = total if pruning["batches"] is None else pruning["batches"] * batch
     measured = run.config["spectrum"]["examples"] or total
     forward = _operations(run.build_network(), shape)
     operations = 3 * forward * (scored + run.steps * batch) + 10 * 3 * forward * measured  # a row for each class

@@ -135,9 +135,9 @@ class Experiment:
         return {"class_path": "torch.optim.SGD", "init_args": {"lr": rate, "momentum": 0.9, "weight_decay": 5e-4}}
 
     def _pruning(self, budget: Budget, method: Method, seed: int) -> dict[str, Any]:
-        if method.criterion is None:
-            return {"sparsity": 0.0, "include_bias": True, "isometry": None}
         protocol = budget.protocol(self.data)
+        if method.criterion is None:
+            return {"sparsity": 0.0, "include_bias": True, "isometry": None, "batches": protocol.scoring_batches}
         pruning: dict[str, Any] = {
             "sparsity": self.sparsity,
             "include_bias": True,
