@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from spl.pruning import keep_count, prunable_parameters
 from spl.reproduction.artefacts.artefact import Finding, Report
 from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, Cell, Grid, Key, Measured, errors
@@ -9,15 +10,16 @@ from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
 from spl.reproduction.methods import LDI_CS_AI, LDI_DENSE, Choice, Experiment
 from spl.reproduction.results import Results
+from spl.reproduction.run import Run
 from spl.reproduction.samples import Sample, all_positive
 
 _BASE = "ResNet-20, dense"
 _WIDEST = "same blocks, 8× wider"
-# parameters before pruning in words, network, sparsity that leaves the base's 269,034
-_SPARSE: dict[str, tuple[str, dict[str, int], float]] = {
-    _WIDEST: ("17.0 M", {"blocks_per_stage": 3, "width_multiplier": 8}, 0.9841622),
-    "a third of the blocks, 4× wider": ("1.16 M", {"blocks_per_stage": 1, "width_multiplier": 4}, 0.767254),
-    "larger blocks, same width": ("560 k", {"blocks_per_stage": 3, "layers_per_block": 4}, 0.519591),
+# network, and the sparsity that leaves the base's 269,034 parameters
+_SPARSE: dict[str, tuple[dict[str, int], float]] = {
+    _WIDEST: ({"blocks_per_stage": 3, "width_multiplier": 8}, 0.9841622),
+    "a third of the blocks, 4× wider": ({"blocks_per_stage": 1, "width_multiplier": 4}, 0.767254),
+    "larger blocks, same width": ({"blocks_per_stage": 3, "layers_per_block": 4}, 0.519591),
 }
 
 
@@ -35,7 +37,7 @@ class Figure3(Grid):
         base = Cell(Experiment(_resnet({"blocks_per_stage": 3}), self.data), LDI_DENSE)
         sparse = {
             (name,): Cell(Experiment(_resnet(arguments), self.data, sparsity, targets="uniform"), LDI_CS_AI)
-            for name, (_, arguments, sparsity) in _SPARSE.items()
+            for name, (arguments, sparsity) in _SPARSE.items()
         }
         return {(_BASE,): base} | sparse
 
@@ -44,13 +46,17 @@ class Figure3(Grid):
         measured = self.measured(budget, results)
         best = errors(measured, "best")
         findings = [self._beat(budget, best), self._widest(budget, best)]
-        rows = self.rows(measured, lambda result: {})
+        labels = self._labels(budget)
         return Report(
-            rows,
+            self.rows(measured, lambda result: {}),
             findings,
-            {"": error_plot(measured, {(name,): label for name, label in _labels().items()})},
-            [f"{ERRORS}\n\n{_table(measured)}"],
+            {"": error_plot(measured, labels)},
+            [f"{ERRORS}\n\n{_table(measured, labels)}"],
         )
+
+    def _labels(self, budget: Budget) -> dict[Key, str]:
+        """Each network's name and its parameters at the budget's width, before and after pruning."""
+        return {key: f"{key[0]}\n{_sizes(cell.runs(budget)[0])}" for key, cell in self.cells.items()}
 
     def _beat(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         gains = {name: best[_BASE,] - best[name,] for name in _SPARSE}
@@ -78,16 +84,24 @@ def _resnet(arguments: dict[str, int]) -> Choice:
     return {"class_path": "spl.networks.ResNet", "init_args": arguments}
 
 
-def _labels() -> dict[str, str]:
-    sparse = {name: f"{name}\n{size}, pruned to 269 k" for name, (size, _, _) in _SPARSE.items()}
-    return {_BASE: f"{_BASE}\n269 k"} | sparse
+def _sizes(run: Run) -> str:
+    """17.0 M, pruned to 269 k; biases counted, normalization not."""
+    size = sum(p.numel() for p in prunable_parameters(run.build_network(), include_bias=True).values())
+    sparsity = run.config["pruning"]["sparsity"]
+    return _words(size) + (f", pruned to {_words(keep_count(size, sparsity))}" if sparsity else "")
 
 
-def _table(measured: Measured) -> str:
+def _words(number: int) -> str:
+    """17.0 M, 269 k: three digits."""
+    value, unit = (number / 1e6, "M") if number >= 1e6 else (number / 1e3, "k")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+
+
+def _table(measured: Measured, labels: Mapping[Key, str]) -> str:
     best, final = errors(measured, "best"), errors(measured, "final")
     rows = [
-        [label.replace("\n", ", "), f"{best[name,]:.2f}", f"{final[name,]:.2f}", best[name,].n]
-        for name, label in _labels().items()
+        [label.replace("\n", ", "), f"{best[key]:.2f}", f"{final[key]:.2f}", best[key].n]
+        for key, label in labels.items()
     ]
     headers = ["network", "error, best by validation", "error, final", "n"]
     return table(headers, rows)
