@@ -1,7 +1,9 @@
 """A population trains every member as its own `spl fit` does."""
 
 import signal
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 import pytorch_lightning as L
@@ -11,6 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.func import vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spl import InputError, SparseClassifier
 from spl.cli import main
@@ -97,6 +100,43 @@ def both(tmp_path_factory):
     assert not (folder / "population.ckpt").exists()
     singles = [folder / "lightning_logs" / "single" / f"version_{i}" for i in range(len(members))]
     return dict(zip(RUNS, zip([folder / m.folder for m in members], singles, strict=True), strict=True))
+
+
+class Operators(TorchDispatchMode):
+    """How many operators have been called when each training step begins."""
+
+    def __init__(self, monkeypatch, kind):
+        super().__init__()
+        self.called, self.begun = 0, []
+        step = kind.training_step
+
+        def noting(model, batch, batch_idx):
+            self.begun.append(self.called)
+            return step(model, batch, batch_idx)
+
+        monkeypatch.setattr(kind, "training_step", noting)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.called += 1
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def a_step(self):
+        return median(after - before for before, after in pairwise(self.begun))
+
+
+def test_a_step_of_many_calls_at_most_twice_the_operators_of_one(here, monkeypatch):
+    steps = [*QUICK, *STEPS, "8", "--trainer.val_check_interval", "4"]
+    with Operators(monkeypatch, SparseClassifier) as single:
+        main(["fit", *steps, "--test_after_fit", "false"])
+    members = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(9)]
+    calls = []
+    for size in (3, 9):
+        with Operators(monkeypatch, Population) as together:
+            train(members[:size], here / "population.ckpt")
+        calls.append(together.a_step)
+    assert len(single.begun) == len(together.begun) == 8
+    assert calls[0] == calls[1] <= 2 * single.a_step
 
 
 @pytest.mark.slow
