@@ -1,18 +1,26 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read without executing anything in them."""
 
+import io
 import os
+import pickle
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from spl.errors import InputError
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
+def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a folder with room for it") -> None:
     """Write `data` to a file, which then takes the place of the one at `path`, if there is one.
 
     `data` are complete before a file is opened: PyTorch's own writing may end the process on a full disk.
 
     Raises:
-        InputError: the folder is not there, or is not one that can be written to.
+        InputError: the folder is not there, or is not one that can be written to; with what to do, the `remedy`.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -24,4 +32,53 @@ def write_whole(path: str | Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error}): give a path in a folder with room for it.") from error
+        raise InputError(f"{path} cannot be written ({error}): {remedy}.") from error
+
+
+def serialized(contents: Any) -> bytes:
+    """What `torch.save` writes."""
+    stream = io.BytesIO()
+    torch.save(contents, stream)
+    return stream.getvalue()
+
+
+def read(path: str | Path, kind: str, maker: str) -> Any:
+    """What `torch.save` wrote, on the CPU: tensors and plain values, every byte of them checked.
+
+    PyTorch itself does not compare a file with the checksums that are in it, and takes changed weights for good ones.
+
+    Args:
+        path: of the file.
+        kind: what it should be, for messages.
+        maker: the command that makes such files.
+
+    Raises:
+        InputError: there is no such file, it is not whole, or it has something to execute.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no {kind} {path}: give the path of one that `{maker}` wrote.")
+    try:
+        _check_whole(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as a {kind}, {_reason(path, error)}: give one that `{maker}` wrote, such as an "
+            "earlier one."
+        ) from error
+
+
+def _check_whole(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if isinstance(error, zipfile.BadZipFile | zlib.error):
+        return f"it is truncated, damaged, or something else ({error})"
+    if isinstance(error, pickle.UnpicklingError) and (names := get_unsafe_globals_in_checkpoint(path)):
+        return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
+    return f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from spl.errors import InputError
 from spl.masks import BoundMasks, Masks
 
 
@@ -82,10 +84,28 @@ class MaskedWeights:
             self.masks.apply_(self.parameters)
             checkpoint["masks"] = dict(self.masks)
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the masks of a checkpoint back, if it has any."""
-        if "masks" in checkpoint:
-            self.hold(Masks(checkpoint["masks"]))
+    def load(self, checkpoint: dict[str, Any], prefix: str = "") -> None:
+        """Take the masks of a checkpoint back, if it has any.
+
+        Args:
+            checkpoint: with weights at `state_dict` that are about to be loaded.
+            prefix: of the names of the network's parameters there.
+
+        Raises:
+            InputError: they do not fit the network, or prune weights that are not 0 there.
+        """
+        if "masks" not in checkpoint:
+            return
+        masks = Masks(checkpoint["masks"])
+        self.hold(masks)
+        state = {name: checkpoint["state_dict"].get(prefix + name, torch.empty(0)) for name in masks}
+        fitting = Masks({name: mask for name, mask in masks.items() if state[name].shape == mask.shape})
+        if revived := fitting.revived(state):
+            counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
+            raise InputError(
+                f"The masks of the checkpoint prune weights that are not 0 in it: {counts}. It was changed after it "
+                "was written: give another one."
+            )
 
     def _begin(self) -> None:
         self._followed: WeakSet[Optimizer] = WeakSet()

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from spl.checkpoints import read_checkpoint
 from spl.data.tensors import Batch
 from spl.errors import InputError
 from spl.initializers import Initializer
@@ -191,7 +192,7 @@ class SparseClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Load the pretrained weights, unless a checkpoint of this run is about to be resumed."""
         if stage == "fit" and self.pretrained is not None and not self.trainer.ckpt_path:
-            state = _read(self.pretrained)["state_dict"]
+            state = read_checkpoint(self.pretrained)["state_dict"]
             prefix = "network."
             weights = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             _check_state_fits(weights, self.network, self.pretrained)
@@ -204,8 +205,12 @@ class SparseClassifier(LightningModule):
             checkpoint["network"] = self.network_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the masks back, before the weights are loaded."""
-        self._masked_weights.load(checkpoint)
+        """Take the masks back, before the weights are loaded.
+
+        Raises:
+            InputError: it is of another network, or its masks and weights disagree.
+        """
+        self._masked_weights.load(checkpoint, prefix="network.")
         _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod
@@ -221,25 +226,15 @@ class SparseClassifier(LightningModule):
                 `spl` command, which records how to build it.
 
         Raises:
-            InputError: there is no such file, or it does not say how to build the network and none is given.
+            InputError: there is no such file, it is not whole, or it does not say how to build the network and none
+                is given.
         """
+        checkpoint = read_checkpoint(checkpoint_path)
         if "network" not in kwargs:
-            kwargs["network"] = _build_network(_read(checkpoint_path), checkpoint_path)
+            kwargs["network"] = _build_network(checkpoint, checkpoint_path)
         model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)
         assert isinstance(model, cls)
         return model
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise InputError(f"There is no checkpoint {path}. Give the path of a .ckpt file that `spl fit` wrote.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{path} is no checkpoint: it has no state_dict. Give a .ckpt file that `spl fit` wrote.")
-    return checkpoint
 
 
 def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
@@ -261,6 +256,7 @@ def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | P
         for name, tensor in own.items()
         if name not in state or state[name].shape != tensor.shape
     ]
+    wrong += [f"{name} (not wanted)" for name in state if name not in own]
     if wrong:
         raise InputError(
             f"{what} does not fit the network: {', '.join(wrong)}. Use the network that it was made with: the "

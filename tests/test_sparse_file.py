@@ -126,7 +126,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(InputError, match=r"There is no file gone\.pt"):
+    with pytest.raises(InputError, match=r"There is no file of weights gone\.pt"):
         load_sparse("gone.pt")
 
 

@@ -10,6 +10,7 @@ from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.diagnosis import Diagnosis, diagnose
 from spl.errors import InputError
+from spl.files import write_whole
 from spl.module import SparseClassifier
 
 
@@ -68,7 +69,7 @@ class Diagnose(Callback):
 
     def _log(self, trainer: Trainer, diagnosis: Diagnosis) -> None:
         if folder := run_folder(trainer):
-            (folder / "diagnosis.json").write_text(diagnosis.to_json())
+            write_whole(folder / "diagnosis.json", diagnosis.to_json().encode())
             print(f"\nThe same as JSON: {folder / 'diagnosis.json'}")
         if trainer.logger is not None:
             trainer.logger.log_metrics(_scalars(diagnosis), step=trainer.global_step)

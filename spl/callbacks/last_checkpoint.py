@@ -1,13 +1,14 @@
 """LastCheckpoint: the newest state of every fit, whatever else is kept."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from spl.callbacks.run import run_folder
+from spl.checkpoints import WholeCheckpoints
 
 
 class LastCheckpoint(Checkpoint):
@@ -15,7 +16,9 @@ class LastCheckpoint(Checkpoint):
 
     The `save_last` of a ModelCheckpoint that keeps the best is as old as the best. In an epoch it is written after the
     first step, not when the epoch before ends: there, Lightning resumes a fit that counts steps (`max_steps`) at the
-    wrong epoch, and so in another order (its issue 19617). A file is replaced whole or not at all.
+    wrong epoch, and so in another order (its issue 19617).
+
+    Beside it every checkpoint of the Trainer is written whole or not at all: see `spl.checkpoints.WholeCheckpoints`.
     """
 
     def __init__(self) -> None:
@@ -24,6 +27,11 @@ class LastCheckpoint(Checkpoint):
     def path(self, trainer: Trainer) -> Path:
         """Where it is written."""
         return (run_folder(trainer) or Path(trainer.default_root_dir)) / "checkpoints" / "last.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Replace Lightning's own way of writing and reading checkpoints; another way, of the user, stands."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the epoch begins."""
@@ -43,8 +51,4 @@ class LastCheckpoint(Checkpoint):
 
     def _write(self, trainer: Trainer) -> None:
         own = str(self.path(trainer)) if trainer.is_global_zero else ""  # the others have no folder
-        path = Path(trainer.strategy.broadcast(own))
-        partial = path.with_name(f"{path.name}.part")
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(partial, path)
+        trainer.save_checkpoint(trainer.strategy.broadcast(own), weights_only=False)

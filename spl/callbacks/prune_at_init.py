@@ -18,6 +18,7 @@ from spl.callbacks.stages import Stage, announce
 from spl.callbacks.step_loss import StepLoss, check_objective, objective
 from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
 from spl.errors import InputError
+from spl.files import write_whole
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
@@ -278,7 +279,7 @@ class PruneAtInit(KeepMasks):
             {"sparsity/global": masks.sparsity} | sparsities | gaps | self._orthogonality, step=0
         )
         if folder := run_folder(trainer):
-            (folder / "pruning.yaml").write_text(yaml.safe_dump(self.record, sort_keys=False))
+            write_whole(folder / "pruning.yaml", yaml.safe_dump(self.record, sort_keys=False).encode())
         if writer := tensorboard.writer(trainer):
             tensorboard.add_masks(writer, masks)
             tensorboard.add_saliency(writer, scores)

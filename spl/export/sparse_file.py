@@ -9,6 +9,7 @@ Places are one bit a weight, in row-major order, the first of eight in the highe
 float32 weights whatever the sparsity, and fewer bytes than one index a kept weight up to a sparsity of 96.9 %.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
-from spl.export.files import read, serialized
-from spl.files import write_whole
+from spl.files import read, serialized, write_whole
 from spl.masks import Masks
 
 _FORMAT = "spl.sparse 1"
@@ -47,7 +47,7 @@ def load_sparse(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it is damaged, or it is no sparse weights file.
     """
-    return restored(read(path))
+    return restored(read(path, "file of weights", "spl export --to sparse"))
 
 
 def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
@@ -89,8 +89,16 @@ def restored(contents: Any) -> dict[str, Any]:
     kind = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
     if kind != _FORMAT:
         raise InputError(f"This is no sparse weights file ({_FORMAT}), but {kind}: give one that save_sparse wrote.")
-    known = contents["dense"] | {name: _unpacked(name, **packed) for name, packed in contents["sparse"].items()}
-    return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
+    try:
+        known = contents["dense"] | {name: _unpacked(name, **packed) for name, packed in contents["sparse"].items()}
+        return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"The sparse weights file was changed after it was written ({type(error).__name__}: {error}): export it "
+            "again."
+        ) from error
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
@@ -106,12 +114,13 @@ def _packed(weight: Tensor, mask: Tensor) -> dict[str, Any]:
 
 
 def _unpacked(name: str, shape: list[int], places: Tensor, values: Tensor) -> Tensor:
-    weight = torch.zeros(shape, dtype=values.dtype)
-    bits = np.unpackbits(places.numpy(), count=min(weight.numel(), 8 * len(places)))
-    if len(bits) != weight.numel() or int(bits.sum()) != len(values):
+    size = math.prod(shape)
+    bits = np.unpackbits(places.numpy(), count=min(size, 8 * len(places)))
+    if len(bits) != size or int(bits.sum()) != len(values):
         raise InputError(
-            f"{name} of {weight.numel()} weights has {len(bits)} places, {int(bits.sum())} of them kept, for "
+            f"{name} of {size} weights has {len(bits)} places, {int(bits.sum())} of them kept, for "
             f"{len(values)} values: the file is damaged, export it again."
         )
+    weight = torch.zeros(shape, dtype=values.dtype)
     weight[torch.from_numpy(bits).bool().view(shape)] = values
     return weight

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from spl.export.compaction import compact
 from spl.export.cost import layer_cost, layer_positions, network_cost
-from spl.export.files import serialized
 from spl.export.sparse_file import packed
+from spl.files import serialized
 from spl.masks import Masks
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from spl.data.tensors import Batch
+from spl.files import serialized, write_whole
 from spl.masks import Masks
 from spl.module import SparseClassifier
 from spl.population.journal import Journal, Tally
@@ -170,7 +171,7 @@ def _write(model: SparseClassifier, path: Path, epoch: int, step: int) -> None:
         "state_dict": model.state_dict(),
     }
     model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+    write_whole(path, serialized(checkpoint))
 
 
 def _stacked(networks: Sequence[nn.Module]) -> nn.Module:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
+from spl.checkpoints import read_checkpoint
 from spl.population.agreement import check, trainer_settings
 from spl.population.data import PopulationData
 from spl.population.member import Member
@@ -78,7 +78,7 @@ def _is_of(checkpoint: Path, population: Population) -> bool:
     """Whether there is a checkpoint of these very members."""
     if not checkpoint.is_file():
         return False
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     return bool(state.get("population", {}).get("fingerprint") == population.fingerprint)
 
 

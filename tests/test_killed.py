@@ -1,0 +1,49 @@
+"""A fit that is killed at any moment goes on from its last checkpoint and ends as if nothing had been."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kills import BATCHES, KILLS, MOMENTS
+
+SEED = 0
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What became of fits that were killed: of the script, in one process from which all fits are forked."""
+    script = Path(__file__).with_name("kills.py")
+    folder = tmp_path_factory.mktemp("killed")
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", script, folder, str(SEED)], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+def test_a_fit_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(report):
+    """Weights, masks, optimizer, schedule and order are compared; moments before the first checkpoint start again."""
+    assert len(report["random"]) == MOMENTS == 20
+    for moment in report["random"]:
+        assert moment["equal"], (SEED, moment)
+    assert sum(moment["killed"] for moment in report["random"]) >= MOMENTS - 1  # but one that the end was too near for
+    steps = {moment["step"] for moment in report["random"]}
+    assert {None, BATCHES + 1, 2 * BATCHES + 1, 3 * BATCHES + 1} <= steps
+
+
+def test_a_fit_that_is_killed_again_and_again_ends_as_if_it_had_not_been(report):
+    steps = report["repeated"]["steps"]
+    assert len(steps) == KILLS
+    assert len(set(steps)) > 2
+    assert report["repeated"]["equal"], (SEED, steps)
+
+
+@pytest.mark.parametrize(("moment", "written"), [("half", 1), ("whole", 1), ("in place", 2)])
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(report, moment, written):
+    found = report["writing"][moment]
+    assert found["step"] == written * BATCHES + 1
+    assert found["equal"]
+    assert [name for name in found["files"] if not name.startswith(".")] == ["last.ckpt"]
+    assert len(found["files"]) == (1 if moment == "in place" else 2)
