@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,8 +23,10 @@ from spl import (  # noqa: F401 (short class names on the command line)
     schedules,
     scopes,
 )
+from spl.advice import advice, reason
 from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
 from spl.callbacks.run import callbacks_of, run_folder
+from spl.checkpoints import read_checkpoint
 from spl.errors import InputError
 from spl.module import SparseClassifier
 
@@ -109,12 +110,34 @@ class SplCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
+            raise InputError(f"seed_everything must lie in [0, 2³²), got {seed}.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there, before data and network are made."""
+        """Refuse a checkpoint that is not there, or not whole, before data and network are made."""
         path = self._get(self.config, "ckpt_path")
-        if path not in (None, "best", "last", "hpc", "registry") and not Path(path).is_file():
-            raise InputError(f"There is no checkpoint {path}: give the path of a .ckpt file that `spl fit` wrote.")
+        if path not in (None, "best", "last", "hpc", "registry"):
+            read_checkpoint(path)
+
+    def instantiate_classes(self) -> None:
+        """Make Trainer, network and data.
+
+        Raises:
+            InputError: they cannot be made as they are asked for, whoever finds that out, and however late.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if advice(error) is not None:
+                raise
+            raise InputError(
+                f"What the configuration asks for cannot be made ({reason(error)}): correct it; --help tells what is "
+                "possible."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, logging to lightning_logs/NAME unless a logger is given."""
@@ -193,16 +216,9 @@ def main(args: list[str] | None = None) -> None:
             (export_command if words[0] == "export" else summary_command)(words[1:])
         else:
             run(SplCLI, args)
-    except (ValueError, MisconfigurationException) as error:
-        cause = _advice(error)
-        if cause is None:
+    except Exception as error:
+        message = advice(error)
+        if message is None:
             raise
-        print(f"spl: error: {cause}", file=sys.stderr)
+        print(f"spl: error: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-def _advice(error: BaseException | None) -> BaseException | None:
-    """The error with a message for the user, which the parser may have wrapped in its own; None if there is none."""
-    while error is not None and not isinstance(error, InputError | MisconfigurationException):
-        error = error.__cause__
-    return error

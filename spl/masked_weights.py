@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -98,8 +97,8 @@ class MaskedWeights:
             return
         masks = Masks(checkpoint["masks"])
         self.hold(masks)
-        state = {name: checkpoint["state_dict"].get(prefix + name, torch.empty(0)) for name in masks}
-        fitting = Masks({name: mask for name, mask in masks.items() if state[name].shape == mask.shape})
+        state = {name: checkpoint["state_dict"].get(prefix + name) for name in masks}
+        fitting = Masks({n: mask for n, mask in masks.items() if getattr(state[n], "shape", None) == mask.shape})
         if revived := fitting.revived(state):
             counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
             raise InputError(

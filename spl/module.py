@@ -116,11 +116,11 @@ class SparseClassifier(LightningModule):
         logits = self(inputs)
         loss = F.cross_entropy(logits, labels)
         accuracy = (logits.detach().argmax(-1) == labels).float().mean()
-        self._unlogged.append((loss.detach(), accuracy, len(labels)))
         trainer = self.trainer
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % every == 0:
-            self._log_train()
+        if every := trainer.log_every_n_steps:  # type: ignore[attr-defined]  # 0 for never
+            self._unlogged.append((loss.detach(), accuracy, len(labels)))
+            if (trainer.global_step + 1) % every == 0:
+                self._log_train()
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -171,7 +171,11 @@ class SparseClassifier(LightningModule):
             metric.reset()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and the schedule that were given."""
+        """The optimizer and the schedule that were given.
+
+        Raises:
+            InputError: they cannot be made with the arguments they were given.
+        """
         norms = {
             id(p) for module in self.network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()
         }
@@ -179,13 +183,16 @@ class SparseClassifier(LightningModule):
         if norms:
             norm_parameters = [p for p in self.network.parameters() if id(p) in norms]
             groups.append({"params": norm_parameters, "weight_decay": 0.0})
-        optimizer = self.optimizer(groups)
-        if self.lr_scheduler is None:
+        try:
+            optimizer = self.optimizer(groups)
+            schedule = self.lr_scheduler(optimizer) if self.lr_scheduler is not None else None
+        except Exception as error:
+            raise InputError(
+                f"The optimizer or its schedule cannot be made: {error}. Correct model.optimizer or model.lr_scheduler."
+            ) from error
+        if schedule is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": self.lr_interval},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
 
     # Checkpoints
 
@@ -244,7 +251,12 @@ def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
-    network = parser.instantiate(parser.parse_object({"network": checkpoint["network"]})).network
+    try:
+        network = parser.instantiate(parser.parse_object({"network": checkpoint["network"]})).network
+    except Exception as error:
+        raise InputError(
+            f"The network of {path} cannot be built ({error}): pass it, load_from_checkpoint(path, network=...)."
+        ) from error
     assert isinstance(network, nn.Module)
     return network
 
@@ -252,9 +264,9 @@ def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
 def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | Path) -> None:
     own = module.state_dict()
     wrong = [
-        f"{name} ({tuple(state[name].shape) if name in state else 'absent'}, wanted {tuple(tensor.shape)})"
+        f"{name} ({_shape(state[name]) if name in state else 'absent'}, wanted {_shape(tensor)})"
         for name, tensor in own.items()
-        if name not in state or state[name].shape != tensor.shape
+        if name not in state or _shape(state[name]) != _shape(tensor)
     ]
     wrong += [f"{name} (not wanted)" for name in state if name not in own]
     if wrong:
@@ -262,3 +274,8 @@ def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | P
             f"{what} does not fit the network: {', '.join(wrong)}. Use the network that it was made with: the "
             "config.yaml of its run names it."
         )
+
+
+def _shape(value: Any) -> Any:
+    """Of a tensor; of anything else, which a changed checkpoint may have, its type."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

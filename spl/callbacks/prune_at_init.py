@@ -115,7 +115,7 @@ class PruneAtInit(KeepMasks):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take both back."""
-        self.record = state_dict["record"]
+        self.record = dict(state_dict["record"])
         changes = state_dict.get("changes", {})  # which checkpoints of earlier revisions do not have
         self.changes = {
             name: Change(Residuals(*before), Residuals(*after), *rest)
@@ -126,7 +126,7 @@ class PruneAtInit(KeepMasks):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._restored_step = checkpoint["global_step"]
+        self._restored_step = int(checkpoint["global_step"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""

@@ -91,7 +91,7 @@ class ImageDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take up the order of the run that is resumed."""
-        self.seed = state_dict["seed"]
+        self.seed = int(state_dict["seed"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Both tensors to `device`."""

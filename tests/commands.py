@@ -1,0 +1,44 @@
+"""The `spl` command within the process of the tests, its parsers made once."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import pytest
+
+from spl import cli
+
+
+class OnceParsed(cli.SplCLI):
+    """Keeps what it parses by: it takes a second to make, and 500 command lines would not be worth it."""
+
+    _made: tuple | None = None
+
+    def setup_parser(self, *args, **kwargs):
+        cls = type(self)
+        if cls._made is None:
+            super().setup_parser(*args, **kwargs)
+            cls._made = (self.parser, self._subcommand_parsers, self._subcommand_method_arguments)
+        self.parser, self._subcommand_parsers, self._subcommand_method_arguments = cls._made
+
+
+@dataclass
+class Ended:
+    """How a command ended: its exit status, and what it said."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def command(*args: object) -> Ended:
+    """Run `spl` with these arguments; an error that it does not catch is raised."""
+    output, errors = io.StringIO(), io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(cli, "SplCLI", OnceParsed)
+        try:
+            cli.main([str(arg) for arg in args])
+        except SystemExit as stopped:
+            code = stopped.code or 0
+    return Ended(code, output.getvalue(), errors.getvalue())

@@ -1,0 +1,256 @@
+"""Files that are not whole, were changed, or want to be executed: refused with the reason, by whatever reads them."""
+
+import copy
+import io
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from commands import command
+from torch import nn
+
+from spl import InputError, SparseClassifier
+from spl.checkpoints import WholeCheckpoints, read_checkpoint
+from spl.data import CIFAR10, MNIST
+from spl.export import load_sparse
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of a run that goes on in another folder
+
+QUICK = ["--config", Path(__file__).parent.parent / "configs" / "quickstart.yaml", "--trainer.max_epochs", 2]
+QUICK += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.isometry", "null", "--pruning.batches", 2]
+QUICK += ["--spectrum.examples", 5, "--trainer.limit_train_batches", 3, "--trainer.enable_progress_bar", "false"]
+QUICK += ["--trainer.accelerator", "cpu", "--test_after_fit", "false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a finished run and its sparse file, which every test of this file works in."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert command("fit", *QUICK).code == 0
+        (folder / "lightning_logs/quickstart/version_0/checkpoints/last.ckpt").rename(folder / "last.ckpt")
+        assert command("export", "--ckpt_path", "last.ckpt", "--to", "sparse", "--output", "sparse.pt").code == 0
+        yield folder
+
+
+class Canary:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+def in_a_weight(data):
+    """A place in the largest tensor of the file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    return largest.header_offset + 200 + largest.file_size // 2
+
+
+DAMAGE = {
+    "empty": (lambda data: b"", "it is empty"),
+    "a tenth": (lambda data: data[: len(data) // 10], "it is truncated"),
+    "half": (lambda data: data[: len(data) // 2], "it is truncated"),
+    "all but a byte": (lambda data: data[:-1], "it is truncated"),
+    "its head missing": (lambda data: data[512:], "it is damaged"),
+    "a changed weight": (lambda data: flipped(data, in_a_weight(data)), r"data/\d+ does not have its checksum"),
+    "a changed structure": (lambda data: flipped(data, data.index(b"state_dict") if b"state_dict" in data else 90),
+                            "it is (truncated, )?damaged"),
+    "an image": (lambda data: b"\x89PNG\r\n\x1a\n" + bytes(100), "something else"),
+    "a YAML": (lambda data: b"trainer:\n  max_epochs: 1\n", "something else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["last.ckpt", "sparse.pt"])
+def test_a_damaged_file_is_refused_with_the_reason(run, damage, name):
+    change, reason = DAMAGE[damage]
+    (run / "damaged").write_bytes(change((run / name).read_bytes()))
+    readers = [read_checkpoint, SparseClassifier.load_from_checkpoint] if name == "last.ckpt" else [load_sparse]
+    for read in readers:
+        with pytest.raises(
+            InputError, match=rf"damaged cannot be read as a .*{reason}.*: give one that `spl .*` wrote"
+        ):
+            read("damaged")
+
+
+def commands(path):
+    """Everything that takes a checkpoint."""
+    yield from ([name, *QUICK, "--ckpt_path", path] for name in ("fit", "validate", "test", "predict", "diagnose"))
+    yield ["fit", *QUICK, "--model.pretrained", path]
+    yield ["summary", "--ckpt_path", path]
+    yield ["export", "--ckpt_path", path, "--to", "sparse", "--output", "x.pt"]
+
+
+def refused(match, *args):
+    """The command exits with 2 and one message."""
+    ended = command(*args)
+    assert ended.code == 2, args
+    assert re.search(match, ended.errors), (args, ended.errors)
+    assert ended.errors.count("error:") == 1
+    assert "Traceback" not in ended.errors
+
+
+def test_every_command_refuses_a_checkpoint_that_is_not_whole(run):
+    (run / "half.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:-100])
+    before = sorted(run.rglob("*"))
+    for args in commands("half.ckpt"):
+        refused("half.ckpt cannot be read as a checkpoint, it is truncated", *args)
+    new = {path.name for path in run.rglob("*")} - {path.name for path in before}
+    assert "checkpoints" not in new
+    assert "x.pt" not in new
+
+
+def test_every_command_refuses_a_folder(run):
+    (run / "folder.ckpt").mkdir()
+    for args in commands("folder.ckpt"):
+        refused("There is no checkpoint folder.ckpt", *args)
+
+
+def hostile_zip(canary):
+    stream = io.BytesIO()
+    torch.save({"state_dict": {}, "payload": Canary(canary)}, stream)
+    return stream.getvalue()
+
+
+def hostile_pickle(canary):
+    return pickle.dumps({"state_dict": {}, "payload": Canary(canary)})
+
+
+@pytest.mark.parametrize("hostile", [hostile_zip, hostile_pickle])
+def test_nothing_in_a_file_is_executed(run, hostile):
+    canary = run / "canary"
+    (run / "hostile.ckpt").write_bytes(hostile(canary))
+    for args in commands("hostile.ckpt"):
+        refused(r"hostile\.ckpt cannot be read as a checkpoint", *args)
+        assert not canary.exists()
+    refused(r"hostile\.ckpt", "test", *QUICK, "--ckpt_path", "hostile.ckpt", "--weights_only", "false")
+    for read in (
+        read_checkpoint,
+        load_sparse,
+        SparseClassifier.load_from_checkpoint,
+        WholeCheckpoints().load_checkpoint,
+    ):
+        with pytest.raises(InputError, match=r"hostile\.ckpt cannot be read"):
+            read("hostile.ckpt")
+    assert not canary.exists()
+    if hostile is hostile_zip:
+        with pytest.raises(InputError, match=r"more than tensors and plain values \(posix\.mkdir\)"):
+            read_checkpoint("hostile.ckpt")
+    pickle.loads(hostile_pickle(canary))  # it would have been seen
+    canary.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("data", "folder", "files"),
+    [
+        (CIFAR10, "cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]),
+        (MNIST, "MNIST/raw", list(MNIST.md5)),
+    ],
+)
+def test_nothing_in_a_data_set_is_executed(tmp_path, data, folder, files):
+    """CIFAR-10 comes as pickles: a file is not read unless its MD5 is that of the original."""
+    canary = tmp_path / "canary"
+    (tmp_path / folder).mkdir(parents=True)
+    for file in files:
+        (tmp_path / folder / file).write_bytes(hostile_pickle(canary))
+    with pytest.raises(InputError, match=r"is truncated or damaged: \d+ bytes with MD5"):
+        data(root=tmp_path, download=False).setup()
+    assert not canary.exists()
+
+
+def test_hyperparameters_of_a_checkpoint_do_not_reach_the_configuration(run):
+    """Lightning's command would take them over what is asked for."""
+    checkpoint = torch.load("last.ckpt", weights_only=True)
+    network = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 1}}
+    torch.save(checkpoint | {"hyper_parameters": {"network": network}}, "hyper.ckpt")
+    assert command("test", *QUICK, "--ckpt_path", "hyper.ckpt").code == 0
+
+
+# Whole, but changed
+
+
+def changed(checkpoint, *path, to=None):
+    """With another value at a path of keys; without it where there is none."""
+    inner = checkpoint = copy.deepcopy(checkpoint)
+    for key in path[:-1]:
+        inner = inner[key]
+    if to is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = to(inner[path[-1]]) if callable(to) else to
+    return checkpoint
+
+
+WEIGHT = ("state_dict", "network.fc2.weight")
+MASK = ("masks", "fc2.weight")
+CHANGES = [
+    (WEIGHT, lambda t: t + 1, r"masks of the checkpoint prune weights that are not 0 in it: fc2\.weight \(\d+\)"),
+    (WEIGHT, lambda t: t[:-1], r"network\.fc2\.weight \(\(19, 20\), wanted \(20, 20\)\)"),
+    (WEIGHT, None, r"network\.fc2\.weight \(absent, wanted"),
+    (WEIGHT, "weights", r"network\.fc2\.weight \(str, wanted"),
+    (("state_dict",), lambda s: s | {"network.fc9.weight": torch.ones(1)}, r"network\.fc9\.weight \(not wanted\)"),
+    (MASK, lambda m: ~m, r"prune weights that are not 0 in it: fc2\.weight"),
+    (MASK, lambda m: m[:-1], r"fc2\.weight \(mask \(19, 20\), weights \(20, 20\)\)"),
+    (MASK, lambda m: m.float(), r"mask of fc2\.weight must be a bool tensor, got torch\.float32"),
+    (("masks", "fc9.weight"), torch.ones(1).bool(), r"fc9\.weight \(no such parameter\)"),
+    (("masks",), None, r"holds no masks"),
+    (("masks",), [1], r"changed after it was written: masks is list, not dict"),
+    (("state_dict",), None, r"is no checkpoint: it has no state_dict"),
+    (("state_dict",), "weights", r"changed after it was written: state_dict is str, not dict"),
+    (("global_step",), None, r"cannot be taken up \(KeyError: 'global_step'\)"),
+    (("optimizer_states", 0, "state"), None, r"cannot be taken up \(KeyError: 'state'\)"),
+    (("loops", "fit_loop"), None, r"cannot be taken up \(KeyError: 'fit_loop'\)"),
+    (("callbacks", "PruneAtInit", "record"), 1, r"cannot be taken up \(TypeError"),
+    (("pytorch-lightning_version",), "x", r"cannot be taken up \(InvalidVersion"),
+    (("MNISTSample", "seed"), "x", r"cannot be taken up \(ValueError"),
+]
+
+
+@pytest.mark.parametrize(("path", "to", "match"), CHANGES)
+def test_a_checkpoint_that_was_changed_is_refused_with_the_reason(run, path, to, match):
+    checkpoint = torch.load("last.ckpt", weights_only=True)
+    if path == ("masks", "fc9.weight"):
+        checkpoint["masks"]["fc9.weight"] = None
+    torch.save(changed(checkpoint, *path, to=to), "changed.ckpt")
+    refused(match, "fit", *QUICK, "--ckpt_path", "changed.ckpt", "--trainer.max_epochs", 3)
+
+
+def test_a_checkpoint_whose_network_cannot_be_built_says_so(run):
+    checkpoint = torch.load("last.ckpt", weights_only=True)
+    torch.save(changed(checkpoint, "network", "class_path", to="os.system"), "changed.ckpt")
+    for args in (["summary"], ["export", "--to", "sparse", "--output", "x.pt"]):
+        refused(r"The network of changed\.ckpt cannot be built", *args, "--ckpt_path", "changed.ckpt")
+
+
+def test_a_sparse_file_that_was_changed_is_refused(run):
+    contents = torch.load("sparse.pt", weights_only=True)
+    packed = ("sparse", "fc2.weight")
+    changes = [(("names",), None), (("dense",), 3), (("tied",), {"fc2.weight": "x"})]
+    changes += [((*packed, "shape"), None), ((*packed, "places"), torch.ones(1))]
+    for path, to in changes:
+        torch.save(changed(contents, *path, to=to), "changed.pt")
+        with pytest.raises(InputError, match=r"sparse weights file was changed after it was written"):
+            load_sparse("changed.pt")
+
+
+def test_a_checkpoint_elsewhere_is_left_to_lightning():
+    files = WholeCheckpoints()
+    files.save_checkpoint({"state_dict": {"w": torch.ones(2)}}, "memory://folder/x.ckpt")
+    assert files.load_checkpoint("memory://folder/x.ckpt")["state_dict"]["w"].tolist() == [1.0, 1.0]
+    assert not Path("memory:").exists()
+    files.save_checkpoint({"state_dict": {}, "payload": nn.ReLU}, "memory://folder/y.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        files.load_checkpoint("memory://folder/y.ckpt", weights_only=False)
