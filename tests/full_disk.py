@@ -1,0 +1,115 @@
+"""`spl` on a disk that fills up: a small tmpfs of this process alone, or where there is none, a limit on files.
+
+`python full_disk.py FOLDER` prints what became of it, as JSON.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from commands import command
+
+from spl.callbacks import LastCheckpoint
+from spl.data import MNISTSample
+
+CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+SMALL = ["--model.network.depth", "3", "--model.network.width", "20", "--pruning.isometry", "null"]
+SMALL += ["--pruning.batches", "2", "--spectrum.examples", "5", "--trainer.limit_train_batches", "5"]
+SMALL += ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "4", "--trainer.accelerator", "cpu"]
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+
+
+def mounted(folder: Path) -> bool:
+    """Whether a tmpfs of 2 MB is there now, which no other process sees; needs no privileges, but a kernel that may."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(_NEW_USER | _NEW_MOUNTS):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    return libc.mount(b"none", bytes(folder), b"tmpfs", 0, b"size=2m") == 0
+
+
+def fill(folder: Path, real: bool, limit: int = 70000) -> None:
+    """Leave no room on the disk, or in any file for more than `limit` bytes, by default half a checkpoint."""
+    if not real:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        return
+    with contextlib.suppress(OSError), (folder / "filler").open("ab", buffering=0) as filler:
+        while filler.write(bytes(1024)):
+            pass
+
+
+def forked(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a process of its own."""
+    here, there = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            os.write(there, json.dumps(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(there)
+    with os.fdopen(here) as stream:
+        found = stream.read()
+    os.waitpid(process, 0)
+    return json.loads(found)
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Sizes by name."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def fit(folder: Path, real: bool, after: int) -> dict[str, Any]:
+    """A fit whose disk is full after so many checkpoints, from the start at -1, and an export from it."""
+    write, written = LastCheckpoint._write, [0]
+
+    def counted(self: LastCheckpoint, trainer: Any) -> None:
+        if written[0] == after:
+            fill(folder, real)
+        write(self, trainer)
+        written[0] += 1
+
+    LastCheckpoint._write = counted
+    os.chdir(folder)
+    if after < 0:
+        fill(folder, real)
+    ended = command("fit", "--config", CONFIG, *SMALL)
+    found: dict[str, Any] = {"code": ended.code, "errors": ended.errors, "files": files(folder)}
+    last = folder / "lightning_logs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
+    if last.exists():
+        found["step"] = torch.load(last, weights_only=True)["global_step"]
+        fill(folder, real, limit=4096)
+        exported = command("export", "--ckpt_path", last, "--to", "sparse", "--output", folder / "x.pt")
+        found["export"] = {"code": exported.code, "errors": exported.errors, "files": files(folder)}
+    return found
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """All of it."""
+    torch.set_num_threads(1)
+    MNISTSample().load()
+    report: dict[str, Any] = {}
+    for after in (-1, 0, 1):
+        place = Path(tempfile.mkdtemp(dir=folder))
+
+        def work(place: Path = place, after: int = after) -> dict[str, Any]:
+            real = mounted(place)
+            return {"real": real} | fit(place, real, after)
+
+        report[str(after)] = forked(work)
+    return report
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

@@ -1,0 +1,44 @@
+"""A full disk ends a command in one sentence, and leaves whole what was there before."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What became of fits on disks that filled up: before anything was written, and after 0 and 1 checkpoints."""
+    script, folder = Path(__file__).with_name("full_disk.py"), tmp_path_factory.mktemp("disks")
+    made = subprocess.run([sys.executable, "-W", "ignore", script, folder], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("after", [-1, 0, 1])
+def test_a_full_disk_ends_a_fit_in_one_sentence(report, after):
+    found = report[str(after)]
+    cause = "No space left on device" if found["real"] else "File too large"
+    assert found["code"] == 2
+    *before, message = found["errors"].splitlines()
+    assert message.startswith("spl: error: ")
+    assert cause in message
+    assert "make room, and start again or go on from" in message
+    assert not before or after == -1  # TensorBoard's own thread, which fails first, says so
+    assert not [name for name in found["files"] if name.endswith(".part")]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(report):
+    name = "lightning_logs/quickstart/version_0/checkpoints/last.ckpt"
+    assert name not in report["0"]["files"]
+    assert report["1"]["step"] == 6
+    assert f"{name} cannot be written" in report["1"]["errors"]
+
+
+def test_a_full_disk_leaves_no_half_export(report):
+    export = report["1"]["export"]
+    assert export["code"] == 2
+    assert "x.pt cannot be written" in export["errors"]
+    assert export["files"] == report["1"]["files"]
