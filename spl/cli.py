@@ -24,7 +24,8 @@ from spl import (  # noqa: F401 (short class names on the command line)
     scopes,
 )
 from spl.advice import advice, reason
-from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt, Summary
+from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt, Summary
+from spl.callbacks.requeue import requeued_checkpoint
 from spl.callbacks.run import callbacks_of, run_folder
 from spl.checkpoints import read_checkpoint
 from spl.errors import InputError
@@ -118,8 +119,12 @@ class SplCLI(LightningCLI):
         """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there, or not whole, before data and network are made."""
-        path = self._get(self.config, "ckpt_path")
+        """Go on where a requeued job was; refuse a checkpoint that is not whole, before network and data are made."""
+        config = self.config[str(self.subcommand)]
+        if self.subcommand == "fit" and config.ckpt_path is None:
+            plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+            config.ckpt_path = requeued_checkpoint(_runs(config.trainer.default_root_dir) / config.name, plain)
+        path = config.ckpt_path
         if path not in (None, "best", "last", "hpc", "registry"):
             read_checkpoint(path)
 
@@ -143,9 +148,8 @@ class SplCLI(LightningCLI):
         """The Trainer, logging to lightning_logs/NAME unless a logger is given."""
         config = self._get(self.config_init, "trainer")
         if config["logger"] in (None, True):
-            root = Path(config["default_root_dir"] or ".", "lightning_logs")
             name = self._get(self.config_init, "name")
-            kwargs["logger"] = TensorBoardLogger(root, name=name, default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(_runs(config["default_root_dir"]), name=name, default_hp_metric=False)
         if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
             kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
@@ -174,6 +178,11 @@ class SplCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule)
 
 
+def _runs(root: str | Path | None) -> Path:
+    """Where runs are logged."""
+    return Path(root or ".", "lightning_logs")
+
+
 class FitCLI(SplCLI):
     """`spl fit` alone, whose parser is made in a fifth of the time, for a process that fits many networks."""
 
@@ -195,7 +204,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
         trainer_class=SplTrainer,
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
-        trainer_defaults={"callbacks": [SafeInterrupt(), LastCheckpoint(), Summary()]},
+        trainer_defaults={"callbacks": [SafeInterrupt(), Requeue(), LastCheckpoint(), Summary()]},
         parser_kwargs={"description": _DESCRIPTION},
         args=args,
         **options,

@@ -5,7 +5,17 @@ from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.last_checkpoint import LastCheckpoint
 from spl.callbacks.prune_at_init import PruneAtInit
+from spl.callbacks.requeue import Requeue
 from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
 
-__all__ = ["Diagnose", "JacobianSpectrum", "LastCheckpoint", "PruneAtInit", "SafeInterrupt", "StageListener", "Summary"]
+__all__ = [
+    "Diagnose",
+    "JacobianSpectrum",
+    "LastCheckpoint",
+    "PruneAtInit",
+    "Requeue",
+    "SafeInterrupt",
+    "StageListener",
+    "Summary",
+]

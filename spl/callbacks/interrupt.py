@@ -56,7 +56,7 @@ class SafeInterrupt(Callback):
             self._previous = None
 
     def _save(self, trainer: Trainer) -> None:
-        if folder := run_folder(trainer):
+        if trainer.global_step > 0 and (folder := run_folder(trainer)):
             path = folder / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
             print(f"\nInterrupted. Go on: spl fit --config {folder / 'config.yaml'} --ckpt_path {path}", flush=True)
