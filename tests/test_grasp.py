@@ -76,3 +76,21 @@ def test_an_iterator_that_cannot_be_read_twice_is_an_error():
 def test_a_temperature_that_is_not_positive_is_an_error():
     with pytest.raises(InputError, match=r"temperature must be positive, got 0\.0"):
         GraSP(temperature=0.0)
+
+
+def test_attention_is_differentiated_twice():
+    """As where the attention weights are asked for, which leaves the fused kernels, without second derivatives, out."""
+
+    class Attends(nn.Module):
+        def __init__(self, asked: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.asked = asked
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x, need_weights=self.asked)[0].mean(1)
+
+    batch = (torch.randn(6, 5, 4), torch.randint(4, (6,)))
+    fused, plain = (prune(Attends(asked), GraSP(), 0.5, [batch]) for asked in (False, True))
+    assert fused == plain

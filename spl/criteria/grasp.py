@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.errors import InputError
@@ -51,6 +52,7 @@ class GraSP(Criterion):
             yield self._gradient(subject, batch, differentiable=True)
 
     def _gradient(self, subject: Subject, batch: Any, differentiable: bool) -> tuple[Tensor, ...]:
-        value = subject.loss.tempered(self.temperature)(subject.network, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            value = subject.loss.tempered(self.temperature)(subject.network, batch)
         tensors = list(subject.parameters.values())
         return torch.autograd.grad(value, tensors, create_graph=differentiable, materialize_grads=True)
