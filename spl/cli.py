@@ -78,7 +78,9 @@ class SplCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups and their defaults."""
-        parser.add_argument("--name", default="default", help="Name of the run: its logs go to lightning_logs/NAME.")
+        parser.add_argument(
+            "--name", type=str, default="default", help="Name of the run: its logs go to lightning_logs/NAME."
+        )
         parser.add_argument(
             "--test_after_fit",
             type=bool,

@@ -190,6 +190,9 @@ class SparseClassifier(LightningModule):
             raise InputError(
                 f"The optimizer or its schedule cannot be made: {error}. Correct model.optimizer or model.lr_scheduler."
             ) from error
+        for name, value in (pair for group in optimizer.param_groups for pair in group.items()):
+            if isinstance(value, float) and not abs(value) <= torch.finfo(torch.float32).max:
+                raise InputError(f"The optimizer's {name} is {value}, which is no finite number in single precision.")
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}

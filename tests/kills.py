@@ -21,7 +21,7 @@ from spl.callbacks import LastCheckpoint, StageListener
 from spl.data import MNISTSample
 from spl.isometry import ApproximateIsometry
 
-EPOCHS, BATCHES, STAGES = 4, 25, 3
+EPOCHS, BATCHES, STAGES = 4, 15, 3
 MOMENTS, KILLS = 20, 5
 FILE = Path("checkpoints", "last.ckpt")
 _FAR = 1 << 20  # more events than a fit has
@@ -42,8 +42,8 @@ class Events(StageListener):
 
 def train(folder: Path, resume: Path | None, pipe: int) -> None:
     """A fit with a checkpoint in every epoch, the last of which is its end."""
-    model = classifier(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 20, 0.5))
-    callbacks: list[Callback] = [LastCheckpoint(), pruning(isometry=ApproximateIsometry()), Events(pipe)]
+    model = classifier(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 12, 0.5))
+    callbacks: list[Callback] = [LastCheckpoint(), pruning(isometry=ApproximateIsometry(max_iterations=10)), Events(pipe)]
     settings = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "enable_checkpointing": True}
     fit(model, callbacks, resume, default_root_dir=folder, **settings)
 
@@ -136,7 +136,7 @@ def again_and_again(folder: Path, whole: dict[str, Any], draw: random.Random) ->
     """A fit each of whose attempts but the last is killed."""
     checkpoint, steps = None, []
     for attempt in range(KILLS):
-        assert killed(folder / str(attempt), checkpoint, draw.randrange(15, 40), draw.uniform(0.0, 0.004))
+        assert killed(folder / str(attempt), checkpoint, draw.randrange(10, 25), draw.uniform(0.0, 0.004))
         checkpoint = last(folder / str(attempt), checkpoint)
         steps.append(step(checkpoint))
     return {"steps": steps, "equal": same(finished(folder / "resumed", checkpoint), whole)}

@@ -1,0 +1,143 @@
+"""Five hundred YAMLs with a mistake in each: a run or one clear error, never a traceback from inside."""
+
+import copy
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import command
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+EXPERIMENTS = [f"mnist/{a}_{i}_{m}" for a in ("tanh", "linear") for i in ("ldi", "vs") for m in ("cs_ai", "random")]
+EXPERIMENTS += ["quickstart", "cifar10/resnet20_cs_ai"]
+BATCHES, IN_A_BATCH = 10, 50
+ODD = [None, -1, 0, 1, -0.5, 0.5, 1e300, float("nan"), float("inf"), True, "", "nonsense", "12", "é", [], [1, 2], {}]
+ODD += [{"a": 1}, "spl.networks.Missing", "os.system", {"class_path": "spl.networks.MLP"}, {"class_path": 5}, 10**30]
+COUNTS = ("depth", "rounds", "blocks_per_stage", "examples", "max_iterations")  # of which a huge one is no mistake
+QUICK = [
+    "--test_after_fit",
+    "false",
+    "--trainer.fast_dev_run",
+    "true",
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+
+
+FEW = {False: [], True: ["--spectrum.examples", "3", "--pruning.batches", "2"]}  # what is slow where left out
+
+
+def whole(path):
+    """A configuration with all that it includes."""
+
+    def included(node, folder):
+        if isinstance(node, dict):
+            return {key: included(value, folder) for key, value in node.items()}
+        if isinstance(node, str) and node.endswith(".yaml"):
+            return whole(folder / node)
+        return node
+
+    return included(yaml.safe_load(path.read_text()), path.parent)
+
+
+def small(name):
+    """An experiment on few and small things, with a choice of every kind."""
+    config = whole(CONFIGS / f"{name}.yaml")
+    config["data"] = {"class_path": "spl.data.MNISTSample", "init_args": {"batch_size": 20}}
+    network = config["model"]["network"]["init_args"]
+    if "cifar10" in name:
+        network |= {"in_channels": 1, "width_multiplier": 0.125, "blocks_per_stage": 1}
+    else:
+        network |= {"depth": 3, "width": 10}
+    config["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    isometry = {"class_path": "spl.isometry.ApproximateIsometry", "init_args": {"gain": 1.0, "max_iterations": 5}}
+    config["pruning"] |= {"batches": 2, "minimum": 1, "scope": "spl.scopes.ERK", "exclude": []}
+    config["pruning"] |= {"isometry": isometry} if "ai" in name else {}
+    return config | {"spectrum": {"examples": 3}, "checkpoint": {"save_top_k": 1}}
+
+
+def places(node, path=()):
+    """The paths to all values."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def at(node, path):
+    for key in path:
+        node = node[key]
+    return node
+
+
+def mutated(config, draw):
+    """With one mistake."""
+    config = copy.deepcopy(config)
+    path = draw.choice(list(places(config)))
+    parent, key = at(config, path[:-1]), path[-1]
+    value = parent[key]
+    kind = draw.choice(["delete", "replace", "replace", "rename", "misspell", "move", "number"])
+    if kind == "delete":
+        del parent[key]
+    elif kind == "replace":
+        parent[key] = draw.choice([odd for odd in ODD if key not in COUNTS or odd not in (1e300, 10**30)])
+    elif kind == "rename" and isinstance(parent, dict):
+        parent[f"{key}x"] = parent.pop(key)
+    elif kind == "misspell" and isinstance(value, str):
+        parent[key] = value[:-1]
+    elif kind == "move":
+        mappings = [config, *(at(config, p) for p in places(config) if isinstance(at(config, p), dict))]
+        draw.choice(mappings)[key] = copy.deepcopy(value)
+    elif kind == "number" and isinstance(value, int | float):
+        parent[key] = draw.choice([-value, value / 2, value + 0.5, str(value), [value]])
+    else:
+        return mutated(config, draw)
+    return config
+
+
+def written(config, draw):
+    """As YAML; in one case of six with a mistake in that."""
+    text = yaml.safe_dump(config)
+    place = draw.randrange(len(text))
+    kinds = [
+        text[:place],
+        f"{text[:place]}\t{text[place:]}",
+        f"{text[:place]}{draw.choice('{}[]:&*!%@#,')}{text[place:]}",
+        text + "".join(line + "\n" for line in text.splitlines()[:3]),  # keys twice
+        "",
+    ]
+    return draw.choice(kinds) if draw.random() < 1 / 6 else text
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_a_mistake_in_a_configuration_ends_in_a_run_or_in_one_clear_error(batch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes = []
+    for number in range(IN_A_BATCH):
+        draw = random.Random(f"{batch} {number}")
+        name = draw.choice(EXPERIMENTS)
+        text = written(mutated(small(name), draw), draw)
+        Path("mistake.yaml").write_text(text)
+        try:
+            ended = command("fit", "--config", "mistake.yaml", *QUICK, *FEW[name.partition("/")[0] == "cifar10"])
+        except Exception as error:
+            raise AssertionError(f"{batch} {number}: {text}") from error
+        codes.append(ended.code)
+        assert ended.code in (0, 2), (batch, number, text)
+        assert "Traceback" not in ended.errors, (batch, number, text)
+        assert ended.code == 0 or ended.errors.count("error: ") == 1, (batch, number, text, ended.errors)
+    assert len(codes) == IN_A_BATCH
+    assert set(codes) == {0, 2}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_there_are_five_hundred_and_what_they_are_mistakes_in_runs(tmp_path, monkeypatch):
+    assert BATCHES * IN_A_BATCH == 500
+    monkeypatch.chdir(tmp_path)
+    for name in EXPERIMENTS:
+        Path("right.yaml").write_text(yaml.safe_dump(small(name)))
+        assert command("fit", "--config", "right.yaml", *QUICK).code == 0, name
