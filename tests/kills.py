@@ -43,7 +43,11 @@ class Events(StageListener):
 def train(folder: Path, resume: Path | None, pipe: int) -> None:
     """A fit with a checkpoint in every epoch, the last of which is its end."""
     model = classifier(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 12, 0.5))
-    callbacks: list[Callback] = [LastCheckpoint(), pruning(isometry=ApproximateIsometry(max_iterations=10)), Events(pipe)]
+    callbacks: list[Callback] = [
+        LastCheckpoint(),
+        pruning(isometry=ApproximateIsometry(max_iterations=10)),
+        Events(pipe),
+    ]
     settings = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "enable_checkpointing": True}
     fit(model, callbacks, resume, default_root_dir=folder, **settings)
 

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,26 @@ def test_there_are_five_hundred_and_what_they_are_mistakes_in_runs(tmp_path, mon
     for name in EXPERIMENTS:
         Path("right.yaml").write_text(yaml.safe_dump(small(name)))
         assert command("fit", "--config", "right.yaml", *QUICK).code == 0, name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("seed_everything",), -1, r"seed_everything must lie in \[0, 2³²\), got -1"),
+        (("model", "optimizer", "init_args", "lr"), -1.0, "optimizer or its schedule cannot be made: Invalid learning"),
+        (("model", "optimizer", "init_args", "lr"), 1e300, "optimizer's lr is 1e[+]300, which is no finite number"),
+        (("model", "network", "init_args", "width"), 10**30, "What the configuration asks for cannot be made"),
+        (("trainer", "devices"), "nonsense", "What the configuration asks for cannot be made .TypeError: `devices`"),
+        (("trainer", "log_every_n_steps"), 0, "^$"),
+    ],
+)
+def test_values_that_pass_the_parser_are_refused_with_the_reason(path, value, message, tmp_path, monkeypatch):
+    """All but the last, by which nothing is logged while training."""
+    monkeypatch.chdir(tmp_path)
+    config = small("quickstart")
+    at(config, path[:-1])[path[-1]] = value
+    Path("mistake.yaml").write_text(yaml.safe_dump(config))
+    ended = command("fit", "--config", "mistake.yaml", *QUICK)
+    assert ended.code == (0 if message == "^$" else 2)
+    assert message == "^$" or re.search(message, ended.errors), ended.errors
