@@ -13,6 +13,7 @@ _KINDS: dict[str, type] = {
     "masks": dict,
     "loops": dict,
     "callbacks": dict,
+    "hyper_parameters": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
     "epoch": int,

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, zipfile.BadZipFile | zlib.error):
         return f"it is truncated, damaged, or something else ({error})"
-    if isinstance(error, pickle.UnpicklingError) and (names := get_unsafe_globals_in_checkpoint(path)):
-        return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
+    if isinstance(error, pickle.UnpicklingError):
+        with suppress(Exception):  # of a pickle that is none
+            if names := get_unsafe_globals_in_checkpoint(path):
+                return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
     return f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -20,6 +20,8 @@ from spl.initializers import Initializer
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 
+_INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # of modules that save their hyperparameters
+
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     """The paper's optimizer: SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4."""
@@ -240,6 +242,9 @@ class SparseClassifier(LightningModule):
                 is given.
         """
         checkpoint = read_checkpoint(checkpoint_path)
+        maker = checkpoint.get("hyper_parameters", {}).get("_instantiator", _INSTANTIATOR)
+        if maker != _INSTANTIATOR:  # which Lightning before 2.6.6 would call
+            raise InputError(f"{checkpoint_path} asks for {maker} to be called: nothing in a checkpoint is executed.")
         if "network" not in kwargs:
             kwargs["network"] = _build_network(checkpoint, checkpoint_path)
         model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)

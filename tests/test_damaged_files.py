@@ -179,6 +179,21 @@ def test_hyperparameters_of_a_checkpoint_do_not_reach_the_configuration(run):
     assert command("test", *QUICK, "--ckpt_path", "hyper.ckpt").code == 0
 
 
+def test_a_function_that_a_checkpoint_names_is_not_called(run):
+    checkpoint = torch.load("last.ckpt", weights_only=True)
+    torch.save(checkpoint | {"hyper_parameters": {"_instantiator": "os.system"}}, "hyper.ckpt")
+    with pytest.raises(InputError, match=r"hyper\.ckpt asks for os\.system to be called: nothing in a"):
+        SparseClassifier.load_from_checkpoint("hyper.ckpt")
+
+
+def test_a_pickle_that_is_none_is_refused(run):
+    with zipfile.ZipFile("last.ckpt") as old, zipfile.ZipFile("pickle.ckpt", "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry, b"no pickle" if entry.filename.endswith("data.pkl") else old.read(entry))
+    with pytest.raises(InputError, match=r"pickle\.ckpt cannot be read as a checkpoint, it is damaged"):
+        read_checkpoint("pickle.ckpt")
+
+
 # Whole, but changed
 
 
