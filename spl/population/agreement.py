@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, SafeInterrupt
+from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt
 from spl.callbacks.run import callbacks_of
 from spl.cli import SaveConfig
 from spl.data import ImageDataModule
@@ -24,7 +24,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 """Optimizers that treat each weight by its own gradients alone, so that stacked weights make no difference."""
 
-OWN = (PruneAtInit, JacobianSpectrum, LastCheckpoint, SafeInterrupt, SaveConfig, ModelSummary, ProgressBar)
+OWN = (PruneAtInit, JacobianSpectrum, LastCheckpoint, SafeInterrupt, Requeue, SaveConfig, ModelSummary, ProgressBar)
 """Callbacks that have done their part when a member is prepared, or whose part the population takes."""
 
 
