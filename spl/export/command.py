@@ -38,10 +38,11 @@ def export(
             CSR kernels where these are faster on this machine. 2:4: Linear layers with masks of that pattern on the
             sparse tensor cores of a CUDA device, in float16. sparse: no program but the weights, kept values and
             their places alone, which spl.export.load_sparse makes a state dict of.
-        output: the file; one that is there is replaced.
+        output: the file; one that is there is left alone, and refused.
         input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
         batch_size: how many inputs csr is to be fast for.
     """
+    _check_free(output)
     network, masks = _pruned(ckpt_path)
     if to == "sparse":
         save_sparse(output, network.state_dict(), masks)
@@ -70,7 +71,7 @@ def _save_program(network: nn.Module, masks: Masks, to: str, output: Path, examp
         network = smaller.network
     elif to == "csr":
         faster = to_csr(network, masks, example)
-        print(faster.table())
+        print(f"{faster.table()}\nmeasured here, batch {len(example)}, threads {torch.get_num_threads()}")
         network = faster.network
     elif to == "2:4":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,6 +80,14 @@ def _save_program(network: nn.Module, masks: Masks, to: str, output: Path, examp
         print(halves.table())
         network = halves.network
     save_program(output, network, example)
+
+
+def _check_free(output: Path) -> None:
+    """Refuse, before anything is computed, a path that is taken or in no folder."""
+    if output.exists():
+        raise InputError(f"{output} is there already, and nothing is overwritten: remove it, or give another --output.")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {output.parent}: make it, or give another --output.")
 
 
 def _pruned(ckpt_path: Path) -> tuple[nn.Module, Masks]:
@@ -98,7 +107,16 @@ def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Te
     sizes = [batch_size, *(shape if shape is not None else [network.in_features])]
     if min(sizes) < 1:
         raise InputError(f"--batch_size and --input_shape must be at least 1, got {batch_size} and {shape}.")
-    return torch.randn(sizes)
+    example = torch.randn(sizes)
+    try:
+        with torch.no_grad():
+            network(example[:1])
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(network).__name__} cannot read inputs of the size {sizes[1:]} ({error}): give --input_shape as "
+            "its data have it."
+        ) from error
+    return example
 
 
 def export_command(args: Sequence[str]) -> None:

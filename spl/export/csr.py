@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 from spl.modes import undisturbed
 
@@ -127,8 +127,7 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
     Raises:
         InputError: a mask does not fit.
     """
-    copied = deepcopy(network).eval()
-    masks.apply_(dict(copied.named_parameters()))
+    copied = pruned_copy(network, masks)
     layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.endswith(".weight")}
     linear = {n: m for n, m in copied.named_modules() if n in layers and type(m) is nn.Linear}
     timings = []

@@ -16,6 +16,24 @@ def serialized(contents: Any) -> bytes:
     return stream.getvalue()
 
 
+def serialized_size(contents: Any) -> int:
+    """How many bytes `torch.save` writes."""
+    counter = _Counter()
+    torch.save(contents, counter)
+    return counter.size
+
+
+class _Counter(io.BytesIO):
+    """A file that keeps nothing but its size."""
+
+    size = 0
+
+    def write(self, data: Any) -> int:
+        """Count."""
+        self.size += len(data)
+        return len(data)
+
+
 def read(path: str | Path) -> Any:
     """What `torch.save` wrote, on the CPU.
 

@@ -1,7 +1,6 @@
 """Linear layers on sparse tensor cores, which skip two of every four weights."""
 
 import warnings
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.errors import InputError
+from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 
 
@@ -46,8 +46,7 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
     Raises:
         InputError: a mask does not fit, or no layer can be converted; the message says why for each.
     """
-    copied = deepcopy(network).eval()
-    masks.apply_(dict(copied.named_parameters()))
+    copied = pruned_copy(network, masks)
     layers = {n: m for n, m in copied.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
     dense = {}
     for name, layer in layers.items():

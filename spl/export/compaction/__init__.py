@@ -12,6 +12,7 @@ from spl.export.compaction.liveness import find_needed
 from spl.export.compaction.report import LayerReport, Report, reasons, reported
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.tracing import trace
+from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 from spl.modes import undisturbed
 
@@ -52,8 +53,7 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     Raises:
         InputError: a mask does not fit, torch.fx cannot trace the network, or it computes something else when traced.
     """
-    pruned = deepcopy(network).eval()
-    masks.apply_(dict(pruned.named_parameters()))
+    pruned = pruned_copy(network, masks)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
         flow = ChannelFlow(trace(deepcopy(pruned), example_input))
@@ -61,7 +61,7 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     why = reasons(flow, live, masks)
     shrink_(flow, live)
     smaller = flow.traced.network
-    with torch.no_grad():
+    with undisturbed(smaller), torch.no_grad():
         difference = _difference(smaller(example_input), expected)
     if not difference <= _TOLERANCE * max(1.0, _largest(expected)):
         raise InputError(

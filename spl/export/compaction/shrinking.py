@@ -60,6 +60,8 @@ def _select_(layer: LayerChannels, live: Liveness) -> None:
     rows, columns = live.of(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
     if layer.inputs is not None:
         columns = live.of(layer.inputs.ids)
+    if bool(rows.all()) and bool(columns.all()):
+        return
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
     if module.bias is not None:
         _replace_(module, "bias", module.bias[rows.to(module.bias.device)])
