@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from fits import PLAIN
+from onnx_files import infer
 from pytorch_lightning import Trainer
 
 from spl import PruneAtInit, SparseClassifier
@@ -60,6 +61,16 @@ def test_an_exported_program_computes_what_the_checkpoint_does(checkpoint, tmp_p
     inputs = torch.randn(7, 1, 28, 28)
     with torch.no_grad():
         assert torch.allclose(program(inputs.flatten(1)), network(inputs), atol=1e-5)
+
+
+def test_an_onnx_file_computes_what_the_checkpoint_does(checkpoint, tmp_path, capsys):
+    output = tmp_path / "network.onnx"
+    main(["export", "--ckpt_path", str(checkpoint), "--to", "onnx", "--output", str(output)])
+    assert f"onnx: {output}, {output.stat().st_size:,} bytes" in capsys.readouterr().out
+    network = SparseClassifier.load_from_checkpoint(checkpoint).network.eval()
+    inputs = torch.randn(7, 784)
+    with torch.no_grad():
+        assert torch.allclose(infer(output, inputs), network(inputs), atol=1e-5)
 
 
 def test_the_sparse_file_is_the_state_of_the_network(checkpoint, tmp_path):

@@ -2,7 +2,7 @@
 
 from spl.export.compaction import CompactResult, compact
 from spl.export.csr import CSRResult, to_csr
-from spl.export.program import save_program
+from spl.export.program import save_onnx, save_program
 from spl.export.sparse_file import load_sparse, restored, save_sparse
 from spl.export.summary import Summary, summarize
 from spl.export.two_four import TwoFourResult, to_two_four
@@ -15,6 +15,7 @@ __all__ = [
     "compact",
     "load_sparse",
     "restored",
+    "save_onnx",
     "save_program",
     "save_sparse",
     "summarize",
