@@ -48,8 +48,6 @@ def test_without_onnxscript_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_an_operation_that_onnx_has_not_is_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"cannot write CSRLinear: No ONNX function found .*spl\.csr_linear.* --to dense"
-    ):
+    with pytest.raises(InputError, match=r"cannot write CSRLinear: No ONNX function found .*spl\.csr_linear"):
         save_onnx(tmp_path / "n.onnx", CSRLinear(nn.Linear(4, 3)), torch.randn(1, 4))
     assert not list(tmp_path.iterdir())

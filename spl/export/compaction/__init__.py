@@ -39,10 +39,11 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
 
     A unit goes that nothing reads any more, or that is a constant, for it reads nothing but constants: what layers
     would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
-    padded shortcuts are adjusted. Channels that a sum adds go together: all that write to them are dead, or nothing
-    reads them. What adds nothing but constants, such as a dead residual block, goes whole. Where a convolution pads
-    with zeros, a constant other than 0 is none at the border; one such channel stays there to carry all of them.
-    Operations that are not known to leave channels apart keep all channels that they read.
+    padded shortcuts are adjusted. A channel of a sum, such as a residual stream, is computed by those of its addends
+    alone in which it varies, and the constants of the others are added; what adds nothing but constants, such as a
+    dead residual block, goes whole. Where a convolution pads with zeros, a constant other than 0 is none at the
+    border; one such channel stays there to carry all of them. Operations that are not known to leave channels apart
+    keep all channels that they read.
 
     Args:
         network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.

@@ -17,7 +17,7 @@ from spl.masks import Masks
 
 _GONE = Cost(0, 0, 0)
 _STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"
-_VARIES = "vary where a sum or a border of zeros comes in"
+_VARIES = "vary where a product or a border of zeros comes in"
 
 
 @dataclass(frozen=True)
