@@ -2,8 +2,8 @@
 
 MLP-7 and a 4096-wide MLP with 90, 95 and 98 % of their weights pruned at random; ResNet-18 of torchvision with half of
 the channels of each layer pruned, at random and by connection sensitivity on random images; where there is a CUDA
-device, the two Linear layers of a Transformer block with 2:4 masks in float16. `csr` has CSR kernels in the layers where they win for the batch, and is the dense network where they
-win nowhere. On one thread, unless a number is given.
+device, the two Linear layers of a Transformer block with 2:4 masks in float16. `csr` has CSR kernels in the layers
+where they win for the batch, and is the dense network where they win nowhere. On one thread, unless a number is given.
 
 Claim: compact / dense <= 1 / 1.7 for ResNet-18 on a CPU.
 

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spl.layers import WEIGHTED
+from spl.masks import Masks
 from spl.modes import undisturbed
 
 
@@ -54,6 +56,13 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     with undisturbed(network), torch.no_grad(), _hooked(names, count):
         network(example)
     return dict(macs)
+
+
+def kept_macs(network: nn.Module, masks: Masks, macs: Mapping[str, int]) -> dict[str, int]:
+    """Of `weight_macs`, those with weights that are kept."""
+    sizes = {name: attrgetter(name)(network).numel() for name in macs}
+    kept = {name: int(masks[name].sum()) if name in masks else size for name, size in sizes.items()}
+    return {name: number * kept[name] // max(sizes[name], 1) for name, number in macs.items()}
 
 
 def module_cost(module: nn.Module, macs: int) -> Cost:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.export.compaction import compact
-from spl.export.cost import weight_macs
+from spl.export.cost import kept_macs, weight_macs
 from spl.export.files import serialized_size
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
@@ -84,15 +85,12 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
     """
     result = compact(network, masks, example_input)
     smaller, pruned = result.network, pruned_copy(network, masks)
-    compact_macs = weight_macs(smaller, example_input)
-    layers = []
-    for name, macs in weight_macs(network, example_input).items():
-        module, _, weight = name.rpartition(".")
-        weights: int = getattr(network.get_submodule(module), weight).numel()
+    dense, left = weight_macs(pruned, example_input), weight_macs(smaller, example_input)
+    sparse, layers = kept_macs(pruned, masks, dense), []
+    for name, macs in dense.items():
+        weights: int = attrgetter(name)(pruned).numel()
         kept = int(masks[name].sum()) if name in masks else weights
-        layers.append(
-            LayerSummary(name, weights, kept, macs, macs * kept // max(weights, 1), compact_macs.get(name, 0))
-        )
+        layers.append(LayerSummary(name, weights, kept, macs, sparse[name], left.get(name, 0)))
     state = pruned.state_dict()
     sizes = {
         "dense": serialized_size(state),

@@ -1,0 +1,45 @@
+"""What a pruned network costs, in one line."""
+
+from contextlib import suppress
+
+from torch import Tensor, nn
+
+from spl.export.compaction import compact
+from spl.export.cost import kept_macs, weight_macs
+from spl.export.files import serialized_size
+from spl.export.pruned import pruned_copy
+from spl.export.sparse_file import packed
+from spl.masks import Masks
+
+
+def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = None) -> str:
+    """Weights kept, parameters, multiply-accumulates (MACs) for one input and bytes of weights files, as one line.
+
+    What cannot be found out is left out: MACs without an input that the network reads, and what it would be if compact
+    where torch.fx cannot trace it.
+
+    Args:
+        network: left as it was found.
+        masks: by the names of its parameters.
+        example_input: one batch of inputs, on the network's device; only its shape counts.
+
+    Raises:
+        InputError: a mask does not fit.
+    """
+    pruned = pruned_copy(network, masks)
+    state = pruned.state_dict()
+    parameters = {"dense": sum(parameter.numel() for parameter in pruned.parameters())}
+    macs: dict[str, int] = {}
+    sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
+    with suppress(Exception):  # whatever a forward raises that is called for its costs alone
+        if example_input is not None:
+            dense = weight_macs(pruned, example_input)
+            macs = {"dense": sum(dense.values()), "sparse": sum(kept_macs(pruned, masks, dense).values())}
+            smaller = compact(pruned, masks, example_input)
+            macs["compact"] = smaller.report.after.macs
+            parameters["compact"] = smaller.report.after.parameters
+            sizes["compact"] = serialized_size(smaller.network.state_dict())
+    counts = {"parameters": parameters, "MACs": macs, "bytes": sizes}
+    kinds = {what: ", ".join(f"{kind} {n:,}" for kind, n in numbers.items()) for what, numbers in counts.items()}
+    told = [f"{what} {numbers}" for what, numbers in kinds.items() if numbers]
+    return "; ".join([f"kept {masks.kept:,} of {masks.size:,} weights", *told])
