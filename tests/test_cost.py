@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from spl.export.cost import Cost, module_cost, network_cost, weight_macs
+from spl.export.cost import Cost, NetworkCost, network_cost, weight_macs
 
 
 def test_a_weight_is_used_once_for_each_position_of_one_example():
@@ -13,10 +13,12 @@ def test_a_weight_is_used_once_for_each_position_of_one_example():
         nn.Conv1d(5, 10, 1, groups=5),
         nn.Linear(5, 7),  # on each of 10 channels
     )
-    macs = weight_macs(network, torch.randn(6, 2, 8))
-    assert macs == {"0.weight": 4 * 12, "1.weight": 4 * 30, "2.weight": 5 * 10, "3.weight": 10 * 35}
-    assert module_cost(network[0], 7) == Cost(parameters=15, macs=7, bytes=60)
-    assert network_cost(network, macs) == Cost(15 + 35 + 20 + 42, 48 + 120 + 50 + 350, 4 * 112)
+    example = torch.randn(6, 2, 8)
+    macs = {"0.weight": 4 * 12, "1.weight": 4 * 30, "2.weight": 5 * 10, "3.weight": 10 * 35}
+    assert weight_macs(network, example) == macs
+    cost = network_cost(network, example)
+    assert cost.layers["0"] == Cost(parameters=15, macs=48, bytes=60)
+    assert cost.total == Cost(15 + 35 + 20 + 42, 48 + 120 + 50 + 350, 4 * 112)
 
 
 def test_a_layer_that_is_called_twice_counts_twice():
@@ -59,4 +61,4 @@ def test_an_encoder_counts_what_its_fast_path_hides():
 
 def test_batchnorm_has_parameters_and_bytes_but_no_macs():
     network = nn.Sequential(nn.BatchNorm1d(4))
-    assert network_cost(network, weight_macs(network, torch.randn(2, 4))) == Cost(8, 0, 4 * (8 + 8) + 8)
+    assert network_cost(network, torch.randn(2, 4)) == NetworkCost(Cost(8, 0, 4 * (8 + 8) + 8), {})

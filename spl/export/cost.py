@@ -1,17 +1,15 @@
 """What a network costs: parameters, multiply-accumulates, bytes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spl.layers import WEIGHTED
-from spl.masks import Masks
 from spl.modes import undisturbed
 
 
@@ -28,6 +26,19 @@ class Cost:
     parameters: int
     macs: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Of a network.
+
+    Attributes:
+        total: all of it.
+        layers: Linear layers, convolutions and attention, by name in the order of execution.
+    """
+
+    total: Cost
+    layers: dict[str, Cost]
 
 
 def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
@@ -58,26 +69,22 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     return dict(macs)
 
 
-def kept_macs(network: nn.Module, masks: Masks, macs: Mapping[str, int]) -> dict[str, int]:
-    """Of `weight_macs`, those with weights that are kept."""
-    sizes = {name: attrgetter(name)(network).numel() for name in macs}
-    kept = {name: int(masks[name].sum()) if name in masks else size for name, size in sizes.items()}
-    return {name: number * kept[name] // max(sizes[name], 1) for name, number in macs.items()}
+def network_cost(network: nn.Module, example: Tensor) -> NetworkCost:
+    """Of a network that is left as it was found, for one example of a batch."""
+    macs: Counter[str] = Counter()
+    for weight, number in weight_macs(network, example).items():
+        macs[weight.rpartition(".")[0]] += number
+    layers = {}
+    for name, number in macs.items():
+        module = network.get_submodule(name)
+        layers[name] = _cost(module.parameters(recurse=False), module.buffers(recurse=False), number)
+    return NetworkCost(_cost(network.parameters(), network.buffers(), macs.total()), layers)
 
 
-def module_cost(module: nn.Module, macs: int) -> Cost:
-    """Of the parameters and buffers that a module has itself, and so many multiply-accumulates."""
-    return _cost([*module.parameters(recurse=False)], [*module.buffers(recurse=False)], macs)
-
-
-def network_cost(network: nn.Module, macs: Mapping[str, int]) -> Cost:
-    """Of a network, with the multiply-accumulates of its weights."""
-    return _cost([*network.parameters()], [*network.buffers()], sum(macs.values()))
-
-
-def _cost(parameters: list[nn.Parameter], buffers: list[Tensor], macs: int) -> Cost:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *buffers])
-    return Cost(sum(parameter.numel() for parameter in parameters), macs, size)
+def _cost(parameters: Iterable[Tensor], buffers: Iterable[Tensor], macs: int) -> Cost:
+    weights = list(parameters)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *buffers])
+    return Cost(sum(weight.numel() for weight in weights), macs, size)
 
 
 def _made(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:

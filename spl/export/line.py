@@ -4,18 +4,18 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from spl.export.compaction import compact
-from spl.export.cost import kept_macs, weight_macs
+from spl.export.compaction import compact_
 from spl.export.files import serialized_size
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
+from spl.export.summary import layer_summaries
 from spl.masks import Masks
 
 
 def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = None) -> str:
     """Weights kept, parameters, multiply-accumulates (MACs) for one input and bytes of weights files, as one line.
 
-    What cannot be found out is left out: MACs without an input that the network reads, and what it would be if compact
+    What cannot be found out is left out: MACs without an input that the network reads, and those of a compact network
     where torch.fx cannot trace it.
 
     Args:
@@ -33,9 +33,9 @@ def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = N
     sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
     with suppress(Exception):  # whatever a forward raises that is called for its costs alone
         if example_input is not None:
-            dense = weight_macs(pruned, example_input)
-            macs = {"dense": sum(dense.values()), "sparse": sum(kept_macs(pruned, masks, dense).values())}
-            smaller = compact(pruned, masks, example_input)
+            layers = layer_summaries(pruned, masks, example_input)
+            macs = {"dense": sum(layer.dense for layer in layers), "sparse": sum(layer.sparse for layer in layers)}
+            smaller = compact_(pruned, masks, example_input)
             macs["compact"] = smaller.report.after.macs
             parameters["compact"] = smaller.report.after.parameters
             sizes["compact"] = serialized_size(smaller.network.state_dict())

@@ -1,14 +1,14 @@
 """What a pruned network costs: as it is, if pruned weights cost nothing, and compact."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from spl.export.compaction import compact
-from spl.export.cost import kept_macs, weight_macs
+from spl.export.compaction import compact_
+from spl.export.cost import weight_macs
 from spl.export.files import serialized_size
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
@@ -83,18 +83,22 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
     Raises:
         InputError: as `spl.export.compact`.
     """
-    result = compact(network, masks, example_input)
-    smaller, pruned = result.network, pruned_copy(network, masks)
-    dense, left = weight_macs(pruned, example_input), weight_macs(smaller, example_input)
-    sparse, layers = kept_macs(pruned, masks, dense), []
-    for name, macs in dense.items():
-        weights: int = attrgetter(name)(pruned).numel()
-        kept = int(masks[name].sum()) if name in masks else weights
-        layers.append(LayerSummary(name, weights, kept, macs, sparse[name], left.get(name, 0)))
+    pruned = pruned_copy(network, masks)
     state = pruned.state_dict()
-    sizes = {
-        "dense": serialized_size(state),
-        "sparse": serialized_size(packed(state, masks)),
-        "compact": serialized_size(smaller.state_dict()),
-    }
+    sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
+    layers = layer_summaries(pruned, masks, example_input)
+    result = compact_(pruned, masks, example_input)
+    sizes["compact"] = serialized_size(result.network.state_dict())
+    left = weight_macs(result.network, example_input)
+    layers = [replace(layer, compact=left.get(layer.name, 0)) for layer in layers]
     return Summary(layers, result.report.before.parameters, result.report.after.parameters, sizes)
+
+
+def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> list[LayerSummary]:
+    """Of a network that is not compact."""
+    layers = []
+    for name, macs in weight_macs(network, example_input).items():
+        weights: int = attrgetter(name)(network).numel()
+        kept = int(masks[name].sum()) if name in masks else weights
+        layers.append(LayerSummary(name, weights, kept, macs, macs * kept // max(weights, 1), macs))
+    return layers

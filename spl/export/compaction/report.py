@@ -1,17 +1,16 @@
 """What became smaller, and what could not, and why."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import astuple, dataclass
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 
 from spl.export.compaction.channels import Channels
 from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
-from spl.export.cost import Cost, module_cost, network_cost, weight_macs
+from spl.export.cost import Cost, NetworkCost
 from spl.layers import WEIGHTED
 from spl.masks import Masks
 
@@ -68,23 +67,13 @@ class Report:
         return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right", "right", "left"))
 
 
-def reported(network: nn.Module, smaller: nn.Module, example: Tensor, why: dict[str, str], difference: float) -> Report:
-    """The report on `network`, of which `smaller` has become, and `why` says of its layers what stays."""
-    before, after = weight_macs(network, example), weight_macs(smaller, example)
-    was, remains = _module_costs(network, before), _module_costs(smaller, after)
+def reported(before: NetworkCost, after: NetworkCost, why: dict[str, str], difference: float) -> Report:
+    """The report on a network of these costs, of whose layers `why` says what stays."""
     layers = [
-        LayerReport(name, cost, remains.get(name, _GONE), why.get(name, _STAYS) if name in remains else "")
-        for name, cost in was.items()
+        LayerReport(name, cost, after.layers.get(name, _GONE), why.get(name, _STAYS) if name in after.layers else "")
+        for name, cost in before.layers.items()
     ]
-    return Report(layers, network_cost(network, before), network_cost(smaller, after), difference)
-
-
-def _module_costs(network: nn.Module, macs: Mapping[str, int]) -> dict[str, Cost]:
-    """Of the modules that have these weights, by name."""
-    own: dict[str, int] = defaultdict(int)
-    for weight, number in macs.items():
-        own[weight.rpartition(".")[0]] += number
-    return {name: module_cost(network.get_submodule(name), number) for name, number in own.items()}
+    return Report(layers, before.total, after.total, difference)
 
 
 def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
