@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import compact, program, save_onnx
-from spl.export.csr import CSRLinear
+from spl.export.csr_linear import CSRLinear
 from spl.networks import MLP
 from spl.patterns import Channels
 from spl.pruning import prune
