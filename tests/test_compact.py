@@ -256,6 +256,21 @@ def test_of_a_sum_each_addend_computes_the_channels_that_it_has():
     assert reasons(result)["first"] == reasons(result)["second"] == ""
 
 
+def test_a_sum_can_be_added_again():
+    class Longer(Residual):
+        def __init__(self):
+            super().__init__()
+            self.third = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            x = x + self.second(x)
+            return self.fc((x + self.third(x)).mean((2, 3)))
+
+    result = assert_equal_outputs(Longer(), without(Longer(), first=[0, 1], second=[1, 2], third=[0, 3]), 1, 3, 3)
+    assert sizes(result.network)["third.weight"] == (2, 3, 1, 1)  # it reads a sum whose channel 1 is constant
+
+
 def test_a_dead_channel_that_something_else_reads_stays_out_of_a_sum_without_it():
     class Forked(Residual):
         def forward(self, x):
@@ -297,17 +312,18 @@ class Stage(nn.Module):
         self.conv = nn.Conv2d(fan_in, 3, 3, padding=padding)
         self.norm = nn.BatchNorm2d(3) if normalized else nn.Identity()
         self.added = added and padding == 1 and fan_in == 3
-        self.act = activation()
+        self.act = activation
 
     def forward(self, x):
         y = self.norm(self.conv(x))
-        return self.act(x + y if self.added else y)
+        y = x + y if self.added else y
+        return y if self.act is None else self.act(y)
 
 
 @given(
     stages=st.lists(
         st.tuples(
-            st.sampled_from([0, 1, 1]), st.booleans(), st.booleans(), st.sampled_from([nn.ReLU, nn.Tanh, nn.Identity])
+            st.sampled_from([0, 1, 1]), st.booleans(), st.booleans(), st.sampled_from([F.relu, torch.tanh, None])
         ),
         min_size=1,
         max_size=5,

@@ -133,7 +133,7 @@ class ChannelFlow:
         self.ties.append((a.ids[both], b.ids[both]))
         ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new(len(a.ids))))
         total = replace(self._applied(node), ids=ids)
-        self.sums.append(Sum(node, dict(zip(node.all_input_nodes, (a, b), strict=True)), total))
+        self.sums.append(Sum(node, (a, b), total))
         return total
 
     def _applied(self, node: fx.Node) -> Channels:

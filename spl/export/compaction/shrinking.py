@@ -100,17 +100,21 @@ def _repad_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
 def _narrow_(added: Sum, traced: Traced, live: Liveness) -> None:
     """Let a sum take what its addends have, and constants for the rest; an addend that is constant goes whole."""
     kept = live.of(added.total.ids)
-    has = {addend: live.of(channels.ids) for addend, channels in added.addends.items()}
-    if all(torch.equal(own, kept) for own in has.values()):
+    if all(torch.equal(live.of(channels.ids), kept) for channels in added.addends):
         return
-    varying = [addend for addend, channels in added.addends.items() if bool(channels.varies[kept].any())]
-    stay = varying or list(has)[:1]  # one gives the sum its size
+    inputs, places = [], []
     constants = torch.zeros(len(kept), dtype=torch.float64)
-    for addend, channels in added.addends.items():
-        constants += channels.constants.masked_fill(has[addend], 0.0) if addend in stay else channels.constants
-    places = [(kept.cumsum(0) - 1).masked_fill(~kept, -1)[has[addend]] for addend in stay]
-    network, name, value = traced.network, f"sum_{added.node.name}", traced.values[added.node]
-    module = PartialSum(constants[kept].to(value.dtype), places, added.total.axis)
-    network.add_module(name, module.to(value.device))
+    whole = added.addends[0] if not added.total.varies[kept].any() else None  # one gives the sum its size
+    for value, channels in zip(added.node.all_input_nodes, added.addends, strict=True):  # may be narrow sums by now
+        has = live.of(channels.ids)
+        if channels is whole or bool(channels.varies[kept].any()):
+            inputs.append(value)
+            places.append((kept.cumsum(0) - 1).masked_fill(~kept, -1)[has])
+            constants += channels.constants.masked_fill(has, 0.0)
+        else:
+            constants += channels.constants
+    network, name, example = traced.network, f"sum_{added.node.name}", traced.values[added.node]
+    module = PartialSum(constants[kept].to(example.dtype), places, added.total.axis)
+    network.add_module(name, module.to(example.device))
     with network.graph.inserting_before(added.node):
-        added.node.replace_all_uses_with(network.graph.call_module(name, tuple(stay)))
+        added.node.replace_all_uses_with(network.graph.call_module(name, tuple(inputs)))

@@ -1,6 +1,6 @@
 """Sums of values that have some of the channels each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -14,12 +14,12 @@ class Sum:
 
     Attributes:
         node: what adds them.
-        addends: their channels.
+        addends: the channels of its inputs.
         total: the channels of the sum.
     """
 
     node: fx.Node
-    addends: Mapping[fx.Node, Channels]
+    addends: tuple[Channels, Channels]
     total: Channels
 
 
