@@ -1,6 +1,7 @@
 """The line that tells after fit what the pruned network costs."""
 
 import re
+import threading
 
 import pytest
 import torch
@@ -49,6 +50,9 @@ def test_what_is_not_known_is_left_out():
     )
     assert "dense 26; MACs dense 20, sparse 14; bytes" in cost_line(network(Branching), MASKS, torch.randn(5, 3))
     assert "MACs" not in cost_line(network(), MASKS, torch.randn(5, 2))
+    uncopied = network()
+    uncopied.lock = threading.Lock()
+    assert cost_line(uncopied, MASKS, torch.randn(5, 3)) == "kept 6 of 12 weights; parameters dense 26"
 
 
 def test_a_foreign_module_has_it_after_fit(caplog):

@@ -13,6 +13,7 @@ from spl.cli import main
 from spl.criteria import Random
 from spl.data import MNISTSample
 from spl.export import load_sparse, summarize
+from spl.export.files import serialized
 from spl.networks import MLP, VGG16
 from spl.patterns import Channels
 from spl.pruning import prune
@@ -113,6 +114,7 @@ def test_a_summary_counts_by_hand():
     assert summary.parameters == sum(p.numel() for p in network.parameters())
     assert summary.total.compact < summary.total.dense
     assert set(summary.file_bytes) == {"dense", "sparse", "compact"}
+    assert summary.file_bytes["dense"] == len(serialized(network.state_dict()))
 
 
 def test_tied_weights_count_once_on_disk():

@@ -22,16 +22,21 @@ class CostLine(Callback):
     _trains = False
     _example: Tensor | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier fit."""
+        self._trains, self._example = True, None
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep one input, of the first batch."""
-        if not self._trains:
-            self._trains, given = True, pl_module.example_input_array
+        if self._example is None:
+            given = pl_module.example_input_array
             self._example = _first_input(batch if given is None else given)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell it on the first process."""
+        trained, self._trains = self._trains, False
         weights, sharded = MaskedWeights.of(pl_module), trainer.strategy.restore_checkpoint_after_setup
-        if self._trains and weights.masks is not None and trainer.is_global_zero and not sharded:
+        if trained and weights.masks is not None and trainer.is_global_zero and not sharded:
             example = None if self._example is None else self._example.to(pl_module.device)
             rank_zero_info(f"The pruned network: {cost_line(weights.network, weights.masks, example)}")
 

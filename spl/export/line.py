@@ -15,23 +15,21 @@ from spl.masks import Masks
 def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = None) -> str:
     """Weights kept, parameters, multiply-accumulates (MACs) for one input and bytes of weights files, as one line.
 
-    What cannot be found out is left out: MACs without an input that the network reads, and those of a compact network
-    where torch.fx cannot trace it.
+    What cannot be found out is left out: MACs without an input that the network reads, those of a compact network where
+    torch.fx cannot trace it, and more where it cannot be copied. Nothing is raised, for it is told where fits end.
 
     Args:
         network: left as it was found.
         masks: by the names of its parameters.
         example_input: one batch of inputs, on the network's device; only its shape counts.
-
-    Raises:
-        InputError: a mask does not fit.
     """
-    pruned = pruned_copy(network, masks)
-    state = pruned.state_dict()
-    parameters = {"dense": sum(parameter.numel() for parameter in pruned.parameters())}
+    parameters = {"dense": sum(parameter.numel() for parameter in network.parameters())}
     macs: dict[str, int] = {}
-    sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
-    with suppress(Exception):  # whatever a forward raises that is called for its costs alone
+    sizes: dict[str, int] = {}
+    with suppress(Exception):  # whatever somebody's network raises that is copied, written and called for this alone
+        pruned = pruned_copy(network, masks)
+        state = pruned.state_dict()
+        sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
         if example_input is not None:
             layers = layer_summaries(pruned, masks, example_input)
             macs = {"dense": sum(layer.dense for layer in layers), "sparse": sum(layer.sparse for layer in layers)}

@@ -41,9 +41,9 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
     padded shortcuts are adjusted. A channel of a sum, such as a residual stream, is computed by those of its addends
     alone in which it varies, and the constants of the others are added; what adds nothing but constants, such as a
-    dead residual block, goes whole. Where a convolution pads with zeros, a constant other than 0 is none at the
-    border; one such channel stays there to carry all of them. Operations that are not known to leave channels apart
-    keep all channels that they read.
+    dead residual block, goes whole. Channels of products, and of sums over different shapes, go together. Where a
+    convolution pads with zeros, a constant other than 0 is none at the border; one such channel stays there to carry
+    all of them. Operations that are not known to leave channels apart keep all channels that they read.
 
     Args:
         network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.
