@@ -1,9 +1,10 @@
 """What pruned networks gain at inference: dense against CSR kernels and compact networks, side by side.
 
 MLP-7 and a 4096-wide MLP with 90, 95 and 98 % of their weights pruned at random; ResNet-18 of torchvision with half of
-the channels of each layer pruned; where there is a CUDA device, the two Linear layers of a Transformer block with 2:4
-masks in float16. `csr` has CSR kernels in the layers where they win for the batch, and is the dense network where they
-win nowhere. On one thread, unless a number is given.
+the channels of each layer pruned, at random and by connection sensitivity on random images, in PyTorch and as ONNX
+files in onnxruntime; where there is a CUDA device, the two Linear layers of a Transformer block with 2:4 masks in
+float16. `csr` has CSR kernels in the layers where they win for the batch, and is the dense network where they win
+nowhere. On one thread, unless a number is given.
 
 Claim: compact / dense <= 1 / 1.7 for ResNet-18 on a CPU.
 
@@ -14,14 +15,17 @@ Claim: compact / dense <= 1 / 1.7 for ResNet-18 on a CPU.
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import onnxruntime
 import torch
 from ratios import compare
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from spl.criteria import Magnitude, Random
-from spl.export import compact, to_csr, to_two_four
+from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
+from spl.export import compact, save_onnx, to_csr, to_two_four
 from spl.networks import MLP
 from spl.patterns import NM, Channels
 from spl.pruning import prune
@@ -39,6 +43,18 @@ def inferring(network: nn.Module, inputs: Tensor, steps: int) -> Callable[[], No
             torch.cuda.synchronize()
 
     return infer
+
+
+def inferring_onnx(network: nn.Module, inputs: Tensor) -> Callable[[], None]:
+    """A function that computes a batch by onnxruntime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        save_onnx(path, network, inputs)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    batch = {"inputs": inputs.numpy()}
+    return lambda: session.run(None, batch)
 
 
 def compare_mlp(title: str, network: MLP, batch: int, sparsity: float, repeats: int, steps: int) -> None:
@@ -59,14 +75,18 @@ def compare_mlp(title: str, network: MLP, batch: int, sparsity: float, repeats: 
     )
 
 
-def compare_resnet(size: int, batch: int, repeats: int) -> None:
-    network = resnet18().eval()
-    masks = prune(network, Random(), sparsity=0.5, pattern=Channels(), scope=Uniform(), exclude=["fc.*"])
+def compare_resnet(criterion: Criterion, size: int, batch: int, repeats: int) -> None:
+    network, inputs = resnet18().eval(), torch.randn(batch, 3, size, size)
+    batches = [(torch.randn(8, 3, size, size), torch.randint(1000, (8,)))]
+    masks = prune(
+        network, criterion, sparsity=0.5, batches=batches, pattern=Channels(), scope=Uniform(), exclude=["fc.*"]
+    )
     masks.apply_(dict(network.named_parameters()))
-    inputs = torch.randn(batch, 3, size, size)
     smaller = compact(network, masks, inputs)
-    candidates = {"dense": inferring(network, inputs, 1), "compact": inferring(smaller.network, inputs, 1)}
-    compare(f"ResNet-18, 50 % of channels, {size}×{size}, batch {batch}", candidates, repeats)
+    both = {"dense": network, "compact": smaller.network}
+    title = f"ResNet-18, 50 % of channels by {type(criterion).__name__}, {size}×{size}, batch {batch}"
+    compare(title, {name: inferring(one, inputs, 1) for name, one in both.items()}, repeats)
+    compare(f"onnxruntime: {title}", {name: inferring_onnx(one, inputs) for name, one in both.items()}, repeats)
     before, after = smaller.report.before, smaller.report.after
     print(f"multiply-accumulates {before.macs:,}, compact {after.macs:,}: {before.macs / after.macs:.2f} times fewer")
 
@@ -98,7 +118,9 @@ def main() -> None:
             width = 256 if tiny else 4096
             network = MLP(depth=3, width=width, in_features=width)
             compare_mlp(f"{width}-wide MLP-3", network, batch, sparsity, *((3, 1) if tiny else (15, 1)))
-    compare_resnet(32 if tiny else 224, 2 if tiny else 8, 3 if tiny else 15)
+    for criterion in (Random(), ConnectionSensitivity()):
+        for batch in (1, 8):
+            compare_resnet(criterion, 32 if tiny else 224, batch, 3 if tiny else 15)
     if torch.cuda.is_available():
         for width in (1024, 4096):
             compare_two_four(width, 4096, 3 if tiny else 50)

@@ -255,7 +255,8 @@ class SparseClassifier(LightningModule):
 def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     if "network" not in checkpoint:
         raise InputError(
-            f"{path} does not say how to build its network: pass it, load_from_checkpoint(path, network=...)."
+            f"{path} does not say how to build its network, as those of the `spl` command do. In Python, pass it, "
+            "load_from_checkpoint(path, network=...); what `spl export` does, spl.export does to any network."
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)

@@ -15,6 +15,7 @@ from spl.criteria import Random
 from spl.diagnosis.paths import find_paths
 from spl.errors import InputError
 from spl.export import compact
+from spl.export.compaction.sums import PartialSum
 from spl.masks import Masks
 from spl.networks import MLP, VGG16, LeNet300, ResNet, WideResNet
 from spl.patterns import Channels
@@ -239,16 +240,50 @@ class Residual(nn.Module):
         return self.fc((x + self.second(x)).mean((2, 3)))
 
 
-def test_a_channel_of_a_sum_goes_if_all_that_write_to_it_are_dead():
+def test_addends_are_added_where_they_belong():
+    total = PartialSum(torch.tensor([10.0, 20.0, 30.0]), [torch.tensor([2, -1]), torch.tensor([0, 2])], axis=1)
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+    assert total(a, b).tolist() == [[13.0, 20.0, 35.0]]
+    assert total(a[..., None], b[..., None]).tolist() == [[[13.0], [20.0], [35.0]]]
+
+
+def test_of_a_sum_each_addend_computes_the_channels_that_it_has():
     network = Residual()
     result = assert_equal_outputs(network, without(network, first=[0, 1], second=[1, 2]), 1, 3, 3)
-    assert sizes(result.network)["first.weight"] == (3, 1, 1, 1)
-    assert sizes(result.network)["second.weight"] == (3, 3, 1, 1)
-    assert (
-        reasons(result)["first"]
-        == reasons(result)["second"]
-        == "1 dead: vary where a sum or a border of zeros comes in"
-    )
+    assert sizes(result.network)["first.weight"] == (2, 1, 1, 1)
+    assert sizes(result.network)["second.weight"] == (2, 2, 1, 1)
+    assert sizes(result.network)["fc.weight"] == (2, 3)  # both are dead in channel 1
+    assert reasons(result)["first"] == reasons(result)["second"] == ""
+
+
+def test_a_sum_can_be_added_again():
+    class Longer(Residual):
+        def __init__(self):
+            super().__init__()
+            self.third = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            x = x + self.second(x)
+            return self.fc((x + self.third(x)).mean((2, 3)))
+
+    result = assert_equal_outputs(Longer(), without(Longer(), first=[0, 1], second=[1, 2], third=[0, 3]), 1, 3, 3)
+    assert sizes(result.network)["third.weight"] == (2, 3, 1, 1)  # it reads a sum whose channel 1 is constant
+
+
+def test_a_dead_channel_that_something_else_reads_stays_out_of_a_sum_without_it():
+    class Forked(Residual):
+        def forward(self, x):
+            x = F.relu(self.first(x))
+            return self.fc((x + self.second(x)).mean((2, 3))), x.softmax(1)
+
+    network = Forked()
+    network.fc.weight.data[:, 1] = 0.0
+    network.second.weight.data[1] = 0.0
+    result = compact(network, without(network, first=[1]), torch.randn(2, 1, 3, 3))
+    assert sizes(result.network)["first.weight"] == (4, 1, 1, 1)
+    assert sizes(result.network)["second.weight"] == (3, 4, 1, 1)
+    assert result.report.difference < 1e-6
 
 
 def test_a_channel_of_a_sum_goes_if_nothing_reads_it():
@@ -277,17 +312,18 @@ class Stage(nn.Module):
         self.conv = nn.Conv2d(fan_in, 3, 3, padding=padding)
         self.norm = nn.BatchNorm2d(3) if normalized else nn.Identity()
         self.added = added and padding == 1 and fan_in == 3
-        self.act = activation()
+        self.act = activation
 
     def forward(self, x):
         y = self.norm(self.conv(x))
-        return self.act(x + y if self.added else y)
+        y = x + y if self.added else y
+        return y if self.act is None else self.act(y)
 
 
 @given(
     stages=st.lists(
         st.tuples(
-            st.sampled_from([0, 1, 1]), st.booleans(), st.booleans(), st.sampled_from([nn.ReLU, nn.Tanh, nn.Identity])
+            st.sampled_from([0, 1, 1]), st.booleans(), st.booleans(), st.sampled_from([F.relu, torch.tanh, None])
         ),
         min_size=1,
         max_size=5,
@@ -407,7 +443,8 @@ def test_hidden_units_of_a_transformer_go_and_its_stream_stays():
     result = assert_equal_outputs(network, without(network, mlp__up=slice(5, None), mlp__down=[2]), 7, 6)
     assert sizes(result.network)["mlp.up.weight"] == (5, 6)
     assert sizes(result.network)["mlp.down.weight"] == (6, 5)
-    assert result.report.before.macs == 7 * 2 * 6 * 12
+    assert result.report.before.macs == 7 * (4 * 6 * 6 + 2 * 6 * 12)
+    assert reasons(result)["attention"].startswith("attention, grouped")
 
 
 def test_layers_that_share_their_weights_stay():

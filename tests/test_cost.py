@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from spl.export.cost import Cost, layer_cost, layer_positions, network_cost
+from spl.export.cost import Cost, NetworkCost, network_cost, weight_macs
 
 
 def test_a_weight_is_used_once_for_each_position_of_one_example():
@@ -13,19 +13,52 @@ def test_a_weight_is_used_once_for_each_position_of_one_example():
         nn.Conv1d(5, 10, 1, groups=5),
         nn.Linear(5, 7),  # on each of 10 channels
     )
-    positions = layer_positions(network, torch.randn(6, 2, 8))
-    assert positions == {"0": 4, "1": 4, "2": 5, "3": 10}
-    assert layer_cost(network[0], 4) == Cost(parameters=15, macs=4 * 12, bytes=60)
-    assert layer_cost(network[2], 5) == Cost(parameters=20, macs=5 * 10, bytes=80)
-    assert network_cost(network, positions).macs == 4 * 12 + 4 * 30 + 5 * 10 + 10 * 35
+    example = torch.randn(6, 2, 8)
+    macs = {"0.weight": 4 * 12, "1.weight": 4 * 30, "2.weight": 5 * 10, "3.weight": 10 * 35}
+    assert weight_macs(network, example) == macs
+    cost = network_cost(network, example)
+    assert cost.layers["0"] == Cost(parameters=15, macs=48, bytes=60)
+    assert cost.total == Cost(15 + 35 + 20 + 42, 48 + 120 + 50 + 350, 4 * 112)
 
 
 def test_a_layer_that_is_called_twice_counts_twice():
     layer = nn.Linear(3, 3)
-    network = nn.Sequential(layer, layer)
-    assert layer_positions(network, torch.randn(4, 3)) == {"0": 2}
+    assert weight_macs(nn.Sequential(layer, layer), torch.randn(4, 3)) == {"0.weight": 2 * 9}
+    assert weight_macs(layer, torch.randn(4, 3)) == {"weight": 9}
+
+
+class Crossing(nn.Module):
+    """Attention of two queries of 4 numbers to five keys of `size`."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.attention = nn.MultiheadAttention(4, 2, kdim=size, vdim=size, batch_first=True)
+
+    def forward(self, x):
+        keys = x[..., : self.size]
+        return self.attention(x[:, :2], key=keys, value=keys, need_weights=False)[0]
+
+
+def test_attention_projects_queries_keys_and_values():
+    example = torch.randn(3, 5, 4)
+    assert weight_macs(Crossing(4), example) == {
+        "attention.in_proj_weight": 16 * (2 + 5 + 5),
+        "attention.out_proj.weight": 16 * 2,
+    }
+    assert weight_macs(Crossing(3), example) == {
+        "attention.q_proj_weight": 16 * 2,
+        "attention.k_proj_weight": 12 * 5,
+        "attention.v_proj_weight": 12 * 5,
+        "attention.out_proj.weight": 16 * 2,
+    }
+
+
+def test_an_encoder_counts_what_its_fast_path_hides():
+    encoder = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    assert sum(weight_macs(encoder, torch.randn(3, 5, 4)).values()) == 5 * (4 * 16 + 2 * 24)
 
 
 def test_batchnorm_has_parameters_and_bytes_but_no_macs():
     network = nn.Sequential(nn.BatchNorm1d(4))
-    assert network_cost(network, layer_positions(network, torch.randn(2, 4))) == Cost(8, 0, 4 * (8 + 8) + 8)
+    assert network_cost(network, torch.randn(2, 4)) == NetworkCost(Cost(8, 0, 4 * (8 + 8) + 8), {})

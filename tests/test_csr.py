@@ -10,7 +10,8 @@ from torch import nn
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import csr, save_program, to_csr
-from spl.export.csr import CSRLinear, Timing
+from spl.export.csr import Timing
+from spl.export.csr_linear import CSRLinear
 from spl.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune

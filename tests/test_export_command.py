@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from fits import PLAIN
+from onnx_files import infer
 from pytorch_lightning import Trainer
 
 from spl import PruneAtInit, SparseClassifier
@@ -12,6 +13,7 @@ from spl.cli import main
 from spl.criteria import Random
 from spl.data import MNISTSample
 from spl.export import load_sparse, summarize
+from spl.files import serialized
 from spl.networks import MLP, VGG16
 from spl.patterns import Channels
 from spl.pruning import prune
@@ -27,6 +29,18 @@ def checkpoint(tmp_path_factory):
     trainer = Trainer(**PLAIN, callbacks=[PruneAtInit(sparsity=0.95, batches=4, isometry=None)])
     trainer.fit(model, datamodule=MNISTSample())
     path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+def untrained(path, network, config, sparsity=0.9):
+    """The checkpoint of a classifier that was not trained; without a sparsity, nor pruned."""
+    model = SparseClassifier(network)
+    model.network_config = config
+    if sparsity is not None:
+        model.set_masks(prune(model.network, Random(), sparsity=sparsity))
+    trainer = Trainer(**PLAIN)
+    trainer.strategy.connect(model)
     trainer.save_checkpoint(path)
     return path
 
@@ -48,6 +62,16 @@ def test_an_exported_program_computes_what_the_checkpoint_does(checkpoint, tmp_p
     inputs = torch.randn(7, 1, 28, 28)
     with torch.no_grad():
         assert torch.allclose(program(inputs.flatten(1)), network(inputs), atol=1e-5)
+
+
+def test_an_onnx_file_computes_what_the_checkpoint_does(checkpoint, tmp_path, capsys):
+    output = tmp_path / "network.onnx"
+    main(["export", "--ckpt_path", str(checkpoint), "--to", "onnx", "--output", str(output)])
+    assert f"onnx: {output}, {output.stat().st_size:,} bytes" in capsys.readouterr().out
+    network = SparseClassifier.load_from_checkpoint(checkpoint).network.eval()
+    inputs = torch.randn(7, 784)
+    with torch.no_grad():
+        assert torch.allclose(infer(output, inputs), network(inputs), atol=1e-5)
 
 
 def test_the_sparse_file_is_the_state_of_the_network(checkpoint, tmp_path):
@@ -90,6 +114,7 @@ def test_a_summary_counts_by_hand():
     assert summary.parameters == sum(p.numel() for p in network.parameters())
     assert summary.total.compact < summary.total.dense
     assert set(summary.file_bytes) == {"dense", "sparse", "compact"}
+    assert summary.file_bytes["dense"] == len(serialized(network.state_dict()))
 
 
 def test_tied_weights_count_once_on_disk():
@@ -102,24 +127,16 @@ def test_tied_weights_count_once_on_disk():
 
 
 def test_a_network_of_unknown_input_size_says_what_to_give(tmp_path, capsys):
-    model = SparseClassifier(VGG16(width_multiplier=0.1))
-    model.network_config = {"class_path": "spl.networks.VGG16", "init_args": {"width_multiplier": 0.1}}
-    model.set_masks(prune(model.network, Random(), sparsity=0.9))
-    trainer = Trainer(**PLAIN)
-    trainer.strategy.connect(model)
-    path = tmp_path / "last.ckpt"
-    trainer.save_checkpoint(path)
+    config = {"class_path": "spl.networks.VGG16", "init_args": {"width_multiplier": 0.1}}
+    path = untrained(tmp_path / "last.ckpt", VGG16(width_multiplier=0.1), config)
     assert "give --input_shape, such as [3, 32, 32]" in refused(capsys, "summary", "--ckpt_path", path)
     main(["summary", "--ckpt_path", str(path), "--input_shape", "[3, 32, 32]"])
     assert "conv13" in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_masks_is_refused(tmp_path, capsys):
-    model = SparseClassifier(MLP(depth=2))
-    model.network_config = {"class_path": "spl.networks.MLP", "init_args": {"depth": 2}}
-    trainer = Trainer(**PLAIN)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(tmp_path / "dense.ckpt")
+    config = {"class_path": "spl.networks.MLP", "init_args": {"depth": 2}}
+    untrained(tmp_path / "dense.ckpt", MLP(depth=2), config, sparsity=None)
     said = refused(capsys, "summary", "--ckpt_path", tmp_path / "dense.ckpt")
     assert "dense.ckpt has no masks: its network was never pruned" in said
 
@@ -132,6 +149,26 @@ def test_sizes_below_one_are_refused(checkpoint, tmp_path, capsys, flag, value):
 
 def test_inputs_of_another_size_are_refused(checkpoint, capsys):
     assert "MLP takes 784 numbers" in refused(capsys, "summary", "--ckpt_path", checkpoint, "--input_shape", "[28]")
+
+
+def test_a_network_that_fails_on_the_size_is_told_apart(tmp_path, capsys):
+    config = {"class_path": "torch.nn.Conv2d", "init_args": {"in_channels": 3, "out_channels": 10, "kernel_size": 3}}
+    path = untrained(tmp_path / "last.ckpt", torch.nn.Conv2d(3, 10, 3), config)
+    said = refused(capsys, "summary", "--ckpt_path", path, "--input_shape", "[1, 8, 8]")
+    assert re.search(r"Conv2d cannot read inputs of the size \[1, 8, 8\] \(.*\): give --input_shape as", said)
+
+
+def test_a_file_that_is_there_is_left_alone(checkpoint, capsys):
+    before = checkpoint.read_bytes()
+    said = refused(capsys, "export", "--ckpt_path", checkpoint, "--to", "sparse", "--output", checkpoint)
+    assert f"{checkpoint} is there already, and nothing is overwritten" in said
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_named(checkpoint, tmp_path, capsys):
+    output = tmp_path / "nowhere" / "network.pt2"
+    said = refused(capsys, "export", "--ckpt_path", checkpoint, "--to", "dense", "--output", output)
+    assert f"There is no folder {output.parent}" in said
 
 
 def test_a_missing_checkpoint_is_named(capsys, tmp_path):

@@ -224,7 +224,7 @@ def test_a_smoke_of_convolutional_networks_is_narrow():
 
 def test_a_budget_says_what_it_spends():
     assert SHORT.describe("MNIST") == "budget short: 10,000 iterations × 100, 3 runs"
-    assert SMOKE.describe("CIFAR10") == "budget smoke: 3 iterations × 32, 1 run, 0.25 times as wide as the paper's"
+    assert SMOKE.describe("CIFAR10") == "budget smoke: 2 iterations × 32, 1 run, 0.25 times as wide as the paper's"
     assert PAPER.describe("FashionMNIST") == "budget paper: 80,000 iterations × 100, 10 runs"
 
 

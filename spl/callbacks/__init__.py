@@ -1,5 +1,6 @@
 """Callbacks: prune and correct before fit, measure signal propagation, report, stop safely."""
 
+from spl.callbacks.cost_line import CostLine
 from spl.callbacks.diagnose import Diagnose
 from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
@@ -10,6 +11,7 @@ from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
 
 __all__ = [
+    "CostLine",
     "Diagnose",
     "JacobianSpectrum",
     "LastCheckpoint",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches, LabelledBatches
+from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
@@ -30,7 +31,7 @@ from spl.schedules import Schedule
 from spl.scopes import Global, Scope
 
 
-class PruneAtInit(KeepMasks):
+class PruneAtInit(KeepMasks, CostLine):
     """Prune a LightningModule at initialization and bring what is left back to approximate isometry.
 
     Runs once, when fit starts: the weights are on their device, equal on all processes and not yet trained. A
@@ -38,6 +39,8 @@ class PruneAtInit(KeepMasks):
 
     A `SparseClassifier` is scored by cross-entropy, any other module by the loss that its `training_step` returns, in
     evaluation mode and without a trace, or by the one that is given.
+
+    When fit ends, one line tells what the pruned network costs.
 
     Args:
         sparsity: share of weights to remove, in [0, 1). At 0 the run is bit for bit the dense one.

@@ -2,7 +2,8 @@
 
 from spl.export.compaction import CompactResult, compact
 from spl.export.csr import CSRResult, to_csr
-from spl.export.program import save_program
+from spl.export.line import cost_line
+from spl.export.program import save_onnx, save_program
 from spl.export.sparse_file import load_sparse, restored, save_sparse
 from spl.export.summary import Summary, summarize
 from spl.export.two_four import TwoFourResult, to_two_four
@@ -13,8 +14,10 @@ __all__ = [
     "Summary",
     "TwoFourResult",
     "compact",
+    "cost_line",
     "load_sparse",
     "restored",
+    "save_onnx",
     "save_program",
     "save_sparse",
     "summarize",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spl.errors import InputError
 from spl.export.compaction import compact
 from spl.export.csr import to_csr
-from spl.export.program import save_program
+from spl.export.program import save_onnx, save_program
 from spl.export.sparse_file import save_sparse
 from spl.export.summary import summarize
 from spl.export.two_four import to_two_four
@@ -22,31 +22,34 @@ from spl.networks import FullyConnected
 
 def export(
     ckpt_path: Path,
-    to: Literal["dense", "csr", "2:4", "compact", "sparse"],
+    to: Literal["dense", "csr", "2:4", "compact", "onnx", "sparse"],
     output: Path,
     input_shape: list[int] | None = None,
     batch_size: int = 1,
 ) -> None:
-    """Take a pruned network away, as a file that PyTorch reads.
+    """Take a pruned network away, as a file that runs, or as its weights alone.
 
-    All but sparse write a program, which runs without this package, batches of any size:
+    All but onnx and sparse write a program of PyTorch, which runs without this package, batches of any size:
     torch.export.load(OUTPUT).module() (after `import spl.export` for csr).
 
     Args:
         ckpt_path: a checkpoint of `spl fit`.
         to: dense: as it is. compact: without the units and channels that its masks have killed. csr: Linear layers on
             CSR kernels where these are faster on this machine. 2:4: Linear layers with masks of that pattern on the
-            sparse tensor cores of a CUDA device, in float16. sparse: no program but the weights, kept values and
-            their places alone, which spl.export.load_sparse makes a state dict of.
-        output: the file; one that is there is replaced.
+            sparse tensor cores of a CUDA device, in float16. onnx: the compact network, for onnxruntime and others
+            that read ONNX. sparse: no program but the weights, kept values and their places alone, which
+            spl.export.load_sparse makes a state dict of.
+        output: the file; one that is there is left alone, and refused.
         input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
         batch_size: how many inputs csr is to be fast for.
     """
+    _check_free(output)
     network, masks = _pruned(ckpt_path)
     if to == "sparse":
         save_sparse(output, network.state_dict(), masks)
     else:
-        _save_program(network, masks, to, output, _example(network, batch_size, input_shape))
+        network, example = _converted(network, masks, to, _example(network, batch_size, input_shape))
+        (save_onnx if to == "onnx" else save_program)(output, network, example)
     print(f"{to}: {output}, {output.stat().st_size:,} bytes")
 
 
@@ -62,23 +65,30 @@ def summary(ckpt_path: Path, input_shape: list[int] | None = None) -> None:
     print(f"checkpoint: {ckpt_path}, {ckpt_path.stat().st_size:,} bytes")
 
 
-def _save_program(network: nn.Module, masks: Masks, to: str, output: Path, example: Tensor) -> None:
-    """In evaluation mode, after telling what became of its layers."""
-    if to == "compact":
+def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network to write, and an example for it, after telling what became of its layers."""
+    if to in ("compact", "onnx"):
         smaller = compact(network, masks, example)
         print(smaller.report.table())
-        network = smaller.network
-    elif to == "csr":
+        return smaller.network, example
+    if to == "csr":
         faster = to_csr(network, masks, example)
-        print(faster.table())
-        network = faster.network
-    elif to == "2:4":
+        print(f"{faster.table()}\nmeasured here, batch {len(example)}, threads {torch.get_num_threads()}")
+        return faster.network, example
+    if to == "2:4":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        example = example.to(device, torch.float16)
         halves = to_two_four(network.to(device, torch.float16), masks)
         print(halves.table())
-        network = halves.network
-    save_program(output, network, example)
+        return halves.network, example.to(device, torch.float16)
+    return network, example
+
+
+def _check_free(output: Path) -> None:
+    """Refuse, before anything is computed, a path that is taken or in no folder."""
+    if output.exists():
+        raise InputError(f"{output} is there already, and nothing is overwritten: remove it, or give another --output.")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {output.parent}: make it, or give another --output.")
 
 
 def _pruned(ckpt_path: Path) -> tuple[nn.Module, Masks]:
@@ -98,7 +108,16 @@ def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Te
     sizes = [batch_size, *(shape if shape is not None else [network.in_features])]
     if min(sizes) < 1:
         raise InputError(f"--batch_size and --input_shape must be at least 1, got {batch_size} and {shape}.")
-    return torch.randn(sizes)
+    example = torch.randn(sizes)
+    try:
+        with torch.no_grad():
+            network(example[:1])
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(network).__name__} cannot read inputs of the size {sizes[1:]} ({error}): give --input_shape as "
+            "its data have it."
+        ) from error
+    return example
 
 
 def export_command(args: Sequence[str]) -> None:

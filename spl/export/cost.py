@@ -1,7 +1,7 @@
 """What a network costs: parameters, multiply-accumulates, bytes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ class Cost:
 
     Attributes:
         parameters: weights and biases, BatchNorm's included.
-        macs: multiply-accumulates of Linear layers and convolutions for one example, biases left out.
+        macs: multiply-accumulates with weights for one example, as `weight_macs` counts them.
         bytes: of parameters and buffers.
     """
 
@@ -28,52 +28,89 @@ class Cost:
     bytes: int
 
 
-def layer_positions(network: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often one example uses each weight of a Linear layer or convolution, by module name, in order of use.
+@dataclass(frozen=True)
+class NetworkCost:
+    """Of a network.
+
+    Attributes:
+        total: all of it.
+        layers: Linear layers, convolutions and attention, by name in the order of execution.
+    """
+
+    total: Cost
+    layers: dict[str, Cost]
+
+
+def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
+    """Multiply-accumulates with each weight tensor for one example, by parameter name, in the order of use.
+
+    Those of Linear layers, of convolutions and of the projections of attention; biases, BatchNorm and products of
+    activations are left out.
 
     Args:
         network: left as it was found.
         example: one batch of inputs.
     """
     names: dict[nn.Module, str] = {
-        module: name for name, module in network.named_modules() if isinstance(module, WEIGHTED)
+        module: f"{name}." if name else ""
+        for name, module in network.named_modules()
+        if isinstance(module, (*WEIGHTED, nn.MultiheadAttention))
     }
-    positions: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
 
-    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        transposed = getattr(layer, "transposed", False)  # there each position of the inputs is used
-        channels = getattr(layer, "in_channels" if transposed else "out_channels", getattr(layer, "out_features", 0))
-        positions[names[layer]] += (inputs[0] if transposed else output).numel() // max(channels, 1) // len(example)
+    def count(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = [*args, *kwargs.values()]
+        products = _attended(layer, given) if isinstance(layer, nn.MultiheadAttention) else _made(layer, given, output)
+        for weight, number in products.items():
+            macs[names[layer] + weight] += number // len(example)
 
     with undisturbed(network), torch.no_grad(), _hooked(names, count):
         network(example)
-    return dict(positions)
+    return dict(macs)
 
 
-def layer_cost(layer: nn.Module, positions: int) -> Cost:
-    """Of one layer, whose weights are used so many times."""
+def network_cost(network: nn.Module, example: Tensor) -> NetworkCost:
+    """Of a network that is left as it was found, for one example of a batch."""
+    macs: Counter[str] = Counter()
+    for weight, number in weight_macs(network, example).items():
+        macs[weight.rpartition(".")[0]] += number
+    layers = {}
+    for name, number in macs.items():
+        module = network.get_submodule(name)
+        layers[name] = _cost(module.parameters(recurse=False), module.buffers(recurse=False), number)
+    return NetworkCost(_cost(network.parameters(), network.buffers(), macs.total()), layers)
+
+
+def _cost(parameters: Iterable[Tensor], buffers: Iterable[Tensor], macs: int) -> Cost:
+    weights = list(parameters)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *buffers])
+    return Cost(sum(weight.numel() for weight in weights), macs, size)
+
+
+def _made(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:
+    """Of a batch, by a layer that uses its whole weight at each position of its outputs; transposed, of its inputs."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return Cost(_parameters(layer), weight.numel() * positions, _bytes(layer))
+    transposed = getattr(layer, "transposed", False)
+    channels = getattr(layer, "in_channels" if transposed else "out_channels", getattr(layer, "out_features", 0))
+    return {"weight": weight.numel() * ((given[0] if transposed else output).numel() // max(channels, 1))}
 
 
-def network_cost(network: nn.Module, positions: Mapping[str, int]) -> Cost:
-    """Of a network; of its layers, `layer_positions` says how often each is used."""
-    layers = [layer_cost(network.get_submodule(name), count) for name, count in positions.items()]
-    return Cost(_parameters(network), sum(cost.macs for cost in layers), _bytes(network))
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+def _attended(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, int]:
+    """Of a batch, by projections of which it calls none as a module."""
+    queries, keys, values = (tensor.numel() // tensor.shape[-1] for tensor in given[:3])
+    weights, square = dict(attention.named_parameters(recurse=False)), attention.embed_dim**2
+    if "in_proj_weight" in weights:
+        inwards = {"in_proj_weight": square * (queries + keys + values)}
+    else:
+        tokens = {"q_proj_weight": queries, "k_proj_weight": keys, "v_proj_weight": values}
+        inwards = {name: weights[name].numel() * number for name, number in tokens.items()}
+    return inwards | {"out_proj.weight": square * queries}
 
 
 @contextmanager
 def _hooked(layers: Iterable[nn.Module], hook: Any) -> Iterator[None]:
-    handles = [layer.register_forward_hook(hook) for layer in layers]
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:

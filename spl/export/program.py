@@ -1,10 +1,12 @@
-"""Networks as programs that PyTorch runs without the code that they were written in."""
+"""Networks as programs that run without the code that they were written in: PyTorch's own, and ONNX."""
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from spl.errors import InputError
 from spl.files import write_whole
@@ -23,14 +25,56 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
     Raises:
         InputError: torch.export cannot export the network, or `path` cannot be written.
     """
-    several = torch.cat([example_input, example_input])  # a batch of one would be taken for a constant
+    stream = io.BytesIO()
+    torch.export.save(_exported(network, example_input), stream)
+    write_whole(path, stream.getvalue())
+
+
+def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> None:
+    """Write an ONNX file with one input, `inputs`, for batches of any size, with the weights in it.
+
+        session = onnxruntime.InferenceSession(path)
+        (outputs,) = session.run(None, {"inputs": batch})
+
+    Args:
+        path: where to; the file is written whole or not at all.
+        network: in evaluation mode; a compact one has the fewer operations, while zeros are multiplied like any number.
+        example_input: one batch of inputs, of whose sizes all but the first are those that the file takes.
+
+    Raises:
+        InputError: onnxscript is not installed, the network cannot be exported or has operations that ONNX has not,
+            it is too large for one file (2 GiB), or `path` cannot be written.
+    """
+    if find_spec("onnxscript") is None:
+        raise InputError("ONNX files are written by onnxscript, which is not installed: pip install 'spl[onnx]'.")
+    program = _exported(network, example_input)
     try:
-        program = torch.export.export(network, (several,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        onnx = torch.onnx.export(
+            program, dynamo=True, input_names=["inputs"], dynamic_shapes=({0: "batch"},), verbose=False
+        )
+        assert onnx is not None
+        data = onnx.model_proto.SerializeToString()
+    except Exception as error:
+        raise InputError(
+            f"torch.onnx cannot write {type(network).__name__}: {_first_cause(error)}. Export it as a program of "
+            "PyTorch: --to dense or compact."
+        ) from error
+    write_whole(path, data)
+
+
+def _exported(network: nn.Module, example: Tensor) -> ExportedProgram:
+    several = torch.cat([example, example])  # a batch of one would be taken for a constant
+    try:
+        return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:
         raise InputError(
             f"torch.export cannot export {type(network).__name__}: {str(error).splitlines()[0]} Its weights can be "
             "taken away instead: --to sparse."
         ) from error
-    stream = io.BytesIO()
-    torch.export.save(program, stream)
-    write_whole(path, stream.getvalue())
+
+
+def _first_cause(error: BaseException) -> str:
+    """The first line of the error that all others came from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0]

@@ -1,25 +1,26 @@
 """What a pruned network costs: as it is, if pruned weights cost nothing, and compact."""
 
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from spl.export.compaction import compact
-from spl.export.cost import layer_cost, layer_positions, network_cost
+from spl.export.compaction import compact_
+from spl.export.cost import weight_macs
+from spl.export.files import serialized_size
+from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
-from spl.files import serialized
 from spl.masks import Masks
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One Linear layer or convolution; of the whole network, the total.
+    """One weight tensor of a Linear layer, a convolution or attention; of the whole network, the total.
 
     Attributes:
-        name: of the module.
+        name: of the parameter.
         weights: their number, without biases.
         kept: how many of them the masks keep.
         dense: multiply-accumulates for one example.
@@ -82,23 +83,22 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
     Raises:
         InputError: as `spl.export.compact`.
     """
-    smaller = compact(network, masks, example_input).network
-    positions, left = layer_positions(network, example_input), layer_positions(smaller, example_input)
-    layers = []
-    for name, count in positions.items():
-        weights = layer_cost(network.get_submodule(name), 1).macs
-        kept = int(masks[f"{name}.weight"].sum()) if f"{name}.weight" in masks else weights
-        compact_macs = layer_cost(smaller.get_submodule(name), left[name]).macs if name in left else 0
-        layers.append(LayerSummary(name, weights, kept, weights * count, kept * count, compact_macs))
-    pruned = deepcopy(network)
-    masks.apply_(dict(pruned.named_parameters()))
+    pruned = pruned_copy(network, masks)
     state = pruned.state_dict()
-    sizes = {
-        "dense": len(serialized(state)),
-        "sparse": len(serialized(packed(state, masks))),
-        "compact": len(serialized(smaller.state_dict())),
-    }
-    parameters, smaller_parameters = (
-        network_cost(of, used).parameters for of, used in ((network, positions), (smaller, left))
-    )
-    return Summary(layers, parameters, smaller_parameters, sizes)
+    sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}
+    layers = layer_summaries(pruned, masks, example_input)
+    result = compact_(pruned, masks, example_input)
+    sizes["compact"] = serialized_size(result.network.state_dict())
+    left = weight_macs(result.network, example_input)
+    layers = [replace(layer, compact=left.get(layer.name, 0)) for layer in layers]
+    return Summary(layers, result.report.before.parameters, result.report.after.parameters, sizes)
+
+
+def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> list[LayerSummary]:
+    """Of a network that is not compact."""
+    layers = []
+    for name, macs in weight_macs(network, example_input).items():
+        weights: int = attrgetter(name)(network).numel()
+        kept = int(masks[name].sum()) if name in masks else weights
+        layers.append(LayerSummary(name, weights, kept, macs, macs * kept // max(weights, 1), macs))
+    return layers

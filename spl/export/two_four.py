@@ -1,7 +1,6 @@
 """Linear layers on sparse tensor cores, which skip two of every four weights."""
 
 import warnings
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.errors import InputError
+from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 
 
@@ -37,7 +37,9 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
 
     Of every four consecutive inputs, a row's mask keeps two at most (`spl.patterns.NM`). Needs a CUDA device with
     sparse tensor cores (Ampere or later), half precision (float16, bfloat16) and layers of the sizes that its kernels
-    take; convolutions stay dense.
+    take; convolutions stay dense. The copy cannot be trained: PyTorch trains semi-structured weights with masks alone
+    that it chooses itself, by magnitude, and that are 2:4 along both axes (`prune_dense_static_sort`), for the backward
+    pass multiplies by the transpose. Train with masked dense weights, as fit does, and convert afterwards.
 
     Args:
         network: on the device, in the precision to infer in; left as it was found.
@@ -46,8 +48,7 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
     Raises:
         InputError: a mask does not fit, or no layer can be converted; the message says why for each.
     """
-    copied = deepcopy(network).eval()
-    masks.apply_(dict(copied.named_parameters()))
+    copied = pruned_copy(network, masks)
     layers = {n: m for n, m in copied.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
     dense = {}
     for name, layer in layers.items():

@@ -1,6 +1,5 @@
 """Networks without what their masks have killed: smaller, and equal in what they compute."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +11,12 @@ from spl.export.compaction.liveness import find_needed
 from spl.export.compaction.report import LayerReport, Report, reasons, reported
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.tracing import trace
+from spl.export.cost import network_cost
+from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 from spl.modes import undisturbed
 
-__all__ = ["CompactResult", "LayerReport", "Report", "compact"]
+__all__ = ["CompactResult", "LayerReport", "Report", "compact", "compact_"]
 
 _TOLERANCE = 1e-3  # of the largest output; rounding is far below, a mistake far above
 
@@ -38,10 +39,11 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
 
     A unit goes that nothing reads any more, or that is a constant, for it reads nothing but constants: what layers
     would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
-    padded shortcuts are adjusted. Channels that a sum adds go together: all that write to them are dead, or nothing
-    reads them. What adds nothing but constants, such as a dead residual block, goes whole. Where a convolution pads
-    with zeros, a constant other than 0 is none at the border; one such channel stays there to carry all of them.
-    Operations that are not known to leave channels apart keep all channels that they read.
+    padded shortcuts are adjusted. A channel of a sum, such as a residual stream, is computed by those of its addends
+    alone in which it varies, and the constants of the others are added; what adds nothing but constants, such as a
+    dead residual block, goes whole. Channels of products, and of sums over different shapes, go together. Where a
+    convolution pads with zeros, a constant other than 0 is none at the border; one such channel stays there to carry
+    all of them. Operations that are not known to leave channels apart keep all channels that they read.
 
     Args:
         network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.
@@ -52,23 +54,27 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     Raises:
         InputError: a mask does not fit, torch.fx cannot trace the network, or it computes something else when traced.
     """
-    pruned = deepcopy(network).eval()
-    masks.apply_(dict(pruned.named_parameters()))
+    return compact_(pruned_copy(network, masks), masks, example_input)
+
+
+def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
+    """The same of a network whose pruned weights are 0, in evaluation mode, and of which nothing is left afterwards."""
+    before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
-        flow = ChannelFlow(trace(deepcopy(pruned), example_input))
+        flow = ChannelFlow(trace(pruned, example_input))
     live = find_needed(flow)
     why = reasons(flow, live, masks)
     shrink_(flow, live)
     smaller = flow.traced.network
-    with torch.no_grad():
+    with undisturbed(smaller), torch.no_grad():
         difference = _difference(smaller(example_input), expected)
     if not difference <= _TOLERANCE * max(1.0, _largest(expected)):
         raise InputError(
-            f"A compact {type(network).__name__} would differ by {difference:.3g} in its outputs: its forward does "
+            f"A compact {type(pruned).__name__} would differ by {difference:.3g} in its outputs: its forward does "
             "something that torch.fx does not see, such as to change tensors in place. Export it dense."
         )
-    return CompactResult(smaller, reported(pruned, smaller, example_input, why, difference))
+    return CompactResult(smaller, reported(before, network_cost(smaller, example_input), why, difference))
 
 
 def _difference(a: object, b: object) -> float:

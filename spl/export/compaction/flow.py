@@ -19,6 +19,7 @@ from spl.export.compaction.channels import (
     is_depthwise,
     normalized,
 )
+from spl.export.compaction.sums import Sum
 from spl.export.compaction.tracing import Traced
 
 
@@ -32,6 +33,7 @@ class ChannelFlow:
         channels: of each node; None where they stay as they are.
         layers: those whose rows may go, in the order of execution.
         ties: pairs of ids that come and go together.
+        sums: of values that need not have all of the sum's channels.
         pins: ids that stay, and why.
         count: of the ids.
     """
@@ -41,6 +43,7 @@ class ChannelFlow:
         self.channels: dict[fx.Node, Channels | None] = {}
         self.layers: list[LayerChannels] = []
         self.ties: list[tuple[Tensor, Tensor]] = []
+        self.sums: list[Sum] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.count = 0
         self._shared = _shared_modules(traced)
@@ -118,9 +121,20 @@ class ChannelFlow:
         axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
         if len(axes) != 1 or len({(channels.axis, len(channels.ids)) for channels in known}) != 1:
             return self._stays(node)
+        if len(known) == 2 and operations.is_plain_sum(node, self.traced.values):
+            return self._summed(node, *known)
         for other in known[1:]:
             self.ties.append((known[0].ids, other.ids))
         return self._applied(node)
+
+    def _summed(self, node: fx.Node, a: Channels, b: Channels) -> Channels:
+        """After a sum, for which a value has to have those channels alone that vary in it."""
+        both = a.varies & b.varies
+        self.ties.append((a.ids[both], b.ids[both]))
+        ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new(len(a.ids))))
+        total = replace(self._applied(node), ids=ids)
+        self.sums.append(Sum(node, (a, b), total))
+        return total
 
     def _applied(self, node: fx.Node) -> Channels:
         """After the function that the node calls, of the constants where all that it reads are."""

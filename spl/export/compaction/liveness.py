@@ -48,11 +48,10 @@ def find_needed(flow: ChannelFlow) -> Liveness:
         kept[groups[ids]] = True
         why |= dict.fromkeys(groups[ids].tolist(), reason)
     _spread(flow, groups, kept)
-    for layer in reversed(flow.layers):
-        own = groups[layer.ids]
-        if not kept[own].any():
-            kept[own[0]] = True
-            why[int(own[0])] = "a layer must have one"
+    for ids in [layer.ids for layer in flow.layers] + [added.total.ids for added in flow.sums]:
+        if not kept[groups[ids]].any():
+            kept[groups[ids[0]]] = True
+            why[int(groups[ids[0]])] = "a layer must have one"
     carriers = {}
     for layer in reversed(flow.layers):
         column = _carrier(layer, groups, kept)

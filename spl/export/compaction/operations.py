@@ -1,6 +1,7 @@
 """Operations that leave channels apart: each output channel depends on the input channel in its place alone."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ COMBINING_CALLS: set[Any] = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
 }
 
-SUMS: set[Any] = {operator.add, torch.add, "add", "add_"}
+_SUMS: set[Any] = {operator.add, torch.add, "add", "add_"}
 
 POOLINGS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
 _AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
@@ -54,6 +55,12 @@ def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether it overwrites its input."""
     by_name = node.op == "call_method" and str(node.target).endswith("_")
     return by_name or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
+
+
+def is_plain_sum(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Whether it adds two values of the same shape and type."""
+    a, b = (values[argument] for argument in node.all_input_nodes)
+    return called(node) in _SUMS and not node.kwargs and a.shape == b.shape and a.dtype == b.dtype
 
 
 def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:

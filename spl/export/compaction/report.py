@@ -1,25 +1,27 @@
 """What became smaller, and what could not, and why."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 
 from spl.export.compaction.channels import Channels
 from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
-from spl.export.cost import Cost, layer_cost, layer_positions, network_cost
+from spl.export.cost import Cost, NetworkCost
 from spl.layers import WEIGHTED
 from spl.masks import Masks
 
-_NONE = Cost(0, 0, 0)
+_GONE = Cost(0, 0, 0)
+_STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"
+_VARIES = "vary where a product or a border of zeros comes in"
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Linear layer or convolution.
+    """One Linear layer, convolution or attention.
 
     Attributes:
         name: of the module.
@@ -56,7 +58,7 @@ class Report:
         rows = [
             [
                 layer.name,
-                *(f"{a:,} → {b:,}" for a, b in zip(_numbers(layer.before), _numbers(layer.after), strict=True)),
+                *(f"{a:,} → {b:,}" for a, b in zip(astuple(layer.before), astuple(layer.after), strict=True)),
                 layer.why,
             ]
             for layer in [*self.layers, total]
@@ -65,23 +67,13 @@ class Report:
         return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right", "right", "left"))
 
 
-def _numbers(cost: Cost) -> tuple[int, int, int]:
-    return cost.parameters, cost.macs, cost.bytes
-
-
-def reported(network: nn.Module, smaller: nn.Module, example: Tensor, why: dict[str, str], difference: float) -> Report:
-    """The report on `network`, of which `smaller` has become, and `why` says of its layers what stays."""
-    before, after = layer_positions(network, example), layer_positions(smaller, example)
+def reported(before: NetworkCost, after: NetworkCost, why: dict[str, str], difference: float) -> Report:
+    """The report on a network of these costs, of whose layers `why` says what stays."""
     layers = [
-        LayerReport(
-            name,
-            layer_cost(network.get_submodule(name), count),
-            layer_cost(smaller.get_submodule(name), after[name]) if name in after else _NONE,
-            why.get(name, _STAYS) if name in after else "",
-        )
-        for name, count in before.items()
+        LayerReport(name, cost, after.layers.get(name, _GONE), why.get(name, _STAYS) if name in after.layers else "")
+        for name, cost in before.layers.items()
     ]
-    return Report(layers, network_cost(network, before), network_cost(smaller, after), difference)
+    return Report(layers, before.total, after.total, difference)
 
 
 def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
@@ -95,9 +87,6 @@ def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
     return found
 
 
-_STAYS = "grouped, transposed, shared and parametrised layers stay as they are"
-
-
 def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
     kept = live.of(outputs.ids)
     dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
@@ -105,6 +94,3 @@ def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
         return "none is dead"
     whys = [live.why.get(group, _VARIES) for group in live.groups[outputs.ids[dead & kept]].tolist()]
     return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())
-
-
-_VARIES = "vary where a sum or a border of zeros comes in"

@@ -9,6 +9,8 @@ from spl.export.compaction import operations
 from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
 from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
+from spl.export.compaction.sums import PartialSum, Sum
+from spl.export.compaction.tracing import Traced
 
 
 @torch.no_grad()
@@ -31,7 +33,8 @@ def shrink_(flow: ChannelFlow, live: Liveness) -> None:
             with flow.traced.network.graph.inserting_after(node):
                 flat = flow.traced.network.graph.call_function(torch.flatten, (node.args[0], 1))
             node.replace_all_uses_with(flat)
-    _write_constants_(flow, live)
+    for added in flow.sums:
+        _narrow_(added, flow.traced, live)
     flow.traced.network.graph.eliminate_dead_code()
     flow.traced.network.delete_all_unused_submodules()
     flow.traced.network.recompile()
@@ -60,6 +63,8 @@ def _select_(layer: LayerChannels, live: Liveness) -> None:
     rows, columns = live.of(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
     if layer.inputs is not None:
         columns = live.of(layer.inputs.ids)
+    if bool(rows.all()) and bool(columns.all()):
+        return
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
     if module.bias is not None:
         _replace_(module, "bias", module.bias[rows.to(module.bias.device)])
@@ -92,30 +97,24 @@ def _repad_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
         node.update_arg(1, tuple(amounts))
 
 
-def _write_constants_(flow: ChannelFlow, live: Liveness) -> None:
-    """Give sums the constants that they add, in place of what computes them: a block that is dead goes whole."""
-    network, graph = flow.traced.network, flow.traced.network.graph
-    for node in list(graph.nodes):
-        added = [argument for argument in node.all_input_nodes if flow.channels.get(argument) is not None]
-        if operations.called(node) not in operations.SUMS or len(added) < 2:
-            continue
-        for argument, constants in _constant(added, flow, live).items():
-            name = f"constant_{argument.name}"
-            network.register_buffer(name, constants.to(next(network.parameters())))
-            with graph.inserting_before(node):
-                node.replace_input_with(argument, graph.get_attr(name))
-
-
-def _constant(added: list[fx.Node], flow: ChannelFlow, live: Liveness) -> dict[fx.Node, Tensor]:
-    """The summands that are constant, as what can be added instead, if another has the size of the sum."""
-    found = {}
-    for argument in added:
-        channels = flow.channels[argument]
-        assert channels is not None
-        constants = channels.constants[live.of(channels.ids)]
-        if not bool(constants.isnan().any()):
-            axes = flow.traced.values[argument].ndim - 1 - channels.axis
-            found[argument] = constants.view(-1, *(1,) * axes)
-    largest = max(flow.traced.values[argument].numel() for argument in added)
-    whole = [a for a in added if a not in found and flow.traced.values[a].numel() == largest]
-    return found if whole else {}
+def _narrow_(added: Sum, traced: Traced, live: Liveness) -> None:
+    """Let a sum take what its addends have, and constants for the rest; an addend that is constant goes whole."""
+    kept = live.of(added.total.ids)
+    if all(torch.equal(live.of(channels.ids), kept) for channels in added.addends):
+        return
+    inputs, places = [], []
+    constants = torch.zeros(len(kept), dtype=torch.float64)
+    whole = added.addends[0] if not added.total.varies[kept].any() else None  # one gives the sum its size
+    for value, channels in zip(added.node.all_input_nodes, added.addends, strict=True):  # may be narrow sums by now
+        has = live.of(channels.ids)
+        if channels is whole or bool(channels.varies[kept].any()):
+            inputs.append(value)
+            places.append((kept.cumsum(0) - 1).masked_fill(~kept, -1)[has])
+            constants += channels.constants.masked_fill(has, 0.0)
+        else:
+            constants += channels.constants
+    network, name, example = traced.network, f"sum_{added.node.name}", traced.values[added.node]
+    module = PartialSum(constants[kept].to(example.dtype), places, added.total.axis)
+    network.add_module(name, module.to(example.device))
+    with network.graph.inserting_before(added.node):
+        added.node.replace_all_uses_with(network.graph.call_module(name, tuple(inputs)))
