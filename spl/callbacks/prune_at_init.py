@@ -13,6 +13,7 @@ from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches, LabelledBatches
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
+from spl.callbacks.ranks import Ranks
 from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, announce
@@ -194,10 +195,12 @@ class PruneAtInit(KeepMasks, CostLine):
         announce(trainer, pl_module, "dense")
         batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
         loss = objective(trainer, pl_module, self.loss, self.targets)
-        found, scores = find_masks(
-            weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
-            self.batch_norm,
-        )  # fmt: skip
+        ranks = Ranks(trainer)
+        with ranks.together():
+            found, scores = find_masks(
+                weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
+                self.batch_norm, ranks,
+            )  # fmt: skip
         masks = Masks(trainer.strategy.broadcast(dict(found)))
         collapse = self.rule.collapse_sparsities(scores, self._asked(parameters)[0])
         for name, limit in collapse.items():
@@ -210,12 +213,13 @@ class PruneAtInit(KeepMasks, CostLine):
         weights.hold(masks)
         self._sparse_stage(trainer, pl_module, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            masks, self.changes = self.isometry(weights.network, masks)
+            with ranks.together():
+                masks, self.changes = self.isometry(weights.network, masks)
             weights.hold(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             self._sparse_stage(trainer, pl_module, "corrected")
-        self.record = self._describe(masks, batches, loss) | {"collapse_sparsity": collapse}
+        self.record = self._describe(masks, batches, loss, ranks) | {"collapse_sparsity": collapse}
         self._log(trainer, masks, scores)
 
     def _sparse_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -241,7 +245,9 @@ class PruneAtInit(KeepMasks, CostLine):
             )
         return batches
 
-    def _describe(self, masks: Masks, batches: EvaluationBatches | None, loss: Objective) -> dict[str, Any]:
+    def _describe(
+        self, masks: Masks, batches: EvaluationBatches | None, loss: Objective, ranks: Ranks
+    ) -> dict[str, Any]:
         """What decided the masks."""
         record: dict[str, Any] = described("criterion", self.criterion) | {"sparsity": self.sparsity}
         record |= described("scope", self.rule.scope) | described("pattern", self.rule.pattern)
@@ -261,10 +267,11 @@ class PruneAtInit(KeepMasks, CostLine):
             return record
         if not isinstance(loss, LossOfLogits):
             record |= described("loss", loss)
+        number, examples = batches.counted(ranks)
         return record | {
             "data": batches.source,
-            "batches": batches.batches,
-            "examples": batches.examples,
+            "batches": number,
+            "examples": examples,
             "sum": "signed, over examples",
             "seed": self.seed,
             "targets": self.targets,
