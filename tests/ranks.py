@@ -1,36 +1,42 @@
 """Run by test_ddp.py: the same fits by 1, 2 and 4 processes, each of which writes down what it saw."""
 
 import json
+import math
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
-from fits import PLAIN, digest
+from fits import PLAIN
 from foreign import Plain
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from spl import PruneAtInit, SparseClassifier
-from spl.criteria import FORCE, NTKSAP, ConnectionSensitivity, GraSP, Random, SynFlow
+from spl.criteria import FORCE, NTKSAP, GraSP, Random, SynFlow
 from spl.data import MNISTSample
+from spl.errors import InputError
 from spl.initializers import Orthogonal
 from spl.isometry import ApproximateIsometry
 from spl.networks import MLP, ResNet
 from spl.schedules import Exponential
 
-SIZES = (1, 2, 4)
+
+def digest(module: nn.Module) -> str:
+    return sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in module.parameters())).hexdigest()
 
 
 class Noisy(Dataset):
     """Examples that are drawn anew whenever they are fetched, and who fetched them."""
 
-    fetched: set[int] = set()
+    fetched: ClassVar[set[int]] = set()
 
     def __len__(self):
         return 50
@@ -38,6 +44,15 @@ class Noisy(Dataset):
     def __getitem__(self, index):
         self.fetched.add(index)
         return torch.randn(3, 4, 4) + index / 50, index % 4
+
+
+class BrokenData(Noisy):
+    """It cannot be fetched on the last process."""
+
+    def __getitem__(self, index):
+        if os.environ["LAST"] == "True":
+            raise InputError("this data broke")
+        return super().__getitem__(index)
 
 
 class Endless(IterableDataset):
@@ -50,22 +65,37 @@ class Endless(IterableDataset):
 
 
 class Denoiser(Plain):
-    """Its loss draws random numbers, and fails where it is told to."""
+    """Its loss draws random numbers."""
 
-    def __init__(self, fails: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)))
-        self.fails = fails
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        if self.fails:
-            raise ZeroDivisionError("this loss broke")
         return F.cross_entropy(self.network(x + torch.randn_like(x)), y)
 
 
-class Breaks(ApproximateIsometry):
+class BrokenLoss(Denoiser):
+    """Its loss fails on the last process."""
+
+    def training_step(self, batch, batch_idx):
+        if os.environ["LAST"] == "True":
+            raise ZeroDivisionError("this loss broke")
+        return super().training_step(batch, batch_idx)
+
+
+class NotFinite(Denoiser):
+    """Its loss is not a number on the last process."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (math.nan if os.environ["LAST"] == "True" else 1)
+
+
+class BrokenCorrection(ApproximateIsometry):
     def __call__(self, network, masks):
-        raise RuntimeError("this correction broke")
+        if os.environ["LAST"] == "True":
+            raise RuntimeError("this correction broke")
+        return super().__call__(network, masks)
 
 
 def mlp() -> SparseClassifier:
@@ -76,49 +106,114 @@ def shuffled(size: int = 8) -> DataLoader:
     return DataLoader(Noisy(), batch_size=size, shuffle=True)
 
 
-def cut(rank: int, size: int) -> DataLoader:
-    sampler = DistributedSampler(Noisy(), num_replicas=size, rank=rank, shuffle=False)
-    return DataLoader(Noisy(), batch_size=5, sampler=sampler)
+class Case(NamedTuple):
+    """A fit: its module, its data and settings of PruneAtInit."""
+
+    module: Callable[[], L.LightningModule]
+    data: Callable[[], Any]
+    pruning: Mapping[str, Any] = MappingProxyType({})
 
 
-Case = Callable[[int, int], tuple[L.LightningModule, Any, dict[str, Any]]]
+def classifier() -> SparseClassifier:
+    return SparseClassifier(MLP(depth=3, width=20), initializer=Orthogonal())
 
-AGREE: dict[str, Case] = {
-    "all the data": lambda rank, size: (mlp(), MNISTSample(), {"isometry": ApproximateIsometry(max_iterations=20)}),
-    "GraSP, uneven": lambda rank, size: (mlp(), MNISTSample(), {"criterion": GraSP(), "batches": 5}),
-    "rounds, fewer batches than processes": lambda rank, size: (
-        mlp(),
-        MNISTSample(),
-        {"criterion": FORCE(), "schedule": Exponential(3), "batches": 3},
+
+def convolutional() -> SparseClassifier:
+    return SparseClassifier(ResNet(blocks_per_stage=1, width_multiplier=0.25, in_channels=1))
+
+
+def mnist() -> MNISTSample:
+    return MNISTSample()
+
+
+def noisy() -> DataLoader:
+    return DataLoader(Noisy(), batch_size=8, shuffle=True)
+
+
+def in_workers() -> DataLoader:
+    return DataLoader(Noisy(), batch_size=8, num_workers=min(int(os.environ["LOCAL_RANK"]), 1))
+
+
+def broken() -> DataLoader:
+    return DataLoader(BrokenData(), batch_size=8)
+
+
+def cut() -> DataLoader:
+    """As its owner cuts it."""
+    distributed = torch.distributed.is_initialized()
+    sampler = DistributedSampler(Noisy(), shuffle=False) if distributed else None
+    return DataLoader(Noisy(), batch_size=8, sampler=sampler)
+
+
+def endless() -> DataLoader:
+    return DataLoader(Endless(), batch_size=8)
+
+
+CASES = {
+    "all the data": Case(classifier, mnist, {"isometry": ApproximateIsometry(max_iterations=20)}),
+    "GraSP": Case(classifier, mnist, {"criterion": GraSP(), "batches": 5}),
+    "rounds, fewer batches than processes": Case(
+        classifier, mnist, {"criterion": FORCE(), "schedule": Exponential(3), "batches": 3}
     ),
-    "one batch": lambda rank, size: (mlp(), MNISTSample(), {"criterion": GraSP(), "batches": 1}),
-    "statistics of batches": lambda rank, size: (
-        SparseClassifier(ResNet(blocks_per_stage=1, width=2, in_channels=1, image_size=28)),
-        MNISTSample(),
-        {"batches": 3, "batch_norm": "batch"},
-    ),
-    "shape alone": lambda rank, size: (mlp(), MNISTSample(), {"criterion": SynFlow(), "schedule": Exponential(3)}),
-    "inputs of its own": lambda rank, size: (mlp(), MNISTSample(), {"criterion": NTKSAP(), "schedule": Exponential(2)}),
-    "no data": lambda rank, size: (mlp(), MNISTSample(), {"criterion": Random()}),
-    "random data, random loss": lambda rank, size: (Denoiser(), shuffled(), {}),
-    "endless": lambda rank, size: (Plain(Denoiser().network), DataLoader(Endless(), batch_size=8), {"batches": 6}),
-}
-FAIL: dict[str, Case] = {
-    "loss": lambda rank, size: (Denoiser(fails=rank == size - 1), shuffled(), {}),
-    "correction": lambda rank, size: (mlp(), MNISTSample(), {"isometry": Breaks() if rank == size - 1 else None}),
+    "one batch": Case(classifier, mnist, {"criterion": GraSP(), "batches": 1}),
+    "statistics of batches": Case(convolutional, mnist, {"batches": 3, "batch_norm": "batch"}),
+    "the shape alone": Case(classifier, mnist, {"criterion": SynFlow(), "schedule": Exponential(3)}),
+    "inputs of its own": Case(classifier, mnist, {"criterion": NTKSAP(), "schedule": Exponential(2)}),
+    "no data": Case(classifier, mnist, {"criterion": Random()}),
+    "random data, random loss": Case(Denoiser, noisy),
+    "the same by workers": Case(Denoiser, in_workers),
+    "endless": Case(Denoiser, endless, {"batches": 6}),
+    "cut": Case(Denoiser, cut, {"batches": 6}),
+    "the loss of the last fails": Case(BrokenLoss, noisy),
+    "the loss of the last is not a number": Case(NotFinite, noisy),
+    "the data of the last fails": Case(Denoiser, broken),
+    "the correction of the last fails": Case(classifier, mnist, {"batches": 1, "isometry": BrokenCorrection()}),
 }
 
 
-def main(folder: Path, accelerator: str) -> None:
-    for size in SIZES:
+def fit(case: Case, accelerator: str, rank: int, size: int) -> dict[str, Any]:
+    """What a fit of two steps left behind, or why it failed."""
+    L.seed_everything(rank, verbose=False)  # ranks that nobody seeded alike
+    pruning = PruneAtInit(**({"isometry": None} | case.pruning))
+    witness = Witness()
+    devices = {"accelerator": accelerator, "devices": size, "strategy": "ddp" if size > 1 else "auto"}
+    trainer = L.Trainer(**(PLAIN | devices | {"limit_train_batches": 2}), callbacks=[pruning, witness])
+    Noisy.fetched = set()
+    try:
+        trainer.fit(case.module(), case.data())
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    return {
+        "masks": pruning.masks.digest(),
+        "record": pruning.record,
+        "start": witness.start,
+        "end": digest(trainer.lightning_module),
+        "fetched": witness.fetched,
+    }
+
+
+class Witness(L.Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.start = digest(pl_module)
+        self.fetched = sorted(Noisy.fetched)
+
+
+def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
+    """All fits, as one process of several."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "LAST": str(rank == size - 1)}
+    reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
+    (folder / f"{size}-{rank}.json").write_text(json.dumps(reports))
+
+
+def main(folder: Path, accelerator: str, sizes: list[int]) -> None:
+    for size in sizes:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        children = []
-        for rank in range(size):
-            if (child := os.fork()) == 0:
-                ...
+        # forked, which spares every process the imports
+        torch.multiprocessing.start_processes(work, (size, folder, accelerator), nprocs=size, start_method="fork")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], [int(size) for size in sys.argv[3:]])

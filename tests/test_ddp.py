@@ -1,4 +1,4 @@
-"""Two processes: the masks of one, the same weights on both, every example once, and no rank left waiting."""
+"""Several processes: the masks of one, the same weights on all, every example once, and no rank left waiting."""
 
 import json
 import os
@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 HERE = Path(__file__).parent
 
 
 def run(command, folder, timeout=180):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "MASTER_ADDR": "127.0.0.1"}
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT", "PL_GLOBAL_SEED"):
         environment.pop(name, None)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -27,10 +29,91 @@ def report(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What the fits of ranks.py left behind, by number of processes, rank and name."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {(size, rank): report(folder, f"{size}-{rank}") for size in (1, 2, 4) for rank in range(size)}
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_masks_and_start_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("all the data", "GraSP", "rounds, fewer batches than processes", "one batch", "statistics of batches"),
+        *("the shape alone", "inputs of its own", "no data"),
+        *("random data, random loss", "the same by workers", "endless"),
+    ],
+)
+def test_several_processes_have_the_masks_the_start_and_the_record_of_one(reports, case):
+    one = reports[1, 0][case]
+    for size in (2, 4):
+        all_of = [reports[size, rank][case] for rank in range(size)]
+        for what in ("masks", "record", "start"):
+            assert all(each[what] == one[what] for each in all_of), (size, what)
+        assert len({each["end"] for each in all_of}) == 1
+        assert all_of[0]["end"] != one["start"]
+
+
+@pytest.mark.slow
+def test_each_process_fetches_its_own_batches_alone(reports):
+    assert len(reports[1, 0]["random data, random loss"]["fetched"]) == 50
+    # 7 batches of 8, of which the last has 2
+    for size, shares in ((2, [26, 24]), (4, [16, 16, 10, 8])):
+        fetched = [reports[size, rank]["random data, random loss"]["fetched"] for rank in range(size)]
+        assert [len(share) for share in fetched] == shares
+        assert sorted(index for share in fetched for index in share) == list(range(50))
+
+
+@pytest.mark.slow
+def test_a_loader_that_its_owner_has_cut_is_not_cut_again(reports):
+    cut = [reports[2, rank]["cut"] for rank in range(2)]
+    assert [len(share["fetched"]) for share in cut] == [24, 24]
+    assert not {*cut[0]["fetched"]} & {*cut[1]["fetched"]}
+    assert (cut[0]["record"]["batches"], cut[0]["record"]["examples"]) == (6, 48)
+    assert cut[0]["masks"] == cut[1]["masks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "own", "others"),
+    [
+        ("loss", "ZeroDivisionError: this loss broke", "RuntimeError: Process {} failed: this loss broke"),
+        ("data", "InputError: this data broke", "InputError: Process {} failed: this data broke"),
+        ("correction", "RuntimeError: this correction broke", "RuntimeError: Process {} failed: this correction broke"),
+    ],
+)
+def test_a_failure_on_one_process_is_told_to_all(reports, what, own, others):
+    for size in (2, 4):
+        told = [reports[size, rank][f"the {what} of the last fails"]["failed"] for rank in range(size)]
+        assert told == [others.format(size - 1)] * (size - 1) + [own]
+
+
+@pytest.mark.slow
+def test_a_score_that_is_not_a_number_on_one_process_ends_all(reports):
+    for size in (1, 2, 4):
+        for rank in range(size):
+            failed = reports[size, rank]["the loss of the last is not a number"]["failed"]
+            assert failed.startswith("InputError: network.1.weight: 1440 of 1440 saliency scores are NaN or infinite.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_have_the_masks_of_one(tmp_path):
+    done = run([sys.executable, str(HERE / "ranks.py"), str(tmp_path), "gpu", "1", "2"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, first, second = (report(tmp_path, name) for name in ("1-0", "2-0", "2-1"))
+    for case, expected in one.items():
+        if case != "cut" and "failed" not in expected:
+            assert first[case]["masks"] == second[case]["masks"] == expected["masks"], case
+
+
+@pytest.mark.slow
+def test_ranks_that_nobody_seeded_alike_share_one_start_and_one_pass_over_the_data(tmp_path):
     for devices in (1, 2):
-        done = fit(tmp_path, devices)
+        done = fit(tmp_path, devices, "apart")
         assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = (report(tmp_path, name) for name in ("1-0", "2-0", "2-1"))
     assert one["masks"] == first["masks"] == second["masks"]
@@ -38,17 +121,6 @@ def test_two_processes_have_the_masks_and_start_of_one(tmp_path):
     assert first["end"] == second["end"] != first["start"]
     assert first["steps"] == second["steps"] == 21
     assert sorted(first["examples"] + second["examples"]) == pytest.approx(sorted(one["examples"]))
-
-
-@pytest.mark.slow
-def test_ranks_that_nobody_seeded_alike_still_agree(tmp_path):
-    done = fit(tmp_path, 2, "apart")
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (report(tmp_path, name) for name in ("2-0", "2-1"))
-    assert first["masks"] == second["masks"]
-    assert first["start"] == second["start"]
-    assert first["end"] == second["end"]
-    assert len({*first["examples"]} & {*second["examples"]}) < 100
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def test_the_measure_counts_what_lives_at_once():
     assert d.sum() == 4000
 
 
-def test_scoring_vgg16_takes_one_forward_and_backward_pass_and_one_copy_of_the_weights():
+def test_scoring_vgg16_takes_no_more_than_a_step_of_adam():
     network, images, labels = VGG16(), torch.randn(16, 3, 32, 32), torch.arange(16) % 10
     parameters = prunable_parameters(network, include_bias=True)
     copy = sum(4 * p.numel() for p in parameters.values())
@@ -39,7 +39,7 @@ def test_scoring_vgg16_takes_one_forward_and_backward_pass_and_one_copy_of_the_w
             score(network, parameters, ConnectionSensitivity(), stream)
         peaks.append(memory.peak)
     assert peaks[0] == peaks[1]
-    assert copy < peaks[0] <= 1.02 * (once.peak + copy)
+    assert 2 * copy < peaks[0] <= once.peak + 2 * copy
 
 
 @pytest.mark.parametrize("network", [VGG16(width_multiplier=0.25), ResNet(blocks_per_stage=5)], ids=["VGG16", "ResNet"])
