@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +16,25 @@ HERE = Path(__file__).parent
 
 
 def run(command, folder, timeout=180):
+    return finished(start(command, folder), timeout)
+
+
+def start(command, folder):
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT", "PL_GLOBAL_SEED"):
         environment.pop(name, None)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes)
+
+
+def finished(process, timeout=180):
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def fit(folder, devices, seeds="alike", fail_on=-1):
@@ -131,16 +147,24 @@ def test_a_failure_on_one_rank_ends_both(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_two_processes_records_the_masks_of_one(tmp_path):
+def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(tmp_path):
     config = HERE.parent / "configs" / "quickstart.yaml"
     short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     short += ["--spectrum.examples", "50", "--pruning.isometry.max_iterations", "20"]
-    for devices in (1, 2):
-        many = ["--trainer.devices", "2", "--trainer.strategy", "ddp"] if devices == 2 else []
-        script = Path(sys.executable).with_name("spl")
-        done = run([str(script), "fit", "--config", str(config), *short, *many], tmp_path)
+    command = [str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    for many in ([], two):
+        done = run([*command, *many], tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "accuracy/test" in done.stdout
+    nodes = ["--trainer.strategy", "ddp", "--trainer.devices", "1", "--trainer.num_nodes", "2"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        master = ["--master-addr", "127.0.0.1", "--master-port", str(probe.getsockname()[1])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *master]
+    started = [start([*torchrun, "--node-rank", str(k), "--no-python", *command, *nodes], tmp_path) for k in (0, 1)]
+    for done in map(finished, started):
         assert done.returncode == 0, done.stderr[-3000:]
     runs = tmp_path / "lightning_logs" / "quickstart"
-    one, two = (yaml.safe_load((runs / f"version_{k}" / "pruning.yaml").read_text()) for k in (0, 1))
-    assert one == two
-    assert "accuracy/test" in done.stdout
+    one, *others = (yaml.safe_load((runs / f"version_{k}" / "pruning.yaml").read_text()) for k in range(3))
+    assert others == [one, one]

@@ -15,12 +15,12 @@ class Ranks(Processes):
     """The processes of a Trainer.
 
     Args:
-        trainer: whose strategy joins them.
+        trainer: whose strategy has joined them.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.rank, self.size = trainer.global_rank, trainer.world_size
-        self._strategy = trainer.strategy
+        joined = torch.distributed.is_initialized()  # each scores by itself where torch does not join them
+        self.rank, self.size = (trainer.global_rank, trainer.world_size) if joined else (0, 1)
         self._parted = False
 
     def add_up_(self, tensors: Sequence[Tensor]) -> None:
@@ -31,8 +31,8 @@ class Ranks(Processes):
         """
         self._meet()
         if self.size > 1:
-            for tensor in tensors:
-                tensor.copy_(self._strategy.reduce(tensor, reduce_op="sum"))
+            for work in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Ranks(Processes):
 
     def _meet(self, failure: Exception | None = None) -> None:
         """Hear of each other's failures, and raise the first where this process has none."""
-        if not torch.distributed.is_initialized():
+        if self.size == 1:
             return
         heard: list[tuple[bool, str] | None] = [None] * self.size
         own = None if failure is None else (isinstance(failure, InputError), str(failure))
