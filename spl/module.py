@@ -206,7 +206,8 @@ class SparseClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the masks back, before the weights are loaded."""
         self._masked_weights.load(checkpoint)
-        _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
+        if "state_dict" in checkpoint:  # which a strategy that shards weights has taken out and loaded
+            _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -5,7 +5,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +15,11 @@ import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
 from fits import PLAIN
-from foreign import Plain
-from torch import nn
+from foreign import Plain, images
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from spl import PruneAtInit, SparseClassifier
@@ -25,12 +28,20 @@ from spl.data import MNISTSample
 from spl.errors import InputError
 from spl.initializers import Orthogonal
 from spl.isometry import ApproximateIsometry
+from spl.masked_weights import MaskedWeights
+from spl.masks import Masks
 from spl.networks import MLP, ResNet
 from spl.schedules import Exponential
+from spl.sharding import shard
 
 
 def digest(module: nn.Module) -> str:
-    return sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in module.parameters())).hexdigest()
+    return digest_of(p.detach() for p in module.parameters())
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    whole = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    return sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in whole)).hexdigest()
 
 
 class Noisy(Dataset):
@@ -73,6 +84,29 @@ class Denoiser(Plain):
     def training_step(self, batch, batch_idx):
         x, y = batch
         return F.cross_entropy(self.network(x + torch.randn_like(x)), y)
+
+
+class Sharded(Plain):
+    """Sharded by FSDP2 where there are several processes."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)))
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            for layer in (self.network[1], self.network[3], self.network):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+
+class ShardedClassifier(SparseClassifier):
+    """The same of ours."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)), num_classes=4)
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
 
 
 class BrokenLoss(Denoiser):
@@ -193,9 +227,52 @@ def fit(case: Case, accelerator: str, rank: int, size: int) -> dict[str, Any]:
 
 
 class Witness(L.Callback):
+    """Looks at the weights before the first step, and at the zeros after each."""
+
     def on_train_start(self, trainer, pl_module):
         self.start = digest(pl_module)
         self.fetched = sorted(Noisy.fetched)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        weights = MaskedWeights.of(pl_module)
+        assert weights.masks.revived(weights.parameters) == {}
+
+
+def sharded(module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int) -> dict[str, Any]:
+    """A fit with sharded weights, and the same stopped half way and resumed."""
+    in_one_file = path.suffix == ".ckpt"
+    seen = []
+    for epochs, resume in ((2, None), (1, None), (2, path)):
+        L.seed_everything(0, verbose=False)  # which orders the data too
+        torch.manual_seed(7 if resume else 0)
+        strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=not in_one_file) if size > 1 else "auto"
+        pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
+        settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
+        trainer = L.Trainer(**(PLAIN | settings | {"limit_train_batches": 1.0}), callbacks=[pruning, witness])
+        model = module()
+        trainer.fit(model, DataLoader(images(24, 4), batch_size=3), ckpt_path=resume)
+        if epochs == 1:
+            trainer.save_checkpoint(path, weights_only=False)
+            trainer.strategy.barrier()
+        momenta = [trainer.optimizers[0].state[p]["momentum_buffer"] for p in model.parameters()]
+        seen.append(
+            {
+                "masks": pruning.masks.digest(),
+                "record": pruning.record,
+                "start": witness.start,
+                "end": digest(model),
+                "momenta": digest_of(momenta),
+                "shards": [tuple(shard(p.detach()).shape) for p in model.parameters()],
+            }
+        )
+    whole, _, resumed = seen
+    found = whole | {"resumed": {name: resumed[name] for name in ("masks", "record", "end", "momenta")}}
+    if in_one_file:
+        checkpoint = torch.load(path, weights_only=True)
+        prefix = "network." if module is ShardedClassifier else ""
+        zeros = [checkpoint["state_dict"][prefix + name][~mask] for name, mask in checkpoint["masks"].items()]
+        found["checkpoint"] = Masks(checkpoint["masks"]).digest(), sum(int(z.count_nonzero()) for z in zeros)
+    return found
 
 
 def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
@@ -203,6 +280,10 @@ def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "LAST": str(rank == size - 1)}
     reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
+    for module in (Sharded, ShardedClassifier):
+        for kind in ("ckpt", "folder"):
+            path = folder / f"{size}-{module.__name__}.{kind}"
+            reports[f"{module.__name__}, {kind}"] = sharded(module, path, accelerator, size)
     (folder / f"{size}-{rank}.json").write_text(json.dumps(reports))
 
 

@@ -1,7 +1,8 @@
 """PruneAtInit: prunes, and corrects, before the first training step."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from spl.callbacks.record import described
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, announce
 from spl.callbacks.step_loss import StepLoss, check_objective, objective
+from spl.callbacks.whole import before_sharding, shards
 from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
@@ -106,6 +108,7 @@ class PruneAtInit(KeepMasks, CostLine):
         self._orthogonality: dict[str, float] = {}
         self._weights: MaskedWeights | None = None
         self._restored_step: int | None = None
+        self._report: Callable[[], None] = _nothing
 
     @property
     def masks(self) -> Masks | None:
@@ -130,6 +133,8 @@ class PruneAtInit(KeepMasks, CostLine):
         """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._restored_step = checkpoint["global_step"]
+        if shards(trainer) and "masks" not in checkpoint:
+            raise self._no_masks(trainer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
@@ -138,14 +143,11 @@ class PruneAtInit(KeepMasks, CostLine):
             return
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
             raise InputError("The Trainer has more than one PruneAtInit: a network is pruned once, so keep one.")
-        if trainer.strategy.restore_checkpoint_after_setup:
-            raise InputError(
-                f"PruneAtInit does not support {type(trainer.strategy).__name__}, which shards the weights before "
-                "they can be scored: use trainer.strategy auto, ddp or single_device."
-            )
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
             self.rule.check(*self._asked(self._parameters(pl_module.network)))
         check_objective(pl_module, self.loss, self.targets)
+        if shards(trainer) and self.masks is None:
+            before_sharding(trainer, pl_module, partial(self._prune, trainer, pl_module))
         if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
@@ -154,19 +156,33 @@ class PruneAtInit(KeepMasks, CostLine):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
+        if shards(trainer):
+            return
         super().on_fit_start(trainer, pl_module)
-        weights = MaskedWeights.of(pl_module)
-        if weights.masks is not None:
-            self._check_restored(weights.masks)
+        if self.masks is not None:
+            self._check_restored(self.masks)
         elif trainer.ckpt_path and self._restored_step != 0:
-            raise InputError(
-                f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
-                "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
-                "with --model.pretrained."
-            )
+            raise self._no_masks(trainer)
         else:
-            self._prune(trainer, pl_module, weights)
-            restart_averages(trainer, pl_module)
+            self._prune(trainer, pl_module)
+            self._report()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
+        if shards(trainer):
+            # torch restores an optimizer by a step, after which masks of weights other than the checkpoint's would act
+            super().on_fit_start(trainer, pl_module)
+            if trainer.ckpt_path and self.masks is not None:
+                self._check_restored(self.masks)
+            else:
+                self._report()
+
+    def _no_masks(self, trainer: Trainer) -> InputError:
+        return InputError(
+            f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
+            "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
+            "with --model.pretrained."
+        )
 
     def _check_restored(self, masks: Masks) -> None:
         """Refuse masks of another sparsity: by the record where it is theirs, for they may keep fewer than asked."""
@@ -190,7 +206,8 @@ class PruneAtInit(KeepMasks, CostLine):
     def _parameters(self, network: nn.Module) -> dict[str, nn.Parameter]:
         return prunable_parameters(network, self.include_bias, self.exclude, self.include_embedding)
 
-    def _prune(self, trainer: Trainer, pl_module: LightningModule, weights: MaskedWeights) -> None:
+    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = MaskedWeights.of(pl_module)
         parameters = self._parameters(weights.network)
         announce(trainer, pl_module, "dense")
         batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
@@ -220,7 +237,8 @@ class PruneAtInit(KeepMasks, CostLine):
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             self._sparse_stage(trainer, pl_module, "corrected")
         self.record = self._describe(masks, batches, loss, ranks) | {"collapse_sparsity": collapse}
-        self._log(trainer, masks, scores)
+        self._report = partial(self._log, trainer, masks, scores)
+        restart_averages(trainer, pl_module)
 
     def _sparse_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Announce it, and measure how orthogonal its layers are."""
@@ -279,6 +297,7 @@ class PruneAtInit(KeepMasks, CostLine):
         }
 
     def _log(self, trainer: Trainer, masks: Masks, scores: Scores) -> None:
+        self._report = _nothing
         rank_zero_info(f"Pruned at initialization: {masks}")
         if trainer.logger is None or not trainer.is_global_zero:
             return
@@ -295,6 +314,10 @@ class PruneAtInit(KeepMasks, CostLine):
             seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
             choices = {key: self.record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
             tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
+
+
+def _nothing() -> None:
+    """There is nothing to report yet, or any more."""
 
 
 def _primitives(change: Change) -> list[Any]:
