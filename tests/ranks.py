@@ -18,8 +18,9 @@ from fits import PLAIN
 from foreign import Plain, images
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from spl import PruneAtInit, SparseClassifier
@@ -32,7 +33,7 @@ from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 from spl.networks import MLP, ResNet
 from spl.schedules import Exponential
-from spl.sharding import shard
+from spl.sharding import shard, shard_like
 
 
 def digest(module: nn.Module) -> str:
@@ -90,7 +91,7 @@ class Sharded(Plain):
     """Sharded by FSDP2 where there are several processes."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)))
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)))
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -102,7 +103,7 @@ class ShardedClassifier(SparseClassifier):
     """The same of ours."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)), num_classes=4)
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)), num_classes=2)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -240,39 +241,71 @@ class Witness(L.Callback):
 
 def sharded(module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int) -> dict[str, Any]:
     """A fit with sharded weights, and the same stopped half way and resumed."""
-    in_one_file = path.suffix == ".ckpt"
-    seen = []
-    for epochs, resume in ((2, None), (1, None), (2, path)):
-        L.seed_everything(0, verbose=False)  # which orders the data too
-        torch.manual_seed(7 if resume else 0)
-        strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=not in_one_file) if size > 1 else "auto"
-        pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
-        settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
-        trainer = L.Trainer(**(PLAIN | settings | {"limit_train_batches": 1.0}), callbacks=[pruning, witness])
-        model = module()
-        trainer.fit(model, DataLoader(images(24, 4), batch_size=3), ckpt_path=resume)
-        if epochs == 1:
-            trainer.save_checkpoint(path, weights_only=False)
-            trainer.strategy.barrier()
-        momenta = [trainer.optimizers[0].state[p]["momentum_buffer"] for p in model.parameters()]
-        seen.append(
-            {
-                "masks": pruning.masks.digest(),
-                "record": pruning.record,
-                "start": witness.start,
-                "end": digest(model),
-                "momenta": digest_of(momenta),
-                "shards": [tuple(shard(p.detach()).shape) for p in model.parameters()],
-            }
-        )
-    whole, _, resumed = seen
+    whole = sharded_fit(module, accelerator, size, 2)
+    sharded_fit(module, accelerator, size, 1, save=path)
+    resumed = sharded_fit(module, accelerator, size, 2, resume=path)
     found = whole | {"resumed": {name: resumed[name] for name in ("masks", "record", "end", "momenta")}}
-    if in_one_file:
+    if path.suffix == ".ckpt":
         checkpoint = torch.load(path, weights_only=True)
-        prefix = "network." if module is ShardedClassifier else ""
-        zeros = [checkpoint["state_dict"][prefix + name][~mask] for name, mask in checkpoint["masks"].items()]
-        found["checkpoint"] = Masks(checkpoint["masks"]).digest(), sum(int(z.count_nonzero()) for z in zeros)
+        zeros = [checkpoint["state_dict"][name][~mask] for name, mask in checkpoint["masks"].items()]
+        found["saved masks"] = Masks(checkpoint["masks"]).digest()
+        found["saved revived"] = sum(int(zero.count_nonzero()) for zero in zeros)
     return found
+
+
+def sharded_fit(
+    module: Callable[[], L.LightningModule],
+    accelerator: str,
+    size: int,
+    epochs: int,
+    save: Path | None = None,
+    resume: Path | None = None,
+    prunes: bool = True,
+) -> dict[str, Any]:
+    """What it left behind."""
+    L.seed_everything(0, verbose=False)  # which orders the data too
+    torch.manual_seed(7 if resume else 0)
+    folder = (save or resume or Path("-.folder")).suffix == ".folder"
+    strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=folder) if size > 1 else "auto"
+    pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
+    settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
+    callbacks = [pruning, witness] if prunes else []
+    trainer = L.Trainer(**(PLAIN | settings | {"limit_train_batches": 1.0}), callbacks=callbacks)
+    model = module()
+    trainer.fit(model, DataLoader(images(24, 4, classes=2), batch_size=3), ckpt_path=resume)
+    if save:
+        trainer.save_checkpoint(save, weights_only=False)
+        trainer.strategy.barrier()
+    if not prunes:
+        return {}
+    return {
+        "masks": pruning.masks.digest(),
+        "record": pruning.record,
+        "start": witness.start,
+        "end": digest(model),
+        "momenta": digest_of(trainer.optimizers[0].state[p]["momentum_buffer"] for p in model.parameters()),
+        "shards": [tuple(shard(p.detach()).shape) for p in model.parameters()],
+    }
+
+
+def dense_resumed(path: Path, accelerator: str) -> str:
+    """Why a checkpoint without masks is refused."""
+    sharded_fit(Sharded, accelerator, 2, 1, save=path, prunes=False)
+    try:
+        sharded_fit(Sharded, accelerator, 2, 2, resume=path)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def cut_otherwise(accelerator: str) -> str:
+    """Why a tensor whose parts are to be added is refused."""
+    mesh = init_device_mesh("cuda" if accelerator == "gpu" else accelerator, (2,))
+    try:
+        shard_like(torch.ones(2, dtype=torch.bool), DTensor.from_local(torch.ones(2), mesh, [Partial()]))
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
@@ -280,10 +313,11 @@ def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "LAST": str(rank == size - 1)}
     reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
-    for module in (Sharded, ShardedClassifier):
-        for kind in ("ckpt", "folder"):
-            path = folder / f"{size}-{module.__name__}.{kind}"
-            reports[f"{module.__name__}, {kind}"] = sharded(module, path, accelerator, size)
+    reports["sharded"] = sharded(Sharded, folder / f"{size}.ckpt", accelerator, size)
+    reports["sharded classifier"] = sharded(ShardedClassifier, folder / f"{size}.folder", accelerator, size)
+    if size == 2:
+        reports["sharded dense"] = dense_resumed(folder / "dense.ckpt", accelerator)
+        reports["sharded otherwise"] = cut_otherwise(accelerator)
     (folder / f"{size}-{rank}.json").write_text(json.dumps(reports))
 
 

@@ -116,6 +116,43 @@ def test_a_score_that_is_not_a_number_on_one_process_ends_all(reports):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["sharded", "sharded classifier"])
+def test_sharded_weights_have_the_masks_of_one_process_and_resume_to_the_same_weights(reports, name):
+    one = reports[1, 0][name]
+    for size in (2, 4):
+        all_of = [reports[size, rank][name] for rank in range(size)]
+        for each in all_of:
+            assert (each["masks"], each["record"], each["start"]) == (one["masks"], one["record"], one["start"])
+            assert each["resumed"] == {what: each[what] for what in each["resumed"]}
+            assert each["end"] == all_of[0]["end"] != each["start"]
+    shapes = [reports[4, rank][name]["shards"][0] for rank in range(4)]
+    assert shapes == [[8, 48], [8, 48], [8, 48], [6, 48]]
+    assert [reports[4, rank][name]["shards"][2] for rank in range(4)] == [[1, 30], [1, 30], [0, 30], [0, 30]]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_sharded_weights_stands_alone(reports):
+    for size in (1, 2, 4):
+        report = reports[size, size - 1]["sharded"]
+        assert report["saved masks"] == report["masks"]
+        assert report["saved revived"] == 0
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_masks_is_refused_where_weights_are_sharded(reports):
+    for rank in range(2):
+        assert "dense.ckpt holds no masks, so its weights were trained dense" in reports[2, rank]["sharded dense"]
+
+
+@pytest.mark.slow
+def test_weights_that_are_cut_otherwise_are_refused(reports):
+    assert (
+        "cannot follow a weight of placements (Partial(sum),): shard it by fully_shard alone"
+        in (reports[2, 0]["sharded otherwise"])
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_have_the_masks_of_one(tmp_path):
     done = run([sys.executable, str(HERE / "ranks.py"), str(tmp_path), "gpu", "1", "2"], tmp_path)
