@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.sums import GradientSum, rounded
@@ -61,4 +62,5 @@ class GraSP(Criterion):
         return list(torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True))
 
     def _loss(self, subject: Subject, batch: Any) -> Tensor:
-        return subject.loss.tempered(self.temperature)(subject.network, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
+            return subject.loss.tempered(self.temperature)(subject.network, batch)
