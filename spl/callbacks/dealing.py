@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from itertools import count
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -32,13 +32,12 @@ def deal(loader: Iterable[Any], rank: int, size: int, limit: int | None, seed: i
         seed: of the streams.
     """
     seed_streams(seed, 0)
-    if not _has_indices(loader):
-        return _skipping(loader, rank, size, limit, seed)
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if size > 1 and isinstance(sampler, DistributedSampler) and sampler.num_replicas == size:
-        numbers = count(rank, size) if limit is None else range(rank, limit, size)
-        return _fetching(loader, list(zip(numbers, _indices(loader), strict=False)), seed)
-    return _fetching(loader, list(islice(enumerate(_indices(loader)), limit))[rank::size], seed)
+    first, step = (rank, size) if _is_cut(loader, size) else (0, 1)  # of the numbers of what the loader has
+    numbers = count(first, step) if limit is None else range(first, limit, step)
+    if _has_indices(loader):
+        numbered = zip(numbers, _indices(loader), strict=False)
+        return _fetching(loader, [(number, indices) for number, indices in numbered if number % size == rank], seed)
+    return _skipping(loader, numbers, rank, size, seed)
 
 
 def seed_streams(seed: int, number: int) -> None:
@@ -49,10 +48,17 @@ def seed_streams(seed: int, number: int) -> None:
     torch.manual_seed(start)
 
 
-def _skipping(loader: Iterable[Any], rank: int, size: int, limit: int | None, seed: int) -> Iterator[tuple[int, Any]]:
+def _is_cut(loader: Any, size: int) -> bool:
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
+    return size > 1 and isinstance(sampler, DistributedSampler) and sampler.num_replicas == size
+
+
+def _skipping(
+    loader: Iterable[Any], numbers: Iterable[int], rank: int, size: int, seed: int
+) -> Iterator[tuple[int, Any]]:
     # what training sees: of several loaders at once, their batches together
     batches = (batch for batch, _, _ in loader) if isinstance(loader, CombinedLoader) else iter(loader)
-    for number in islice(count(), limit):
+    for number in numbers:
         seed_streams(seed, number)
         batch = next(batches, _END)
         if batch is _END:

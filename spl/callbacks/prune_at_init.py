@@ -1,22 +1,21 @@
 """PruneAtInit: prunes, and corrects, before the first training step."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches, LabelledBatches
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
+from spl.callbacks.pruning_log import log_pruning
 from spl.callbacks.ranks import Ranks
 from spl.callbacks.record import described
-from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.callbacks.run import callbacks_of, datamodule_of
 from spl.callbacks.stages import Stage, announce
 from spl.callbacks.step_loss import StepLoss, check_objective, objective
 from spl.callbacks.whole import before_sharding, shards
@@ -108,7 +107,7 @@ class PruneAtInit(KeepMasks, CostLine):
         self._orthogonality: dict[str, float] = {}
         self._weights: MaskedWeights | None = None
         self._restored_step: int | None = None
-        self._report: Callable[[], None] = _nothing
+        self._unreported: Scores | None = None
 
     @property
     def masks(self) -> Masks | None:
@@ -133,7 +132,7 @@ class PruneAtInit(KeepMasks, CostLine):
         """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._restored_step = checkpoint["global_step"]
-        if shards(trainer) and "masks" not in checkpoint:
+        if trainer.state.fn == TrainerFn.FITTING and shards(trainer) and "masks" not in checkpoint:
             raise self._no_masks(trainer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -147,7 +146,7 @@ class PruneAtInit(KeepMasks, CostLine):
             self.rule.check(*self._asked(self._parameters(pl_module.network)))
         check_objective(pl_module, self.loss, self.targets)
         if shards(trainer) and self.masks is None:
-            before_sharding(trainer, pl_module, partial(self._prune, trainer, pl_module))
+            before_sharding(trainer, pl_module, partial(self._prune_whole, trainer, pl_module))
         if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
@@ -164,18 +163,21 @@ class PruneAtInit(KeepMasks, CostLine):
         elif trainer.ckpt_path and self._restored_step != 0:
             raise self._no_masks(trainer)
         else:
-            self._prune(trainer, pl_module)
-            self._report()
+            self._log(trainer, self._prune(trainer, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
         if shards(trainer):
             # torch restores an optimizer by a step, after which masks of weights other than the checkpoint's would act
             super().on_fit_start(trainer, pl_module)
-            if trainer.ckpt_path and self.masks is not None:
+            if self._unreported is not None and not trainer.ckpt_path:
+                self._log(trainer, self._unreported)
+            elif self.masks is not None:
                 self._check_restored(self.masks)
-            else:
-                self._report()
+            self._unreported = None
+
+    def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unreported = self._prune(trainer, pl_module)
 
     def _no_masks(self, trainer: Trainer) -> InputError:
         return InputError(
@@ -206,7 +208,7 @@ class PruneAtInit(KeepMasks, CostLine):
     def _parameters(self, network: nn.Module) -> dict[str, nn.Parameter]:
         return prunable_parameters(network, self.include_bias, self.exclude, self.include_embedding)
 
-    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> Scores:
         weights = MaskedWeights.of(pl_module)
         parameters = self._parameters(weights.network)
         announce(trainer, pl_module, "dense")
@@ -237,8 +239,8 @@ class PruneAtInit(KeepMasks, CostLine):
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             self._sparse_stage(trainer, pl_module, "corrected")
         self.record = self._describe(masks, batches, loss, ranks) | {"collapse_sparsity": collapse}
-        self._report = partial(self._log, trainer, masks, scores)
         restart_averages(trainer, pl_module)
+        return scores
 
     def _sparse_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Announce it, and measure how orthogonal its layers are."""
@@ -296,28 +298,9 @@ class PruneAtInit(KeepMasks, CostLine):
             "batch_norm": self.batch_norm,
         }
 
-    def _log(self, trainer: Trainer, masks: Masks, scores: Scores) -> None:
-        self._report = _nothing
-        rank_zero_info(f"Pruned at initialization: {masks}")
-        if trainer.logger is None or not trainer.is_global_zero:
-            return
-        sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
-        gaps = {f"isometry/gap/{tensorboard.layer(n)}": c.after.matrix - c.floor for n, c in self.changes.items()}
-        trainer.logger.log_metrics(
-            {"sparsity/global": masks.sparsity} | sparsities | gaps | self._orthogonality, step=0
-        )
-        if folder := run_folder(trainer):
-            (folder / "pruning.yaml").write_text(yaml.safe_dump(self.record, sort_keys=False))
-        if writer := tensorboard.writer(trainer):
-            tensorboard.add_masks(writer, masks)
-            tensorboard.add_saliency(writer, scores)
-            seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
-            choices = {key: self.record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
-            tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
-
-
-def _nothing() -> None:
-    """There is nothing to report yet, or any more."""
+    def _log(self, trainer: Trainer, scores: Scores) -> None:
+        assert self.masks is not None
+        log_pruning(trainer, self.masks, scores, self.record, self.changes, self._orthogonality)
 
 
 def _primitives(change: Change) -> list[Any]:

@@ -6,6 +6,7 @@ from functools import wraps
 import torch.distributed
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 
 from spl.errors import InputError
 
@@ -48,7 +49,7 @@ def before_sharding(trainer: Trainer, pl_module: LightningModule, prune: Callabl
 def _bring_together(trainer: Trainer, pl_module: LightningModule) -> None:
     """Put the module on its device, with the weights and buffers of the first process."""
     for name, parameter in pl_module.named_parameters():
-        if parameter.is_meta or isinstance(parameter, torch.distributed.tensor.DTensor):
+        if parameter.is_meta or isinstance(parameter, DTensor):
             raise InputError(
                 f"{name} has no whole weights to score when configure_model begins: make the layers in __init__, and "
                 "shard them in configure_model."
