@@ -7,11 +7,21 @@ import pytest
 import pytorch_lightning as L
 import torch
 from fits import PLAIN
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    WeightedRandomSampler,
+)
 
 from spl.callbacks.batches import EvaluationBatches
 from spl.callbacks.dealing import deal
-from spl.criteria import Processes, dealt
+from spl.criteria import ConnectionSensitivity, Processes, dealt
+from spl.errors import InputError
+from spl.pruning import find_masks, prunable_parameters
 
 
 class Noisy(Dataset):
@@ -78,6 +88,16 @@ def test_the_order_is_that_of_the_loader_itself(name):
     assert [indices.tolist() for _, (indices, _) in deal(LOADERS[name](), 0, 1, None, seed=0)] == plain
 
 
+@pytest.mark.parametrize("loader", [DataLoader, Backwards])
+def test_a_loader_that_is_cut_already_is_read_whole(loader):
+    sampler = DistributedSampler(Noisy(), num_replicas=2, rank=1, shuffle=False)
+    cut = loader(Noisy(), batch_size=4, sampler=sampler)
+    assert [number for number, _ in deal(cut, 1, 2, None, seed=0)] == [1, 3, 5]
+    assert [number for number, _ in deal(cut, 1, 2, 4, seed=0)] == [1, 3]
+    indices = [indices.tolist() for _, (indices, _) in deal(cut, 1, 2, None, seed=0)]
+    assert sorted(index for batch in indices for index in batch) == list(range(1, 22, 2))
+
+
 def test_another_seed_draws_otherwise():
     assert read(LOADERS["shuffled"]()) != read(LOADERS["shuffled"](), seed=1)
 
@@ -85,6 +105,30 @@ def test_another_seed_draws_otherwise():
 def test_a_share_of_any_batches_is_every_nth():
     assert list(dealt("abcdefg", 1, 3)) == ["b", "e"]
     assert list(dealt("abc", 0, 1)) == ["a", "b", "c"]
+
+
+class OneOfTwo(Processes):
+    def __init__(self, rank):
+        self.rank, self.size = rank, 2
+
+
+def test_the_first_of_two_processes_misses_data_that_is_not_there():
+    network = nn.Linear(4, 3)
+    with pytest.raises(InputError, match="The scoring data has no batches"):
+        find_masks(network, prunable_parameters(network), ConnectionSensitivity(), 0.5, [], processes=OneOfTwo(0))
+    masks, scores = find_masks(
+        network, prunable_parameters(network), ConnectionSensitivity(), 0.5, [], processes=OneOfTwo(1)
+    )
+    assert masks.kept == 6
+    assert scores["weight"].count_nonzero() == 0  # nothing was added to
+
+
+def test_two_processes_score_half_the_batches_each():
+    network, batches = nn.Linear(4, 3), [(torch.randn(5, 4), torch.arange(5) % 3) for _ in range(4)]
+    weights = {"weight": network.weight}
+    own = find_masks(network, weights, ConnectionSensitivity(), 0.5, batches, processes=OneOfTwo(1))[1]
+    alone = find_masks(network, weights, ConnectionSensitivity(), 0.5, batches[1::2])[1]
+    assert torch.equal(own["weight"], alone["weight"])
 
 
 def test_streams_are_given_back_though_a_reader_stops_early():
