@@ -1,5 +1,7 @@
 """PruneAtInit: once, before training, exactly, and on the record."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as L
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spl import InputError, PruneAtInit, prune
 from spl.callbacks import StageListener
 from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.record import described
 from spl.callbacks.whole import before_sharding
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
 from spl.data import MNISTSample
@@ -191,6 +194,11 @@ class Control(Criterion):
         assert [len(x) for _ in range(2) for x, _ in subject.batches] == [100] * 8
         self._reads += 2
         return self.inner(subject)
+
+
+def test_a_choice_without_attributes_is_recorded_as_text():
+    control = Control(Magnitude(), note=[Path("a") / "b", torch.float32])
+    assert described("criterion", control)["criterion_args"]["note"] == ["a/b", "torch.float32"]
 
 
 def test_every_choice_is_recorded_and_rounds_read_the_same_batches_again(tmp_path):
