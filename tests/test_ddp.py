@@ -49,7 +49,7 @@ def report(folder, name):
 def reports(tmp_path_factory):
     """What the fits of ranks.py left behind, by number of processes, rank and name."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder)
+    done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return {(size, rank): report(folder, f"{size}-{rank}") for size in (1, 2, 4) for rank in range(size)}
 
