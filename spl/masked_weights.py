@@ -87,7 +87,8 @@ class MaskedWeights:
         """Take the masks of a checkpoint back, if it has any.
 
         Args:
-            checkpoint: with weights at `state_dict` that are about to be loaded.
+            checkpoint: with weights at `state_dict` that are about to be loaded, unless a strategy that shards them
+                has taken them out.
             prefix: of the names of the network's parameters there.
 
         Raises:
@@ -97,7 +98,8 @@ class MaskedWeights:
             return
         masks = Masks(checkpoint["masks"])
         self.hold(masks)
-        state = {name: checkpoint["state_dict"].get(prefix + name) for name in masks}
+        weights = checkpoint.get("state_dict", {})
+        state = {name: weights.get(prefix + name) for name in masks}
         fitting = Masks({n: mask for n, mask in masks.items() if getattr(state[n], "shape", None) == mask.shape})
         if revived := fitting.revived(state):
             counts = ", ".join(f"{name} ({count})" for name, count in revived.items())

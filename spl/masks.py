@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
+from spl.sharding import shard, shard_like
 
 
 class Masks(Mapping[str, Tensor]):
@@ -93,12 +94,12 @@ class Masks(Mapping[str, Tensor]):
         """Set every pruned weight to exactly 0.0, in place; NaN and inf too, which a product would keep."""
         self.check_fits(parameters)
         for name, mask in self.items():
-            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+            shard(parameters[name]).masked_fill_(~shard_like(mask, parameters[name]), 0.0)
 
     def revived(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
-        """How many pruned weights are not exactly 0.0 (NaN included), by name; empty where all are."""
+        """How many pruned weights are not exactly 0.0 (NaN included), by name; none if all are. Of shards, own ones."""
         counts = {
-            name: int(((parameters[name].detach() != 0) & ~mask.to(parameters[name].device)).count_nonzero())
+            name: int(((shard(parameters[name].detach()) != 0) & ~shard_like(mask, parameters[name])).count_nonzero())
             for name, mask in self.items()
         }
         return {name: count for name, count in counts.items() if count}
@@ -116,19 +117,20 @@ class BoundMasks:
 
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
         masks.check_fits(parameters)
-        self.parameters = [parameters[name] for name in masks]
+        bound = [(name, parameters[name]) for name in masks]
+        self.parameters = [parameter for _, parameter in bound]
         # in the parameter's own memory format, without which a product with channels-last kernels is slow
-        self.factors = [torch.empty_like(parameters[name]).copy_(masks[name]) for name in masks]
+        self.factors = [torch.empty_like(shard(p.detach())).copy_(shard_like(masks[name], p)) for name, p in bound]
 
     def mask_gradients_(self) -> None:
         """Multiply the gradients by the masks, in place; parameters without a gradient are left out."""
-        live = [(p.grad, f) for p, f in zip(self.parameters, self.factors, strict=True) if p.grad is not None]
+        live = [(shard(p.grad), f) for p, f in zip(self.parameters, self.factors, strict=True) if p.grad is not None]
         if live:
             _multiply_([g for g, _ in live], [f for _, f in live])
 
     def mask_weights_(self) -> None:
         """Multiply the weights by the masks, in place."""
-        _multiply_([p.detach() for p in self.parameters], self.factors)
+        _multiply_([shard(p.detach()) for p in self.parameters], self.factors)
 
 
 def _multiply_(tensors: Iterable[Tensor], factors: Iterable[Tensor]) -> None:

@@ -223,7 +223,8 @@ class SparseClassifier(LightningModule):
             InputError: it is of another network, or its masks and weights disagree.
         """
         self._masked_weights.load(checkpoint, prefix="network.")
-        _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
+        if "state_dict" in checkpoint:  # which a strategy that shards weights has taken out and loaded
+            _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

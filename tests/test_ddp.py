@@ -1,22 +1,40 @@
-"""Two processes: the masks of one, the same weights on both, every example once, and no rank left waiting."""
+"""Several processes: the masks of one, the same weights on all, every example once, and no rank left waiting."""
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 HERE = Path(__file__).parent
 
 
 def run(command, folder, timeout=180):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "MASTER_ADDR": "127.0.0.1"}
+    return finished(start(command, folder), timeout)
+
+
+def start(command, folder):
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT", "PL_GLOBAL_SEED"):
         environment.pop(name, None)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes)
+
+
+def finished(process, timeout=180):
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def fit(folder, devices, seeds="alike", fail_on=-1):
@@ -27,10 +45,128 @@ def report(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What the fits of ranks.py left behind, by number of processes, rank and name."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {(size, rank): report(folder, f"{size}-{rank}") for size in (1, 2, 4) for rank in range(size)}
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_masks_and_start_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("all the data", "GraSP", "rounds, fewer batches than processes", "one batch", "statistics of batches"),
+        *("the shape alone", "inputs of its own", "no data"),
+        *("random data, random loss", "the same by workers", "endless"),
+    ],
+)
+def test_several_processes_have_the_masks_the_start_and_the_record_of_one(reports, case):
+    one = reports[1, 0][case]
+    for size in (2, 4):
+        all_of = [reports[size, rank][case] for rank in range(size)]
+        for what in ("masks", "record", "start"):
+            assert all(each[what] == one[what] for each in all_of), (size, what)
+        assert len({each["end"] for each in all_of}) == 1
+        assert all_of[0]["end"] != one["start"]
+
+
+@pytest.mark.slow
+def test_each_process_fetches_its_own_batches_alone(reports):
+    assert len(reports[1, 0]["random data, random loss"]["fetched"]) == 50
+    # 7 batches of 8, of which the last has 2
+    for size, shares in ((2, [26, 24]), (4, [16, 16, 10, 8])):
+        fetched = [reports[size, rank]["random data, random loss"]["fetched"] for rank in range(size)]
+        assert [len(share) for share in fetched] == shares
+        assert sorted(index for share in fetched for index in share) == list(range(50))
+
+
+@pytest.mark.slow
+def test_a_loader_that_its_owner_has_cut_is_not_cut_again(reports):
+    cut = [reports[2, rank]["cut"] for rank in range(2)]
+    assert [len(share["fetched"]) for share in cut] == [24, 24]
+    assert not {*cut[0]["fetched"]} & {*cut[1]["fetched"]}
+    assert (cut[0]["record"]["batches"], cut[0]["record"]["examples"]) == (6, 48)
+    assert cut[0]["masks"] == cut[1]["masks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "own", "others"),
+    [
+        ("loss", "ZeroDivisionError: this loss broke", "RuntimeError: Process {} failed: this loss broke"),
+        ("data", "InputError: this data broke", "InputError: Process {} failed: this data broke"),
+        ("correction", "RuntimeError: this correction broke", "RuntimeError: Process {} failed: this correction broke"),
+    ],
+)
+def test_a_failure_on_one_process_is_told_to_all(reports, what, own, others):
+    for size in (2, 4):
+        told = [reports[size, rank][f"the {what} of the last fails"]["failed"] for rank in range(size)]
+        assert told == [others.format(size - 1)] * (size - 1) + [own]
+
+
+@pytest.mark.slow
+def test_a_score_that_is_not_a_number_on_one_process_ends_all(reports):
+    for size in (1, 2, 4):
+        for rank in range(size):
+            failed = reports[size, rank]["the loss of the last is not a number"]["failed"]
+            assert failed.startswith("InputError: network.1.weight: 1440 of 1440 saliency scores are NaN or infinite.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sharded", "sharded classifier"])
+def test_sharded_weights_have_the_masks_of_one_process_and_resume_to_the_same_weights(reports, name):
+    one = reports[1, 0][name]
+    for size in (2, 4):
+        all_of = [reports[size, rank][name] for rank in range(size)]
+        for each in all_of:
+            assert (each["masks"], each["record"], each["start"]) == (one["masks"], one["record"], one["start"])
+            assert each["resumed"] == {what: each[what] for what in each["resumed"]}
+            assert each["end"] == all_of[0]["end"] != each["start"]
+    shapes = [reports[4, rank][name]["shards"][0] for rank in range(4)]
+    assert shapes == [[8, 48], [8, 48], [8, 48], [6, 48]]
+    assert [reports[4, rank][name]["shards"][2] for rank in range(4)] == [[1, 30], [1, 30], [0, 30], [0, 30]]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_sharded_weights_stands_alone(reports):
+    for size in (1, 2, 4):
+        report = reports[size, size - 1]["sharded"]
+        assert report["saved masks"] == report["masks"]
+        assert report["saved revived"] == 0
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_masks_is_refused_where_weights_are_sharded(reports):
+    for rank in range(2):
+        assert "dense.ckpt holds no masks, so its weights were trained dense" in reports[2, rank]["sharded dense"]
+
+
+@pytest.mark.slow
+def test_weights_that_are_cut_otherwise_are_refused(reports):
+    assert (
+        "cannot follow a weight of placements (Partial(sum),): shard it by fully_shard alone"
+        in (reports[2, 0]["sharded otherwise"])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_have_the_masks_of_one(tmp_path):
+    done = run([sys.executable, str(HERE / "ranks.py"), str(tmp_path), "gpu", "1", "2"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, first, second = (report(tmp_path, name) for name in ("1-0", "2-0", "2-1"))
+    for case, expected in one.items():
+        if case != "cut" and "failed" not in expected:
+            assert first[case]["masks"] == second[case]["masks"] == expected["masks"], case
+
+
+@pytest.mark.slow
+def test_ranks_that_nobody_seeded_alike_share_one_start_and_one_pass_over_the_data(tmp_path):
     for devices in (1, 2):
-        done = fit(tmp_path, devices)
+        done = fit(tmp_path, devices, "apart")
         assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = (report(tmp_path, name) for name in ("1-0", "2-0", "2-1"))
     assert one["masks"] == first["masks"] == second["masks"]
@@ -41,17 +177,6 @@ def test_two_processes_have_the_masks_and_start_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_that_nobody_seeded_alike_still_agree(tmp_path):
-    done = fit(tmp_path, 2, "apart")
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (report(tmp_path, name) for name in ("2-0", "2-1"))
-    assert first["masks"] == second["masks"]
-    assert first["start"] == second["start"]
-    assert first["end"] == second["end"]
-    assert len({*first["examples"]} & {*second["examples"]}) < 100
-
-
-@pytest.mark.slow
 def test_a_failure_on_one_rank_ends_both(tmp_path):
     done = fit(tmp_path, 2, "alike", fail_on=1)
     assert done.returncode != 0
@@ -59,16 +184,24 @@ def test_a_failure_on_one_rank_ends_both(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_two_processes_records_the_masks_of_one(tmp_path):
+def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(tmp_path):
     config = HERE.parent / "configs" / "quickstart.yaml"
     short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     short += ["--spectrum.examples", "50", "--pruning.isometry.max_iterations", "20"]
-    for devices in (1, 2):
-        many = ["--trainer.devices", "2", "--trainer.strategy", "ddp"] if devices == 2 else []
-        script = Path(sys.executable).with_name("spl")
-        done = run([str(script), "fit", "--config", str(config), *short, *many], tmp_path)
+    command = [str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    for many in ([], two):
+        done = run([*command, *many], tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "accuracy/test" in done.stdout
+    nodes = ["--trainer.strategy", "ddp", "--trainer.devices", "1", "--trainer.num_nodes", "2"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        master = ["--master-addr", "127.0.0.1", "--master-port", str(probe.getsockname()[1])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *master]
+    started = [start([*torchrun, "--node-rank", str(k), "--no-python", *command, *nodes], tmp_path) for k in (0, 1)]
+    for done in map(finished, started):
         assert done.returncode == 0, done.stderr[-3000:]
     runs = tmp_path / "lightning_logs" / "quickstart"
-    one, two = (yaml.safe_load((runs / f"version_{k}" / "pruning.yaml").read_text()) for k in (0, 1))
-    assert one == two
-    assert "accuracy/test" in done.stdout
+    one, *others = (yaml.safe_load((runs / f"version_{k}" / "pruning.yaml").read_text()) for k in range(3))
+    assert others == [one, one]

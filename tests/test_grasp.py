@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from spl.criteria import GraSP
 from spl.errors import InputError
-from spl.pruning import prune
+from spl.pruning import prune, score
 
 
 def network() -> nn.Sequential:
@@ -54,6 +54,24 @@ def test_removing_a_small_weight_changes_the_squared_norm_of_the_gradient_by_twi
     assert float(without - with_it) == pytest.approx(-2 * score, rel=1e-4)
 
 
+def test_attention_has_the_second_derivative_that_it_takes():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)[0].mean(1)
+
+    torch.manual_seed(0)
+    net, batch = Attends(), (torch.randn(6, 5, 4), torch.arange(6) % 4)
+    weights = dict(net.named_parameters())
+    fused = score(net, weights, GraSP(1.0), [batch])
+    exact = score(net.double(), dict(net.named_parameters()), GraSP(1.0), [(batch[0].double(), batch[1])])
+    for name, scores in fused.items():
+        torch.testing.assert_close(scores.double(), exact[name], rtol=1e-3, atol=1e-7)
+
+
 def test_one_batch_is_read_once_and_several_twice():
     reads = []
 
@@ -76,21 +94,3 @@ def test_an_iterator_that_cannot_be_read_twice_is_an_error():
 def test_a_temperature_that_is_not_positive_is_an_error():
     with pytest.raises(InputError, match=r"temperature must be positive, got 0\.0"):
         GraSP(temperature=0.0)
-
-
-def test_attention_is_differentiated_twice():
-    """As where the attention weights are asked for, which leaves the fused kernels, without second derivatives, out."""
-
-    class Attends(nn.Module):
-        def __init__(self, asked: bool) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-            self.asked = asked
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.attention(x, x, x, need_weights=self.asked)[0].mean(1)
-
-    batch = (torch.randn(6, 5, 4), torch.randint(4, (6,)))
-    fused, plain = (prune(Attends(asked), GraSP(), 0.5, [batch]) for asked in (False, True))
-    assert fused == plain

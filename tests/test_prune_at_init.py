@@ -1,18 +1,22 @@
 """PruneAtInit: once, before training, exactly, and on the record."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as L
 import torch
 import yaml
 from fits import PLAIN, ZerosStay, classifier, fit, pruning
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import FSDPStrategy
+from pytorch_lightning.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from spl import InputError, PruneAtInit, prune
 from spl.callbacks import StageListener
 from spl.callbacks.batches import EvaluationBatches
+from spl.callbacks.record import described
+from spl.callbacks.whole import before_sharding
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
 from spl.data import MNISTSample
 from spl.initializers import Gaussian
@@ -192,6 +196,11 @@ class Control(Criterion):
         return self.inner(subject)
 
 
+def test_a_choice_without_attributes_is_recorded_as_text():
+    control = Control(Magnitude(), note=[Path("a") / "b", torch.float32])
+    assert described("criterion", control)["criterion_args"]["note"] == ["a/b", "torch.float32"]
+
+
 def test_every_choice_is_recorded_and_rounds_read_the_same_batches_again(tmp_path):
     model, control = classifier(), Control(Magnitude())
     callback = pruning(criterion=control, scope=SmartRatio(), pattern=Blocks(2, 4), minimum=3)
@@ -323,11 +332,34 @@ def test_scores_that_are_not_finite_name_the_layer():
     )
 
 
-def test_a_strategy_that_shards_weights_is_refused():
+class DeepSpeedStrategy(SingleDeviceStrategy):
+    """As Lightning's, which needs deepspeed."""
+
+    restore_checkpoint_after_setup = True
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_a_strategy_that_lays_weights_out_anew_is_refused(strategy):
     trainer = L.Trainer(**PLAIN)
-    trainer._accelerator_connector.strategy = FSDPStrategy()  # which the Trainer itself makes on accelerators only
-    with pytest.raises(InputError, match=r"does not support FSDPStrategy.*use trainer\.strategy auto, ddp"):
+    trainer._accelerator_connector.strategy = strategy()  # which the Trainer itself makes on accelerators only
+    advice = r"use trainer\.strategy auto, ddp or single_device, or .* ModelParallelStrategy \(FSDP2\)"
+    with pytest.raises(InputError, match=rf"does not support {strategy.__name__}, .*{advice}"):
         pruning().setup(trainer, classifier(), "fit")
+
+
+def test_weights_that_are_made_when_they_are_sharded_are_refused():
+    class OnMeta(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2, device="meta")
+
+        def configure_model(self):
+            raise AssertionError
+
+    module = OnMeta()
+    before_sharding(L.Trainer(**PLAIN), module, module.configure_model)
+    with pytest.raises(InputError, match=r"layer\.weight has no whole weights .* make the layers in __init__"):
+        module.configure_model()
 
 
 def test_two_of_them_are_refused():

@@ -1,8 +1,7 @@
-"""Batches to score and measure on: prepared as for evaluation, in a fixed order, the same on every process."""
+"""Batches to score and measure on: prepared as for evaluation, in a fixed order, the same whichever process reads."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,23 +11,25 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from spl.callbacks.dealing import deal, seed_streams
 from spl.callbacks.run import datamodule_of
-from spl.criteria import Batch, first_tensor
+from spl.criteria import Batch, Processes, first_tensor
 from spl.errors import InputError
 
 
 class EvaluationBatches:
-    """The training examples of a fit, on the Trainer's device, not augmented, not cut over processes.
+    """The training examples of a fit, on the Trainer's device, not augmented; all of them, or those of one process.
 
     A DataModule may offer `scoring_dataloader(seed)`; of others, and of a fit without one, the training dataloader is
     read with the random stream seeded, as in a validation pass, so that transforms that ask `trainer.training` are
-    off. The training stream of random numbers is left alone, and so are the loader's own generators.
+    off. The training stream of random numbers is left alone, and so are the loader's own generators; what is drawn for
+    a batch, here and by those who read it, depends on the seed and its number alone.
 
     Args:
         trainer: gives the device.
         datamodule: what to read; the dataloaders given to fit, or the LightningModule's own, where there is none.
         limit: number of batches; None for all.
-        seed: of the order.
+        seed: of the order, and of what is drawn for each batch.
 
     Attributes:
         batches: how many were read in the last pass.
@@ -45,14 +46,23 @@ class EvaluationBatches:
         self.seed = seed
         self.batches = 0
         self.examples = 0
+        self._size = 1
 
     def __iter__(self) -> Iterator[Any]:
-        self.batches = self.examples = 0
-        with isolate_rng(), _as_in_validation(self.trainer):
+        return self.dealt(0, 1)
+
+    def dealt(self, rank: int, size: int) -> Iterator[Any]:
+        """Batches rank, rank + size, …: those of one process of `size`, of which only these are fetched where possible.
+
+        See `spl.callbacks.dealing.deal`.
+        """
+        self.batches, self.examples, self._size = 0, 0, size
+        with _streams_kept(), _as_in_validation(self.trainer):
             torch.manual_seed(self.seed)
             loader = self._loader()
             with _generators_kept(loader):
-                for raw in islice(_batches_of(loader), self.limit):
+                for number, raw in deal(loader, rank, size, self.limit, self.seed):
+                    seed_streams(self.seed, number)
                     batch = self._prepared(raw)
                     self.batches += 1
                     self.examples += len(first_tensor(batch))
@@ -61,6 +71,14 @@ class EvaluationBatches:
     def __len__(self) -> int:
         total = len(self._loader())  # type: ignore[arg-type]
         return total if self.limit is None else min(total, self.limit)
+
+    def counted(self, processes: Processes) -> tuple[int, int]:
+        """How many batches and examples the last pass had, in all processes that shared it."""
+        counts = torch.tensor([self.batches, self.examples], device=self.trainer.strategy.root_device)
+        if self._size > 1:
+            processes.add_up_([counts])
+        batches, examples = counts.tolist()
+        return batches, examples
 
     @property
     def end(self) -> bool:
@@ -130,11 +148,6 @@ class LabelledBatches(EvaluationBatches):
         return inputs, labels
 
 
-def _batches_of(loader: Iterable[object]) -> Iterator[object]:
-    """What training sees of it: of several loaders at once, their batches together."""
-    return (batch for batch, _, _ in loader) if isinstance(loader, CombinedLoader) else iter(loader)
-
-
 @contextmanager
 def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
     """Give the generators of loaders and samplers the state back that they had."""
@@ -147,6 +160,17 @@ def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
     finally:
         for generator, state in states.items():
             generator.set_state(state)
+
+
+@contextmanager
+def _streams_kept() -> Iterator[None]:
+    """`isolate_rng`, also where a reader stops before the end."""
+    isolation = isolate_rng()
+    isolation.__enter__()
+    try:
+        yield
+    finally:
+        isolation.__exit__(None, None, None)
 
 
 @contextmanager

@@ -1,25 +1,26 @@
 """PruneAtInit: prunes, and corrects, before the first training step."""
 
-import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from spl import tensorboard
 from spl.callbacks.batches import EvaluationBatches, LabelledBatches
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
+from spl.callbacks.pruning_log import log_pruning
+from spl.callbacks.ranks import Ranks
 from spl.callbacks.record import described
-from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.callbacks.run import callbacks_of, datamodule_of
 from spl.callbacks.stages import Stage, announce
 from spl.callbacks.step_loss import StepLoss, check_objective, objective
+from spl.callbacks.whole import before_sharding, shards
 from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
 from spl.errors import InputError
-from spl.files import write_whole
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
@@ -106,6 +107,7 @@ class PruneAtInit(KeepMasks, CostLine):
         self._orthogonality: dict[str, float] = {}
         self._weights: MaskedWeights | None = None
         self._restored_step: int | None = None
+        self._unreported: Scores | None = None
 
     @property
     def masks(self) -> Masks | None:
@@ -130,6 +132,8 @@ class PruneAtInit(KeepMasks, CostLine):
         """Take the masks back, and note whether it was trained: LearningRateFinder restores what was not."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._restored_step = int(checkpoint["global_step"])
+        if trainer.state.fn == TrainerFn.FITTING and shards(trainer) and "masks" not in checkpoint:
+            raise self._no_masks(trainer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything runs, what cannot be pruned."""
@@ -138,14 +142,11 @@ class PruneAtInit(KeepMasks, CostLine):
             return
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
             raise InputError("The Trainer has more than one PruneAtInit: a network is pruned once, so keep one.")
-        if trainer.strategy.restore_checkpoint_after_setup:
-            raise InputError(
-                f"PruneAtInit does not support {type(trainer.strategy).__name__}, which shards the weights before "
-                "they can be scored: use trainer.strategy auto, ddp or single_device."
-            )
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
             self.rule.check(*self._asked(self._parameters(pl_module.network)))
         check_objective(pl_module, self.loss, self.targets)
+        if shards(trainer) and self.masks is None:
+            before_sharding(trainer, pl_module, partial(self._prune_whole, trainer, pl_module))
         if self.isometry is not None and self.isometry.redraws and type(self.rule.pattern) is not Unstructured:
             raise InputError(
                 f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
@@ -154,19 +155,36 @@ class PruneAtInit(KeepMasks, CostLine):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
+        if shards(trainer):
+            return
         super().on_fit_start(trainer, pl_module)
-        weights = MaskedWeights.of(pl_module)
-        if weights.masks is not None:
-            self._check_restored(weights.masks)
+        if self.masks is not None:
+            self._check_restored(self.masks)
         elif trainer.ckpt_path and self._restored_step != 0:
-            raise InputError(
-                f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
-                "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
-                "with --model.pretrained."
-            )
+            raise self._no_masks(trainer)
         else:
-            self._prune(trainer, pl_module, weights)
-            restart_averages(trainer, pl_module)
+            self._log(trainer, self._prune(trainer, pl_module))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
+        if shards(trainer):
+            # torch restores an optimizer by a step, after which masks of weights other than the checkpoint's would act
+            super().on_fit_start(trainer, pl_module)
+            if self._unreported is not None and not trainer.ckpt_path:
+                self._log(trainer, self._unreported)
+            elif self.masks is not None:
+                self._check_restored(self.masks)
+            self._unreported = None
+
+    def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unreported = self._prune(trainer, pl_module)
+
+    def _no_masks(self, trainer: Trainer) -> InputError:
+        return InputError(
+            f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not "
+            "be at initialization. Give the checkpoint of a pruned run, or start a new run from its weights "
+            "with --model.pretrained."
+        )
 
     def _check_restored(self, masks: Masks) -> None:
         """Refuse masks of another sparsity: by the record where it is theirs, for they may keep fewer than asked."""
@@ -190,15 +208,18 @@ class PruneAtInit(KeepMasks, CostLine):
     def _parameters(self, network: nn.Module) -> dict[str, nn.Parameter]:
         return prunable_parameters(network, self.include_bias, self.exclude, self.include_embedding)
 
-    def _prune(self, trainer: Trainer, pl_module: LightningModule, weights: MaskedWeights) -> None:
+    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> Scores:
+        weights = MaskedWeights.of(pl_module)
         parameters = self._parameters(weights.network)
         announce(trainer, pl_module, "dense")
         batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
         loss = objective(trainer, pl_module, self.loss, self.targets)
-        found, scores = find_masks(
-            weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
-            self.batch_norm,
-        )  # fmt: skip
+        ranks = Ranks(trainer)
+        with ranks.together():
+            found, scores = find_masks(
+                weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
+                self.batch_norm, ranks,
+            )  # fmt: skip
         masks = Masks(trainer.strategy.broadcast(dict(found)))
         collapse = self.rule.collapse_sparsities(scores, self._asked(parameters)[0])
         for name, limit in collapse.items():
@@ -211,13 +232,15 @@ class PruneAtInit(KeepMasks, CostLine):
         weights.hold(masks)
         self._sparse_stage(trainer, pl_module, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
-            masks, self.changes = self.isometry(weights.network, masks)
+            with ranks.together():
+                masks, self.changes = self.isometry(weights.network, masks)
             weights.hold(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             self._sparse_stage(trainer, pl_module, "corrected")
-        self.record = self._describe(masks, batches, loss) | {"collapse_sparsity": collapse}
-        self._log(trainer, masks, scores)
+        self.record = self._describe(masks, batches, loss, ranks) | {"collapse_sparsity": collapse}
+        restart_averages(trainer, pl_module)
+        return scores
 
     def _sparse_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Announce it, and measure how orthogonal its layers are."""
@@ -242,7 +265,9 @@ class PruneAtInit(KeepMasks, CostLine):
             )
         return batches
 
-    def _describe(self, masks: Masks, batches: EvaluationBatches | None, loss: Objective) -> dict[str, Any]:
+    def _describe(
+        self, masks: Masks, batches: EvaluationBatches | None, loss: Objective, ranks: Ranks
+    ) -> dict[str, Any]:
         """What decided the masks."""
         record: dict[str, Any] = described("criterion", self.criterion) | {"sparsity": self.sparsity}
         record |= described("scope", self.rule.scope) | described("pattern", self.rule.pattern)
@@ -262,33 +287,20 @@ class PruneAtInit(KeepMasks, CostLine):
             return record
         if not isinstance(loss, LossOfLogits):
             record |= described("loss", loss)
+        number, examples = batches.counted(ranks)
         return record | {
             "data": batches.source,
-            "batches": batches.batches,
-            "examples": batches.examples,
+            "batches": number,
+            "examples": examples,
             "sum": "signed, over examples",
             "seed": self.seed,
             "targets": self.targets,
             "batch_norm": self.batch_norm,
         }
 
-    def _log(self, trainer: Trainer, masks: Masks, scores: Scores) -> None:
-        rank_zero_info(f"Pruned at initialization: {masks}")
-        if trainer.logger is None or not trainer.is_global_zero:
-            return
-        sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
-        gaps = {f"isometry/gap/{tensorboard.layer(n)}": c.after.matrix - c.floor for n, c in self.changes.items()}
-        trainer.logger.log_metrics(
-            {"sparsity/global": masks.sparsity} | sparsities | gaps | self._orthogonality, step=0
-        )
-        if folder := run_folder(trainer):
-            write_whole(folder / "pruning.yaml", yaml.safe_dump(self.record, sort_keys=False).encode())
-        if writer := tensorboard.writer(trainer):
-            tensorboard.add_masks(writer, masks)
-            tensorboard.add_saliency(writer, scores)
-            seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
-            choices = {key: self.record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
-            tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
+    def _log(self, trainer: Trainer, scores: Scores) -> None:
+        assert self.masks is not None
+        log_pruning(trainer, self.masks, scores, self.record, self.changes, self._orthogonality)
 
 
 def _primitives(change: Change) -> list[Any]:

@@ -9,11 +9,11 @@ def described(role: str, choice: object) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Numbers, words, and lists and mappings of them; any other object as a choice within a choice."""
+    """Numbers, words, and lists and mappings of them; any other object as a choice within a choice, or as text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return described("class", value)
+    return described("class", value) if hasattr(value, "__dict__") else str(value)

@@ -21,6 +21,7 @@ from spl.criteria.losses import Loss, Targets, scoring_loss
 from spl.criteria.ntk_sap import NTKSAP
 from spl.criteria.objective import LossOfLogits, Objective, first_tensor, floating_inputs
 from spl.criteria.phew import PHEW
+from spl.criteria.processes import Processes, dealt
 from spl.criteria.skeletonization import FORCE, IterativeSNIP
 from spl.criteria.synflow import SynFlow
 
@@ -37,6 +38,7 @@ __all__ = [
     "LossOfLogits",
     "Magnitude",
     "Objective",
+    "Processes",
     "Random",
     "RedrawnWeights",
     "Scores",
@@ -44,6 +46,7 @@ __all__ = [
     "Subject",
     "SynFlow",
     "Targets",
+    "dealt",
     "first_tensor",
     "floating_inputs",
     "scoring_loss",

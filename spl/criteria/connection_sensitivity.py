@@ -3,6 +3,7 @@
 import torch
 
 from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.sums import GradientSum, rounded
 
 
 class ConnectionSensitivity(Criterion):
@@ -17,17 +18,15 @@ class ConnectionSensitivity(Criterion):
     def __call__(self, subject: Subject) -> Scores:
         """Scores that sum to 1 over all weights, or are all 0 where no gradient arrives.
 
-        The sums are turned into scores in place: beside one forward and backward pass, one copy of the weights.
+        The sums are turned into scores in place: beside one forward and backward pass, two copies of the weights.
         """
-        tensors = list(subject.parameters.values())
-        total = [torch.zeros_like(tensor) for tensor in tensors]
-        for batch in subject.batches:
-            value = subject.loss(subject.network, batch)
-            torch._foreach_add_(total, torch.autograd.grad(value, tensors, materialize_grads=True))
-        torch._foreach_mul_(total, list(subject.weights.values()))
-        torch._foreach_abs_(total)
-        scale = float(torch.stack([s.sum(dtype=torch.float64) for s in total]).sum())
+        gradients = GradientSum(subject.parameters.values())
+        for batch in subject.share:
+            gradients.add_gradient_of(subject.loss(subject.network, batch))
+        total = gradients.over(subject.processes)
+        for s, weight in zip(total, subject.weights.values(), strict=True):
+            s.mul_(weight).abs_()
+        scale = float(torch.stack([s.sum() for s in total]).sum())
         if scale > 0:
-            for s in total:
-                s.copy_(s.double().div_(scale))  # the sum itself may be too large for a float32
-        return dict(zip(subject.weights, total, strict=True))
+            torch._foreach_div_(total, scale)
+        return rounded(total, subject.weights)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spl.criteria.objective import Objective
+from spl.criteria.processes import Processes, dealt
 from spl.masks import Masks
 from spl.schedules import OneShot, Schedule
 
@@ -28,6 +29,7 @@ class Subject:
         loss: of the network on a batch, summed over examples.
         keep: how many weights this round will keep.
         memo: what criteria keep, each under itself, for their next round; gone after the last.
+        processes: who scores together; a sum over `share` is to be added up over them.
     """
 
     network: nn.Module
@@ -37,6 +39,12 @@ class Subject:
     loss: Objective
     keep: int
     memo: dict["Criterion", Any] = field(default_factory=dict)
+    processes: Processes = Processes()  # noqa: RUF009 (without state)
+
+    @property
+    def share(self) -> Iterable[Any]:
+        """Those of `batches` that are this process's own."""
+        return dealt(self.batches, self.processes.rank, self.processes.size)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

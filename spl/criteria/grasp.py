@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.sums import GradientSum, rounded
 from spl.errors import InputError
 
 
@@ -32,27 +33,34 @@ class GraSP(Criterion):
 
     def __call__(self, subject: Subject) -> Scores:
         """Scores of either sign. The data is read once for g and once for H g; a single batch once for both."""
-        tensors = list(subject.parameters.values())
-        total = [torch.zeros_like(tensor) for tensor in tensors]
-        products = [torch.zeros_like(tensor) for tensor in tensors]
-        first: tuple[Tensor, ...] = ()
+        gradients = GradientSum(subject.parameters.values())
+        first: list[Tensor] = []
         count = 0
-        for count, batch in enumerate(subject.batches, start=1):
-            gradient = self._gradient(subject, batch, differentiable=count == 1)
-            first = gradient if count == 1 else ()
-            torch._foreach_add_(total, [g.detach() for g in gradient])
+        for count, batch in enumerate(subject.share, start=1):
+            first = self._gradient(subject, batch) if count == 1 else []
+            if first:
+                gradients.add(first)
+            else:
+                gradients.add_gradient_of(self._loss(subject, batch))
+        total = rounded(gradients.over(subject.processes), subject.weights).values()
+        products = GradientSum(gradients.tensors)
         for gradient in [first] if count == 1 else self._gradients(subject):
             slope = torch.stack([(g * v).sum() for g, v in zip(gradient, total, strict=True)]).sum()
-            torch._foreach_add_(products, torch.autograd.grad(slope, tensors, materialize_grads=True))
-        torch._foreach_mul_(products, list(subject.weights.values()))
-        return dict(zip(subject.weights, products, strict=True))
+            products.add_gradient_of(slope)
+        scores = products.over(subject.processes)
+        torch._foreach_mul_(scores, list(subject.weights.values()))
+        return rounded(scores, subject.weights)
 
-    def _gradients(self, subject: Subject) -> Iterator[tuple[Tensor, ...]]:
-        for batch in subject.batches:
-            yield self._gradient(subject, batch, differentiable=True)
+    def _gradients(self, subject: Subject) -> Iterator[list[Tensor]]:
+        for batch in subject.share:
+            yield self._gradient(subject, batch)
 
-    def _gradient(self, subject: Subject, batch: Any, differentiable: bool) -> tuple[Tensor, ...]:
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            value = subject.loss.tempered(self.temperature)(subject.network, batch)
+    def _gradient(self, subject: Subject, batch: Any) -> list[Tensor]:
+        """The gradient, differentiable."""
         tensors = list(subject.parameters.values())
-        return torch.autograd.grad(value, tensors, create_graph=differentiable, materialize_grads=True)
+        loss = self._loss(subject, batch)
+        return list(torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True))
+
+    def _loss(self, subject: Subject, batch: Any) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
+            return subject.loss.tempered(self.temperature)(subject.network, batch)

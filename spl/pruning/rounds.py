@@ -8,7 +8,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from spl.criteria import Batch, Criterion, LossOfLogits, Objective, Scores, Subject, Targets, scoring_loss
+from spl.criteria import (
+    Batch,
+    Criterion,
+    LossOfLogits,
+    Objective,
+    Processes,
+    Scores,
+    Subject,
+    Targets,
+    dealt,
+    scoring_loss,
+)
 from spl.errors import InputError
 from spl.masks import Masks
 from spl.modes import BatchNormMode, undisturbed
@@ -31,6 +42,7 @@ def find_masks(
     schedule: Schedule | None = None,
     loss: Objective = LossOfLogits(scoring_loss("labels")),  # noqa: B008 (without state)
     batch_norm: BatchNormMode = "eval",
+    processes: Processes = Processes(),  # noqa: B008 (without state)
 ) -> tuple[Masks, Scores]:
     """Masks of `parameters` at `sparsity`, and the scores of the last round, which selected them.
 
@@ -47,6 +59,8 @@ def find_masks(
         schedule: the rounds; the criterion's own without one.
         loss: what criteria differentiate; cross-entropy of batches (inputs [N, ...], labels [N]) without one.
         batch_norm: see `spl.modes.undisturbed`.
+        processes: who scores together. All of them call this with equal arguments; batch k is scored by the k-th, in
+            turn, and the masks are those of one process.
 
     Raises:
         InputError: the criterion needs data and gets none, or reads it more often than it can be read; or the rule
@@ -68,7 +82,7 @@ def find_masks(
             if masks is not None:
                 for name, p in parameters.items():
                     torch.mul(weights[name], masks[name].to(p.device), out=p.detach())
-            scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo)))
+            scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes)))
             alive = None if masks is None or criterion.revives else rule.alive(masks)
             if number == len(keeps):
                 check_finite(scores)
@@ -129,11 +143,19 @@ class _Checked:
         self.batches = batches
 
     def __iter__(self) -> Iterator[Any]:
-        batch = None
-        for batch in tqdm(self.batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None):
-            yield batch
-        if batch is None:
-            raise InputError("The scoring data has no batches: give at least one.")
+        return _read(self.batches)
+
+    def dealt(self, rank: int, size: int) -> Iterator[Any]:
+        """Those of one process: the first has one at least."""
+        return _read(dealt(self.batches, rank, size), may_be_none=rank > 0)
+
+
+def _read(batches: Iterable[Any], may_be_none: bool = False) -> Iterator[Any]:
+    batch = None
+    for batch in tqdm(batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None):
+        yield batch
+    if batch is None and not may_be_none:
+        raise InputError("The scoring data has no batches: give at least one.")
 
 
 def prune(

@@ -1,0 +1,59 @@
+"""The moment before a strategy shards the weights."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch.distributed
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+
+from spl.errors import InputError
+
+
+def shards(trainer: Trainer) -> bool:
+    """Whether the module shards its weights (FSDP2) in `configure_model`, and a checkpoint is restored after that.
+
+    Raises:
+        InputError: the strategy shards them in a way that masks cannot follow.
+    """
+    strategy = trainer.strategy
+    if strategy.restore_checkpoint_after_setup and not isinstance(strategy, ModelParallelStrategy):
+        raise InputError(
+            f"PruneAtInit does not support {type(strategy).__name__}, which lays the weights out anew, where masks do "
+            "not follow: use trainer.strategy auto, ddp or single_device, or where weights are to be sharded "
+            "ModelParallelStrategy (FSDP2)."
+        )
+    return strategy.restore_checkpoint_after_setup
+
+
+def before_sharding(trainer: Trainer, pl_module: LightningModule, prune: Callable[[], None]) -> None:
+    """Let `prune` run right before the module's `configure_model`, once, on whole weights equal in all processes.
+
+    Raises:
+        InputError: then, where the weights are not there yet or are sharded already.
+    """
+    configure = pl_module.configure_model
+
+    @wraps(configure)
+    def pruned_first() -> None:
+        del pl_module.configure_model  # the class's own is back
+        _bring_together(trainer, pl_module)
+        prune()
+        configure()
+
+    pl_module.configure_model = pruned_first  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def _bring_together(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Put the module on its device, with the weights and buffers of the first process."""
+    for name, parameter in pl_module.named_parameters():
+        if parameter.is_meta or isinstance(parameter, DTensor):
+            raise InputError(
+                f"{name} has no whole weights to score when configure_model begins: make the layers in __init__, and "
+                "shard them in configure_model."
+            )
+    pl_module.to(trainer.strategy.root_device)
+    for tensor in (*pl_module.parameters(), *pl_module.buffers()):
+        torch.distributed.broadcast(tensor, 0)

@@ -1,0 +1,334 @@
+"""Run by test_ddp.py: the same fits by 1, 2 and 4 processes, each of which writes down what it saw."""
+
+import json
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import pytorch_lightning as L
+import torch
+import torch.nn.functional as F
+from fits import PLAIN
+from foreign import Plain, images
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+from spl import PruneAtInit, SparseClassifier
+from spl.criteria import FORCE, NTKSAP, GraSP, Random, SynFlow
+from spl.data import MNISTSample
+from spl.errors import InputError
+from spl.initializers import Orthogonal
+from spl.isometry import ApproximateIsometry
+from spl.masked_weights import MaskedWeights
+from spl.masks import Masks
+from spl.networks import MLP, ResNet
+from spl.schedules import Exponential
+from spl.sharding import shard, shard_like
+
+
+def digest(module: nn.Module) -> str:
+    return digest_of(p.detach() for p in module.parameters())
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    whole = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    return sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in whole)).hexdigest()
+
+
+class Noisy(Dataset):
+    """Examples that are drawn anew whenever they are fetched, and who fetched them."""
+
+    fetched: ClassVar[set[int]] = set()
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, index):
+        self.fetched.add(index)
+        return torch.randn(3, 4, 4) + index / 50, index % 4
+
+
+class BrokenData(Noisy):
+    """It cannot be fetched on the last process."""
+
+    def __getitem__(self, index):
+        if os.environ["LAST"] == "True":
+            raise InputError("this data broke")
+        return super().__getitem__(index)
+
+
+class Endless(IterableDataset):
+    """Examples without end, the same in every process."""
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randn(3, 4, 4, generator=generator), 1
+
+
+class Denoiser(Plain):
+    """Its loss draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.network(x + torch.randn_like(x)), y)
+
+
+class Sharded(Plain):
+    """Sharded by FSDP2 where there are several processes."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)))
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            for layer in (self.network[1], self.network[3], self.network):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+
+class ShardedClassifier(SparseClassifier):
+    """The same of ours."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)), num_classes=2)
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+
+class BrokenLoss(Denoiser):
+    """Its loss fails on the last process."""
+
+    def training_step(self, batch, batch_idx):
+        if os.environ["LAST"] == "True":
+            raise ZeroDivisionError("this loss broke")
+        return super().training_step(batch, batch_idx)
+
+
+class NotFinite(Denoiser):
+    """Its loss is not a number on the last process."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (math.nan if os.environ["LAST"] == "True" else 1)
+
+
+class BrokenCorrection(ApproximateIsometry):
+    def __call__(self, network, masks):
+        if os.environ["LAST"] == "True":
+            raise RuntimeError("this correction broke")
+        return super().__call__(network, masks)
+
+
+def mlp() -> SparseClassifier:
+    return SparseClassifier(MLP(depth=3, width=20), initializer=Orthogonal())
+
+
+def shuffled(size: int = 8) -> DataLoader:
+    return DataLoader(Noisy(), batch_size=size, shuffle=True)
+
+
+class Case(NamedTuple):
+    """A fit: its module, its data and settings of PruneAtInit."""
+
+    module: Callable[[], L.LightningModule]
+    data: Callable[[], Any]
+    pruning: Mapping[str, Any] = MappingProxyType({})
+
+
+def classifier() -> SparseClassifier:
+    return SparseClassifier(MLP(depth=3, width=20), initializer=Orthogonal())
+
+
+def convolutional() -> SparseClassifier:
+    return SparseClassifier(ResNet(blocks_per_stage=1, width_multiplier=0.25, in_channels=1))
+
+
+def mnist() -> MNISTSample:
+    return MNISTSample()
+
+
+def noisy() -> DataLoader:
+    return DataLoader(Noisy(), batch_size=8, shuffle=True)
+
+
+def in_workers() -> DataLoader:
+    return DataLoader(Noisy(), batch_size=8, num_workers=min(int(os.environ["LOCAL_RANK"]), 1))
+
+
+def broken() -> DataLoader:
+    return DataLoader(BrokenData(), batch_size=8)
+
+
+def cut() -> DataLoader:
+    """As its owner cuts it."""
+    distributed = torch.distributed.is_initialized()
+    sampler = DistributedSampler(Noisy(), shuffle=False) if distributed else None
+    return DataLoader(Noisy(), batch_size=8, sampler=sampler)
+
+
+def endless() -> DataLoader:
+    return DataLoader(Endless(), batch_size=8)
+
+
+CASES = {
+    "all the data": Case(classifier, mnist, {"isometry": ApproximateIsometry(max_iterations=20)}),
+    "GraSP": Case(classifier, mnist, {"criterion": GraSP(), "batches": 5}),
+    "rounds, fewer batches than processes": Case(
+        classifier, mnist, {"criterion": FORCE(), "schedule": Exponential(3), "batches": 3}
+    ),
+    "one batch": Case(classifier, mnist, {"criterion": GraSP(), "batches": 1}),
+    "statistics of batches": Case(convolutional, mnist, {"batches": 3, "batch_norm": "batch"}),
+    "the shape alone": Case(classifier, mnist, {"criterion": SynFlow(), "schedule": Exponential(3)}),
+    "inputs of its own": Case(classifier, mnist, {"criterion": NTKSAP(), "schedule": Exponential(2)}),
+    "no data": Case(classifier, mnist, {"criterion": Random()}),
+    "random data, random loss": Case(Denoiser, noisy),
+    "the same by workers": Case(Denoiser, in_workers),
+    "endless": Case(Denoiser, endless, {"batches": 6}),
+    "cut": Case(Denoiser, cut, {"batches": 6}),
+    "the loss of the last fails": Case(BrokenLoss, noisy),
+    "the loss of the last is not a number": Case(NotFinite, noisy),
+    "the data of the last fails": Case(Denoiser, broken),
+    "the correction of the last fails": Case(classifier, mnist, {"batches": 1, "isometry": BrokenCorrection()}),
+}
+
+
+def fit(case: Case, accelerator: str, rank: int, size: int) -> dict[str, Any]:
+    """What a fit of two steps left behind, or why it failed."""
+    L.seed_everything(rank, verbose=False)  # ranks that nobody seeded alike
+    pruning = PruneAtInit(**({"isometry": None} | case.pruning))
+    witness = Witness()
+    devices = {"accelerator": accelerator, "devices": size, "strategy": "ddp" if size > 1 else "auto"}
+    trainer = L.Trainer(**(PLAIN | devices | {"limit_train_batches": 2}), callbacks=[pruning, witness])
+    Noisy.fetched = set()
+    try:
+        trainer.fit(case.module(), case.data())
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    return {
+        "masks": pruning.masks.digest(),
+        "record": pruning.record,
+        "start": witness.start,
+        "end": digest(trainer.lightning_module),
+        "fetched": witness.fetched,
+    }
+
+
+class Witness(L.Callback):
+    """Looks at the weights before the first step, and at the zeros after each."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.start = digest(pl_module)
+        self.fetched = sorted(Noisy.fetched)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        weights = MaskedWeights.of(pl_module)
+        assert weights.masks.revived(weights.parameters) == {}
+
+
+def sharded(module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int) -> dict[str, Any]:
+    """A fit with sharded weights, and the same stopped half way and resumed."""
+    whole = sharded_fit(module, accelerator, size, 2)
+    sharded_fit(module, accelerator, size, 1, save=path)
+    resumed = sharded_fit(module, accelerator, size, 2, resume=path)
+    found = whole | {"resumed": {name: resumed[name] for name in ("masks", "record", "end", "momenta")}}
+    if path.suffix == ".ckpt":
+        checkpoint = torch.load(path, weights_only=True)
+        zeros = [checkpoint["state_dict"][name][~mask] for name, mask in checkpoint["masks"].items()]
+        found["saved masks"] = Masks(checkpoint["masks"]).digest()
+        found["saved revived"] = sum(int(zero.count_nonzero()) for zero in zeros)
+    return found
+
+
+def sharded_fit(
+    module: Callable[[], L.LightningModule],
+    accelerator: str,
+    size: int,
+    epochs: int,
+    save: Path | None = None,
+    resume: Path | None = None,
+    prunes: bool = True,
+) -> dict[str, Any]:
+    """What it left behind."""
+    L.seed_everything(0, verbose=False)  # which orders the data too
+    torch.manual_seed(7 if resume else 0)
+    folder = (save or resume or Path("-.folder")).suffix == ".folder"
+    strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=folder) if size > 1 else "auto"
+    pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
+    settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
+    callbacks = [pruning, witness] if prunes else []
+    trainer = L.Trainer(**(PLAIN | settings | {"limit_train_batches": 1.0}), callbacks=callbacks)
+    model = module()
+    trainer.fit(model, DataLoader(images(24, 4, classes=2), batch_size=3), ckpt_path=resume)
+    if save:
+        trainer.save_checkpoint(save, weights_only=False)
+        trainer.strategy.barrier()
+    if not prunes:
+        return {}
+    return {
+        "masks": pruning.masks.digest(),
+        "record": pruning.record,
+        "start": witness.start,
+        "end": digest(model),
+        "momenta": digest_of(trainer.optimizers[0].state[p]["momentum_buffer"] for p in model.parameters()),
+        "shards": [tuple(shard(p.detach()).shape) for p in model.parameters()],
+    }
+
+
+def dense_resumed(path: Path, accelerator: str) -> str:
+    """Why a checkpoint without masks is refused."""
+    sharded_fit(Sharded, accelerator, 2, 1, save=path, prunes=False)
+    try:
+        sharded_fit(Sharded, accelerator, 2, 2, resume=path)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def cut_otherwise(accelerator: str) -> str:
+    """Why a tensor whose parts are to be added is refused."""
+    mesh = init_device_mesh("cuda" if accelerator == "gpu" else accelerator, (2,))
+    try:
+        shard_like(torch.ones(2, dtype=torch.bool), DTensor.from_local(torch.ones(2), mesh, [Partial()]))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
+    """All fits, as one process of several."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "LAST": str(rank == size - 1)}
+    reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
+    reports["sharded"] = sharded(Sharded, folder / f"{size}.ckpt", accelerator, size)
+    reports["sharded classifier"] = sharded(ShardedClassifier, folder / f"{size}.folder", accelerator, size)
+    if size == 2:
+        reports["sharded dense"] = dense_resumed(folder / "dense.ckpt", accelerator)
+        reports["sharded otherwise"] = cut_otherwise(accelerator)
+    (folder / f"{size}-{rank}.json").write_text(json.dumps(reports))
+
+
+def main(folder: Path, accelerator: str, sizes: list[int]) -> None:
+    for size in sizes:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        # forked, which spares every process the imports
+        torch.multiprocessing.start_processes(work, (size, folder, accelerator), nprocs=size, start_method="fork")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], [int(size) for size in sys.argv[3:]])
