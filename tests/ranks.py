@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from spl import PruneAtInit, SparseClassifier
+from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
 from spl.criteria import FORCE, NTKSAP, GraSP, Random, SynFlow
 from spl.data import MNISTSample
 from spl.errors import InputError
@@ -269,7 +269,7 @@ def sharded_fit(
     strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=folder) if size > 1 else "auto"
     pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
     settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
-    callbacks = [pruning, witness] if prunes else []
+    callbacks = [pruning, witness, JacobianSpectrum(examples=6, every_n_epochs=None)] if prunes else []
     trainer = L.Trainer(**(PLAIN | settings | {"limit_train_batches": 1.0}), callbacks=callbacks)
     model = module()
     trainer.fit(model, DataLoader(images(24, 4, classes=2), batch_size=3), ckpt_path=resume)

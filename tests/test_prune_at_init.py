@@ -12,8 +12,8 @@ from pytorch_lightning.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from spl import InputError, PruneAtInit, prune
-from spl.callbacks import StageListener
+from spl import InputError, JacobianSpectrum, PruneAtInit, prune
+from spl.callbacks import Diagnose, StageListener
 from spl.callbacks.batches import EvaluationBatches
 from spl.callbacks.record import described
 from spl.callbacks.whole import before_sharding
@@ -345,6 +345,14 @@ def test_a_strategy_that_lays_weights_out_anew_is_refused(strategy):
     advice = r"use trainer\.strategy auto, ddp or single_device, or .* ModelParallelStrategy \(FSDP2\)"
     with pytest.raises(InputError, match=rf"does not support {strategy.__name__}, .*{advice}"):
         pruning().setup(trainer, classifier(), "fit")
+
+
+@pytest.mark.parametrize("measuring", [JacobianSpectrum(), Diagnose()])
+def test_what_measures_on_one_process_is_refused_where_it_has_but_a_shard(measuring):
+    trainer = L.Trainer(**PLAIN)
+    trainer._accelerator_connector.strategy = DeepSpeedStrategy()
+    with pytest.raises(InputError, match="measures on one process, which has but a shard of the weights"):
+        measuring.setup(trainer, classifier(), "fit")
 
 
 def test_weights_that_are_made_when_they_are_sharded_are_refused():

@@ -42,6 +42,11 @@ class Diagnose(Callback):
             return
         if not isinstance(pl_module, SparseClassifier):
             raise InputError(f"Diagnose measures a SparseClassifier, got {type(pl_module).__name__}.")
+        if trainer.strategy.restore_checkpoint_after_setup:
+            raise InputError(
+                f"Diagnose measures on one process, which has but a shard of the weights under "
+                f"{type(trainer.strategy).__name__}: diagnose on one device."
+            )
         if datamodule_of(trainer) is None:
             raise InputError("Diagnose measures at training examples: pass a DataModule to fit.")
         order = callbacks_of(trainer, Callback)

@@ -66,6 +66,11 @@ class JacobianSpectrum(StageListener):
             raise InputError(
                 f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."
             )
+        if stage == "fit" and self.every_n_epochs is not None and trainer.strategy.restore_checkpoint_after_setup:
+            raise InputError(
+                f"JacobianSpectrum measures on one process, which has but a shard of the weights once "
+                f"{type(trainer.strategy).__name__} has cut them: measure before training alone, every_n_epochs=None."
+            )
 
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Measure the network at `stage`."""
