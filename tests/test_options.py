@@ -1,8 +1,11 @@
 """What a person would switch on to train faster, or repeatably: masks hold under each."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from fits import ZerosStay, classifier, fit, pruning
+from torch import nn
 
 from spl import JacobianSpectrum, SparseClassifier
 from spl.isometry import ApproximateIsometry
@@ -26,7 +29,9 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
+def _as_before(monkeypatch):
+    """And without inductor, whose kernels are the business of test_module and test_configs."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     yield
     torch.use_deterministic_algorithms(False)
     torch.compiler.reset()

@@ -56,7 +56,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
 
     jobs = list((RUNS / "jobs").iterdir())
     pictures = {picture: picture.read_bytes() for picture in pages.glob("*.svg")}
-    main(words)
+    main(["reproduce", names[0], *words[1 + len(names) :]])
     assert list((RUNS / "jobs").iterdir()) == jobs  # nothing was made again
     assert pictures == {picture: picture.read_bytes() for picture in pages.glob("*.svg")}
 

@@ -167,6 +167,7 @@ class PruneAtInit(KeepMasks, CostLine):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
+        super().on_train_start(trainer, pl_module)
         if shards(trainer):
             # torch restores an optimizer by a step, after which masks of weights other than the checkpoint's would act
             super().on_fit_start(trainer, pl_module)

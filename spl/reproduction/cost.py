@@ -1,13 +1,13 @@
 """Cost: how long a run will take on this machine, from its arithmetic."""
 
+import json
 import time
 from functools import cache
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spl.reproduction.run import Run
+from spl.reproduction.run import Run, build
 
 # measured with MLP-7 on MNIST, one thread
 _SECONDS_A_RUN = 2.0  # for reading data and configuration, spectra, and correction
@@ -25,15 +25,21 @@ def seconds(run: Run) -> float:
     pruning = run.config["pruning"]
     scored = total if pruning["batches"] is None else pruning["batches"] * batch
     measured = run.config["spectrum"]["examples"] or total
-    forward = _operations(run.build_network(), shape)
+    forward = _operations(json.dumps(run.network), shape)
     operations = 3 * forward * (scored + run.steps * batch) + 10 * 3 * forward * measured  # a row for each class
     return float(_SECONDS_A_RUN + run.steps * _SECONDS_A_STEP + operations / (_EFFICIENCY * _speed()))
 
 
-def _operations(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of a forward pass of one example; the backward pass takes twice as many."""
+@cache
+def _operations(network: str, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of a forward pass of one example; the backward pass takes twice as many.
+
+    Args:
+        network: its class and arguments, as JSON: one serves thousands of runs.
+        shape: of the example.
+    """
     with FlopCounterMode(display=False) as counter:
-        network.eval()(torch.empty(1, *shape, device="meta"))
+        build(json.loads(network)).eval()(torch.empty(1, *shape, device="meta"))
     return int(counter.get_total_flops())
 
 

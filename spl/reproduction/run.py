@@ -54,9 +54,7 @@ class Run:
 
     def build_network(self) -> nn.Module:
         """The network, of shapes alone."""
-        with torch.device("meta"):
-            network: nn.Module = instantiate_class((), self.network)
-        return network
+        return build(self.network)
 
     def on_machine(self, data_root: Path, pretrained: Path | None) -> dict[str, Any]:
         """The YAML of this run on a machine whose data lie in `data_root`, and a trained network in `pretrained`."""
@@ -66,6 +64,13 @@ class Run:
         if pretrained is not None:
             config["model"]["pretrained"] = str(pretrained)
         return config
+
+
+def build(network: Mapping[str, Any]) -> nn.Module:
+    """The network of a class and arguments, of shapes alone."""
+    with torch.device("meta"):
+        built: nn.Module = instantiate_class((), dict(network))
+    return built
 
 
 def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
