@@ -3,10 +3,16 @@
 import contextlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from spl import cli
+
+# of a network and a pruning that take next to no time
+SMALL = ["--config", Path(__file__).parent.parent / "configs" / "quickstart.yaml"]
+SMALL += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.isometry", "null", "--pruning.batches", 2]
+SMALL += ["--spectrum.examples", 5, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
 
 class OnceParsed(cli.SplCLI):

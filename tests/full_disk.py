@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import command
+from commands import SMALL, command
 
 from spl.callbacks import LastCheckpoint
 from spl.data import MNISTSample
 
-CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-SMALL = ["--model.network.depth", "3", "--model.network.width", "20", "--pruning.isometry", "null"]
-SMALL += ["--pruning.batches", "2", "--spectrum.examples", "5", "--trainer.limit_train_batches", "5"]
-SMALL += ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "4", "--trainer.accelerator", "cpu"]
+FIT = ["fit", *SMALL, "--trainer.limit_train_batches", 5, "--trainer.max_epochs", 4]
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 
 
@@ -84,7 +81,7 @@ def fit(folder: Path, real: bool, after: int) -> dict[str, Any]:
     os.chdir(folder)
     if after < 0:
         fill(folder, real)
-    ended = command("fit", "--config", CONFIG, *SMALL)
+    ended = command(*FIT)
     found: dict[str, Any] = {"code": ended.code, "errors": ended.errors, "files": files(folder)}
     last = folder / "lightning_logs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
     if last.exists():

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import command
+from commands import SMALL, command
 from kills import ended, same
 
 from spl.criteria import ConnectionSensitivity
 from spl.data import MNISTSample
 from spl.module import SparseClassifier
 
-CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-FIT = ["fit", "--config", CONFIG, "--model.network.depth", 3, "--model.network.width", 20, "--trainer.max_epochs", 3]
-FIT += ["--pruning.isometry", "null", "--pruning.batches", 2, "--spectrum.examples", 5, "--test_after_fit", "false"]
-FIT += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+FIT = ["fit", *SMALL, "--trainer.max_epochs", 3, "--test_after_fit", "false"]
 JOB = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "prune", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
 JOB |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import command
+from commands import SMALL, command
 from torch import nn
 
 from spl import InputError, SparseClassifier
@@ -20,10 +20,7 @@ from spl.export import load_sparse
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of a run that goes on in another folder
 
-QUICK = ["--config", Path(__file__).parent.parent / "configs" / "quickstart.yaml", "--trainer.max_epochs", 2]
-QUICK += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.isometry", "null", "--pruning.batches", 2]
-QUICK += ["--spectrum.examples", 5, "--trainer.limit_train_batches", 3, "--trainer.enable_progress_bar", "false"]
-QUICK += ["--trainer.accelerator", "cpu", "--test_after_fit", "false"]
+QUICK = [*SMALL, "--trainer.max_epochs", 2, "--trainer.limit_train_batches", 3, "--test_after_fit", "false"]
 
 
 @pytest.fixture(scope="module")

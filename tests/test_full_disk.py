@@ -1,20 +1,13 @@
 """A full disk ends a command in one sentence, and leaves whole what was there before."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from scripts import report_of
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """What became of fits on disks that filled up: before anything was written, and after 0 and 1 checkpoints."""
-    script, folder = Path(__file__).with_name("full_disk.py"), tmp_path_factory.mktemp("disks")
-    made = subprocess.run([sys.executable, "-W", "ignore", script, folder], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr[-3000:]
-    return json.loads(made.stdout.splitlines()[-1])
+    return report_of("full_disk.py", tmp_path_factory.mktemp("disks"))
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1])

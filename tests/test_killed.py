@@ -1,12 +1,8 @@
 """A fit that is killed at any moment goes on from its last checkpoint and ends as if nothing had been."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from kills import BATCHES, KILLS, MOMENTS
+from scripts import report_of
 
 SEED = 0
 
@@ -14,13 +10,7 @@ SEED = 0
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """What became of fits that were killed: of the script, in one process from which all fits are forked."""
-    script = Path(__file__).with_name("kills.py")
-    folder = tmp_path_factory.mktemp("killed")
-    made = subprocess.run(
-        [sys.executable, "-W", "ignore", script, folder, str(SEED)], capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr[-3000:]
-    return json.loads(made.stdout.splitlines()[-1])
+    return report_of("kills.py", tmp_path_factory.mktemp("killed"), SEED)
 
 
 def test_a_fit_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(report):

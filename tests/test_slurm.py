@@ -1,20 +1,13 @@
 """SIGTERM under SLURM: the run saves, its job is requeued, and the same command goes on from there."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from scripts import report_of
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """What became of a job that was ended while it scored, then in a step, then by SIGUSR1, then left alone."""
-    script, folder = Path(__file__).with_name("jobs.py"), tmp_path_factory.mktemp("jobs")
-    made = subprocess.run([sys.executable, "-W", "ignore", script, folder], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr[-3000:]
-    return json.loads(made.stdout.splitlines()[-1])
+    return report_of("jobs.py", tmp_path_factory.mktemp("jobs"))
 
 
 def test_a_job_that_is_ended_is_requeued_each_time(report):

@@ -1,0 +1,14 @@
+"""Scripts that do what would disturb the process of the tests, and print what became of it as JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def report_of(name: str, *args: object) -> dict:
+    """What a script of this folder reports."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name(name)), *map(str, args)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return json.loads(made.stdout.splitlines()[-1])
