@@ -25,7 +25,7 @@ from spl import (  # noqa: F401 (short class names on the command line)
 )
 from spl.advice import advice, reason
 from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt, Summary
-from spl.callbacks.requeue import requeued_checkpoint
+from spl.callbacks.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.run import callbacks_of, run_folder
 from spl.checkpoints import read_checkpoint
 from spl.errors import InputError
@@ -123,7 +123,7 @@ class SplCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Go on where a requeued job was; refuse a checkpoint that is not whole, before network and data are made."""
         config = self.config[str(self.subcommand)]
-        if self.subcommand == "fit" and config.ckpt_path is None:
+        if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
             plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
             config.ckpt_path = requeued_checkpoint(_runs(config.trainer.default_root_dir) / config.name, plain)
         path = config.ckpt_path

@@ -64,15 +64,18 @@ class Requeue(Callback):
         self._previous, self._trains = {}, False
 
 
+def is_requeued() -> bool:
+    """Whether SLURM has started this job again."""
+    return "SLURM_RESTART_COUNT" in os.environ and SLURMEnvironment.detect()
+
+
 def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
-    """The last checkpoint of this job, where SLURM has started it again; None where there is nothing to go on from.
+    """The last checkpoint of this job, which SLURM has started again; None where there is nothing to go on from.
 
     Args:
         runs: folder of the folders of runs.
         config: of the fit; a job may have several, and each goes on from its own.
     """
-    if "SLURM_RESTART_COUNT" not in os.environ or not SLURMEnvironment.detect():
-        return None
     found = [path for path in runs.glob("*/checkpoints/last.ckpt") if _is_of(path.parent.parent, config)]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
