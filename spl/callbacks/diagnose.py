@@ -8,6 +8,7 @@ from spl import tensorboard
 from spl.callbacks.batches import LabelledBatches
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.callbacks.whole import check_whole
 from spl.diagnosis import Diagnosis, diagnose
 from spl.errors import InputError
 from spl.files import write_whole
@@ -42,11 +43,7 @@ class Diagnose(Callback):
             return
         if not isinstance(pl_module, SparseClassifier):
             raise InputError(f"Diagnose measures a SparseClassifier, got {type(pl_module).__name__}.")
-        if trainer.strategy.restore_checkpoint_after_setup:
-            raise InputError(
-                f"Diagnose measures on one process, which has but a shard of the weights under "
-                f"{type(trainer.strategy).__name__}: diagnose on one device."
-            )
+        check_whole(trainer, "Diagnose", "diagnose on one device")
         if datamodule_of(trainer) is None:
             raise InputError("Diagnose measures at training examples: pass a DataModule to fit.")
         order = callbacks_of(trainer, Callback)

@@ -11,6 +11,7 @@ from spl.callbacks.batches import EvaluationBatches
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, StageListener
+from spl.callbacks.whole import check_whole
 from spl.errors import InputError
 from spl.figures import compare_spectra
 from spl.jacobian import Spectrum, singular_values
@@ -66,11 +67,8 @@ class JacobianSpectrum(StageListener):
             raise InputError(
                 f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."
             )
-        if stage == "fit" and self.every_n_epochs is not None and trainer.strategy.restore_checkpoint_after_setup:
-            raise InputError(
-                f"JacobianSpectrum measures on one process, which has but a shard of the weights once "
-                f"{type(trainer.strategy).__name__} has cut them: measure before training alone, every_n_epochs=None."
-            )
+        if stage == "fit" and self.every_n_epochs is not None:
+            check_whole(trainer, "JacobianSpectrum", "measure before training alone, every_n_epochs=None")
 
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Measure the network at `stage`."""

@@ -1,4 +1,4 @@
-"""The moment before a strategy shards the weights."""
+"""Whole weights: the moment before a strategy shards them, and what cannot do without."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -25,6 +25,24 @@ def shards(trainer: Trainer) -> bool:
             "ModelParallelStrategy (FSDP2)."
         )
     return strategy.restore_checkpoint_after_setup
+
+
+def check_whole(trainer: Trainer, name: str, remedy: str) -> None:
+    """Refuse a callback that measures on one process where the strategy shards the weights, for it would hang.
+
+    Args:
+        trainer: whose strategy it is.
+        name: of the callback.
+        remedy: what to do instead.
+
+    Raises:
+        InputError: the strategy shards the weights.
+    """
+    if trainer.strategy.restore_checkpoint_after_setup:
+        raise InputError(
+            f"{name} measures on one process, which has but a shard of the weights once "
+            f"{type(trainer.strategy).__name__} has cut them: {remedy}."
+        )
 
 
 def before_sharding(trainer: Trainer, pl_module: LightningModule, prune: Callable[[], None]) -> None:
