@@ -7,7 +7,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.core import saving
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READERS = (saving.__name__, checkpoint_connector.__name__)
@@ -35,9 +35,9 @@ def advice(error: BaseException) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in a line."""
-    message = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    """What went wrong, in a line, with its type."""
+    kind, line = type(error).__name__, first_line(error)
+    return line if line == kind else f"{kind}: {line}"
 
 
 def _was_restoring(error: BaseException) -> bool:

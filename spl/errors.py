@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""The one exception for input that cannot be used, and what others say."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     The `spl` command prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its type, where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

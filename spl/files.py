@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
 
 
 def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a folder with room for it") -> None:
@@ -41,6 +41,24 @@ def serialized(contents: Any) -> bytes:
     stream = io.BytesIO()
     torch.save(contents, stream)
     return stream.getvalue()
+
+
+def serialized_size(contents: Any) -> int:
+    """How many bytes `torch.save` writes, of which none is kept."""
+    counter = _Counter()
+    torch.save(contents, counter)
+    return counter.size
+
+
+class _Counter(io.BytesIO):
+    """A file that keeps nothing but its size."""
+
+    size = 0
+
+    def write(self, data: Any) -> int:
+        """Count."""
+        self.size += len(data)
+        return len(data)
 
 
 def read(path: str | Path, kind: str, maker: str) -> Any:
@@ -84,4 +102,4 @@ def _reason(path: Path, error: Exception) -> str:
         with suppress(Exception):  # of a pickle that is none
             if names := get_unsafe_globals_in_checkpoint(path):
                 return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
-    return f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    return f"it is damaged ({first_line(error)})"

@@ -117,10 +117,10 @@ class BoundMasks:
 
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
         masks.check_fits(parameters)
-        bound = [(name, parameters[name]) for name in masks]
-        self.parameters = [parameter for _, parameter in bound]
+        self.parameters = [parameters[name] for name in masks]
+        pairs = zip(self.parameters, masks.values(), strict=True)
         # in the parameter's own memory format, without which a product with channels-last kernels is slow
-        self.factors = [torch.empty_like(shard(p.detach())).copy_(shard_like(masks[name], p)) for name, p in bound]
+        self.factors = [torch.empty_like(shard(p.detach())).copy_(shard_like(mask, p)) for p, mask in pairs]
 
     def mask_gradients_(self) -> None:
         """Multiply the gradients by the masks, in place; parameters without a gradient are left out."""

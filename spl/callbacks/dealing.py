@@ -11,8 +11,13 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 _OPTIONS = (
-    *("num_workers", "prefetch_factor", "multiprocessing_context", "worker_init_fn", "timeout"),
-    *("collate_fn", "pin_memory"),
+    "num_workers",
+    "prefetch_factor",
+    "multiprocessing_context",
+    "worker_init_fn",
+    "timeout",
+    "collate_fn",
+    "pin_memory",
 )
 _END = object()
 

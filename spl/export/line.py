@@ -5,10 +5,10 @@ from contextlib import suppress
 from torch import Tensor, nn
 
 from spl.export.compaction import compact_
-from spl.export.files import serialized_size
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
 from spl.export.summary import layer_summaries
+from spl.files import serialized_size
 from spl.masks import Masks
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
 from spl.files import write_whole
 
 
@@ -68,7 +68,7 @@ def _exported(network: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:
         raise InputError(
-            f"torch.export cannot export {type(network).__name__}: {str(error).splitlines()[0]} Its weights can be "
+            f"torch.export cannot export {type(network).__name__}: {first_line(error)} Its weights can be "
             "taken away instead: --to sparse."
         ) from error
 
@@ -77,4 +77,4 @@ def _first_cause(error: BaseException) -> str:
     """The first line of the error that all others came from."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).partition("\n")[0]
+    return first_line(error)

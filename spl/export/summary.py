@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from spl.export.compaction import compact_
 from spl.export.cost import weight_macs
-from spl.export.files import serialized_size
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
+from spl.files import serialized_size
 from spl.masks import Masks
 
 

@@ -7,7 +7,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
 from spl.export.pruned import pruned_copy
 from spl.masks import Masks
 
@@ -88,6 +88,6 @@ def _convert_(layer: nn.Linear) -> str:
             warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
             weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
     except (RuntimeError, ValueError) as error:  # its size, or a device without the kernels
-        return str(error).splitlines()[0]
+        return first_line(error)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return ""

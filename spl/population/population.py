@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from spl.checkpoints import WholeCheckpoints
 from spl.data.tensors import Batch
-from spl.files import serialized, write_whole
 from spl.masks import Masks
 from spl.module import SparseClassifier
 from spl.population.journal import Journal, Tally
@@ -155,7 +155,6 @@ class Population(SparseClassifier):
         """checkpoints/last.ckpt and, where there was a validation, best.ckpt in each member's folder."""
         for i, member in enumerate(self.members):
             folder = member.folder / "checkpoints"
-            folder.mkdir(exist_ok=True)
             if self.best_accuracy[i] >= 0:
                 epoch, step = self.best_at[i].tolist()
                 _write(self._unstack(self.best, i), folder / "best.ckpt", epoch, step)
@@ -171,7 +170,7 @@ def _write(model: SparseClassifier, path: Path, epoch: int, step: int) -> None:
         "state_dict": model.state_dict(),
     }
     model.on_save_checkpoint(checkpoint)
-    write_whole(path, serialized(checkpoint))
+    WholeCheckpoints().save_checkpoint(checkpoint, path)
 
 
 def _stacked(networks: Sequence[nn.Module]) -> nn.Module:
