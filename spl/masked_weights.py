@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from spl.errors import InputError
 from spl.masks import BoundMasks, Masks
+from spl.sharding import whole_name
 
 
 class MaskedWeights:
@@ -51,7 +52,7 @@ class MaskedWeights:
     @property
     def parameters(self) -> dict[str, Tensor]:
         """The parameters of the network by name, tied ones once."""
-        return dict(self.network.named_parameters())
+        return {whole_name(name): parameter for name, parameter in self.network.named_parameters()}
 
     def hold(self, masks: Masks) -> None:
         """Take `masks` and set the pruned weights to exactly 0.0.

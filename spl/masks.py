@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
-from spl.sharding import shard, shard_like
+from spl.sharding import fits, shard, shard_like
 
 
 class Masks(Mapping[str, Tensor]):
@@ -81,7 +81,7 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.items():
             if name not in parameters:
                 wrong.append(f"{name} (no such parameter)")
-            elif parameters[name].shape != mask.shape:
+            elif not fits(mask, parameters[name]):
                 wrong.append(f"{name} (mask {tuple(mask.shape)}, weights {tuple(parameters[name].shape)})")
         if wrong:
             raise InputError(

@@ -19,6 +19,7 @@ from spl.errors import InputError
 from spl.initializers import Initializer
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
+from spl.sharding import note_pieces
 
 _INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # of modules that save their hyperparameters
 
@@ -222,6 +223,8 @@ class SparseClassifier(LightningModule):
         Raises:
             InputError: it is of another network, or its masks and weights disagree.
         """
+        if self._trainer is not None:
+            note_pieces(self.trainer.strategy.model)
         self._masked_weights.load(checkpoint, prefix="network.")
         if "state_dict" in checkpoint:  # which a strategy that shards weights has taken out and loaded
             _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")

@@ -1,9 +1,54 @@
-"""Tensors that are sharded over processes (FSDP2's DTensor), and the parts of masks that belong to their shards."""
+"""Tensors that are sharded over processes (FSDP2's DTensor, FSDP's flat pieces), and their parts of whole masks."""
 
-from torch import Tensor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
 from spl.errors import InputError
+
+
+class Piece(NamedTuple):
+    """What a process holds of a flattened tensor under FSDP: from number `start` on, of `size` numbers in all."""
+
+    start: int
+    size: int
+
+
+_PIECE = "_spl_piece"  # attribute of a parameter, which FSDP keeps through fit while its memory changes
+
+
+def note_pieces(model: nn.Module | None) -> None:
+    """Note on each parameter of a model under FSDP which piece of it this process holds; of any other, do nothing.
+
+    FSDP flattens the parameters of a unit in a row and cuts the row at equal places, in the order of the processes:
+    the pieces of each parameter follow each other in that order. To be called by all processes.
+    """
+    if not isinstance(model, FullyShardedDataParallel):
+        return
+    parameters = list(model.parameters())
+    own = torch.tensor([parameter.numel() for parameter in parameters], device=model.compute_device)
+    group = model.process_group
+    assert group is not None
+    held = [torch.empty_like(own) for _ in range(group.size())]
+    torch.distributed.all_gather(held, own, group)
+    ends = torch.stack(held).cumsum(0)
+    starts = (ends - torch.stack(held))[group.rank()]
+    for parameter, start, size in zip(parameters, starts.tolist(), ends[-1].tolist(), strict=True):
+        setattr(parameter, _PIECE, Piece(start, size))
+
+
+def whole_name(name: str) -> str:
+    """The name of a parameter without what wrappers of FSDP and of activation checkpointing put into it."""
+    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def fits(mask: Tensor, tensor: Tensor) -> bool:
+    """Whether a whole mask is of the tensor, or of the one that it is a piece of."""
+    piece: Piece | None = getattr(tensor, _PIECE, None)
+    return mask.shape == tensor.shape or (piece is not None and piece.size == mask.numel())
 
 
 def shard(tensor: Tensor) -> Tensor:
@@ -28,4 +73,6 @@ def shard_like(mask: Tensor, tensor: Tensor) -> Tensor:
                     f"Masks cannot follow a weight of placements {tensor.placements}: shard it by fully_shard alone, "
                     "with tensor_parallel_size=1."
                 )
+    elif mask.shape != tensor.shape:
+        mask = mask.flatten()[getattr(tensor, _PIECE).start :][: tensor.numel()]
     return mask.to(tensor.device)

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from fits import PLAIN
 from foreign import Plain, images
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
@@ -36,8 +37,18 @@ from spl.schedules import Exponential
 from spl.sharding import shard, shard_like
 
 
-def digest(module: nn.Module) -> str:
-    return digest_of(p.detach() for p in module.parameters())
+def whole(module: L.LightningModule) -> AbstractContextManager[None]:
+    """In which FSDP holds its weights whole."""
+    model = module.trainer.strategy.model
+    if isinstance(model, FullyShardedDataParallel):
+        return FullyShardedDataParallel.summon_full_params(model, writeback=False)
+    return nullcontext()
+
+
+def digest(module: L.LightningModule) -> str:
+    """Of its weights, whole."""
+    with whole(module):
+        return digest_of(p.detach().clone() for p in module.parameters())
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
@@ -108,6 +119,28 @@ class ShardedClassifier(SparseClassifier):
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+
+class FSDPOnCPU(FSDPStrategy):
+    """Lightning makes its own on accelerators only, though torch shards on CPUs too."""
+
+    @property
+    def root_device(self):
+        return torch.device("cpu")
+
+    def _setup_model(self, model):
+        return FullyShardedDataParallel(
+            model, sharding_strategy=self.sharding_strategy, device_id=self.root_device, **self.kwargs
+        )
+
+
+def fsdp(accelerator: str, size: int, folder: bool) -> Strategy:
+    kind = "sharded" if folder else "full"
+    return (FSDPOnCPU if accelerator == "cpu" else FSDPStrategy)(state_dict_type=kind, auto_wrap_policy={nn.Linear})
+
+
+def fsdp2(accelerator: str, size: int, folder: bool) -> Strategy:
+    return ModelParallelStrategy(size, 1, save_distributed_checkpoint=folder)
 
 
 class BrokenLoss(Denoiser):
@@ -239,11 +272,13 @@ class Witness(L.Callback):
         assert weights.masks.revived(weights.parameters) == {}
 
 
-def sharded(module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int) -> dict[str, Any]:
+def sharded(
+    module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int, strategy: Any = fsdp2
+) -> dict[str, Any]:
     """A fit with sharded weights, and the same stopped half way and resumed."""
-    whole = sharded_fit(module, accelerator, size, 2)
-    sharded_fit(module, accelerator, size, 1, save=path)
-    resumed = sharded_fit(module, accelerator, size, 2, resume=path)
+    whole = sharded_fit(module, accelerator, size, 2, strategy)
+    sharded_fit(module, accelerator, size, 1, strategy, save=path)
+    resumed = sharded_fit(module, accelerator, size, 2, strategy, resume=path)
     found = whole | {"resumed": {name: resumed[name] for name in ("masks", "record", "end", "momenta")}}
     if path.suffix == ".ckpt":
         checkpoint = torch.load(path, weights_only=True)
@@ -258,6 +293,7 @@ def sharded_fit(
     accelerator: str,
     size: int,
     epochs: int,
+    made: Callable[[str, int, bool], Strategy] = fsdp2,
     save: Path | None = None,
     resume: Path | None = None,
     prunes: bool = True,
@@ -266,7 +302,7 @@ def sharded_fit(
     L.seed_everything(0, verbose=False)  # which orders the data too
     torch.manual_seed(7 if resume else 0)
     folder = (save or resume or Path("-.folder")).suffix == ".folder"
-    strategy = ModelParallelStrategy(size, 1, save_distributed_checkpoint=folder) if size > 1 else "auto"
+    strategy = made(accelerator, size, folder) if size > 1 else "auto"
     pruning, witness = PruneAtInit(isometry=ApproximateIsometry(max_iterations=20)), Witness()
     settings = {"accelerator": accelerator, "devices": size, "strategy": strategy, "max_epochs": epochs}
     callbacks = [pruning, witness, JacobianSpectrum(examples=6, every_n_epochs=None)] if prunes else []
@@ -278,14 +314,25 @@ def sharded_fit(
         trainer.strategy.barrier()
     if not prunes:
         return {}
+    state = trainer.optimizers[0].state
     return {
         "masks": pruning.masks.digest(),
         "record": pruning.record,
         "start": witness.start,
         "end": digest(model),
-        "momenta": digest_of(trainer.optimizers[0].state[p]["momentum_buffer"] for p in model.parameters()),
+        "momenta": digest_of(state[p]["momentum_buffer"] for p in model.parameters() if p.numel()),
         "shards": [tuple(shard(p.detach()).shape) for p in model.parameters()],
     }
+
+
+def validated(path: Path, accelerator: str, size: int) -> dict[str, Any]:
+    """The masks of a checkpoint, and how many weights they leave, once it has been validated under FSDP."""
+    settings = {"accelerator": accelerator, "devices": size, "strategy": fsdp(accelerator, size, folder=True)}
+    trainer, model = L.Trainer(**(PLAIN | settings)), ShardedClassifier()
+    trainer.validate(model, DataLoader(images(6, 4, classes=2), batch_size=3), ckpt_path=path, verbose=False)
+    with whole(model):
+        weights = MaskedWeights.of(model).parameters
+        return {"masks": model.masks.digest(), "alive": sum(int(weights[n].count_nonzero()) for n in model.masks)}
 
 
 def dense_resumed(path: Path, accelerator: str) -> str:
@@ -315,6 +362,11 @@ def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
     reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
     reports["sharded"] = sharded(Sharded, folder / f"{size}.ckpt", accelerator, size)
     reports["sharded classifier"] = sharded(ShardedClassifier, folder / f"{size}.folder", accelerator, size)
+    if size > 1:
+        path = folder / f"{size}-flat.folder"
+        reports["flattened"] = sharded(Sharded, folder / f"{size}-flat.ckpt", accelerator, size, fsdp)
+        reports["flattened classifier"] = sharded(ShardedClassifier, path, accelerator, size, fsdp)
+        reports["flattened and validated"] = validated(path, accelerator, size)
     if size == 2:
         reports["sharded dense"] = dense_resumed(folder / "dense.ckpt", accelerator)
         reports["sharded otherwise"] = cut_otherwise(accelerator)

@@ -116,26 +116,44 @@ def test_a_score_that_is_not_a_number_on_one_process_ends_all(reports):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sharded", "sharded classifier"])
-def test_sharded_weights_have_the_masks_of_one_process_and_resume_to_the_same_weights(reports, name):
-    one = reports[1, 0][name]
+@pytest.mark.parametrize("kind", ["sharded", "flattened"], ids=["FSDP2", "FSDP"])
+@pytest.mark.parametrize("module", ["", " classifier"])
+def test_sharded_weights_have_the_masks_of_one_process_and_resume_to_the_same_weights(reports, kind, module):
+    one, name = reports[1, 0]["sharded" + module], kind + module
     for size in (2, 4):
         all_of = [reports[size, rank][name] for rank in range(size)]
         for each in all_of:
             assert (each["masks"], each["record"], each["start"]) == (one["masks"], one["record"], one["start"])
             assert each["resumed"] == {what: each[what] for what in each["resumed"]}
             assert each["end"] == all_of[0]["end"] != each["start"]
-    shapes = [reports[4, rank][name]["shards"][0] for rank in range(4)]
-    assert shapes == [[8, 48], [8, 48], [8, 48], [6, 48]]
-    assert [reports[4, rank][name]["shards"][2] for rank in range(4)] == [[1, 30], [1, 30], [0, 30], [0, 30]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["", " classifier"])
+def test_each_process_holds_its_shard(reports, module):
+    fsdp2 = [reports[4, rank]["sharded" + module]["shards"] for rank in range(4)]
+    assert [shapes[0] for shapes in fsdp2] == [[8, 48], [8, 48], [8, 48], [6, 48]]
+    assert [shapes[2] for shapes in fsdp2] == [[1, 30], [1, 30], [0, 30], [0, 30]]
+    # FSDP cuts the 1470 numbers of the first layer after each 368
+    fsdp = [reports[4, rank]["flattened" + module]["shards"] for rank in range(4)]
+    assert [shapes[:2] for shapes in fsdp] == [[[368], [0]], [[368], [0]], [[368], [0]], [[336], [30]]]
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_sharded_weights_stands_alone(reports):
-    for size in (1, 2, 4):
-        report = reports[size, size - 1]["sharded"]
-        assert report["saved masks"] == report["masks"]
-        assert report["saved revived"] == 0
+    for name in ("sharded", "flattened"):
+        for size in (2, 4):
+            report = reports[size, size - 1][name]
+            assert report["saved masks"] == report["masks"]
+            assert report["saved revived"] == 0
+
+
+@pytest.mark.slow
+def test_masks_come_back_to_a_model_that_fsdp_shards_to_validate_it(reports):
+    for size in (2, 4):
+        for rank in range(size):
+            found = reports[size, rank]["flattened and validated"]
+            assert found == {"masks": reports[1, 0]["sharded classifier"]["masks"], "alive": 150}  # of 1500
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from spl.patterns import Pattern, Unstructured
 from spl.pruning import Rule, check_sparsity, find_masks, keep_count, prunable_parameters
 from spl.schedules import Schedule
 from spl.scopes import Global, Scope
+from spl.sharding import note_pieces
 
 
 class PruneAtInit(KeepMasks, CostLine):
@@ -156,6 +157,7 @@ class PruneAtInit(KeepMasks, CostLine):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
         if shards(trainer):
+            note_pieces(trainer.strategy.model)
             return
         super().on_fit_start(trainer, pl_module)
         if self.masks is not None:

@@ -1,28 +1,32 @@
 """Whole weights: the moment before a strategy shards them, and what cannot do without."""
 
 from collections.abc import Callable
-from functools import wraps
 
 import torch.distributed
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from spl.errors import InputError
 
 
 def shards(trainer: Trainer) -> bool:
-    """Whether the module shards its weights (FSDP2) in `configure_model`, and a checkpoint is restored after that.
+    """Whether weights are sharded after `configure_model` (FSDP2, FSDP), and a checkpoint is restored after that.
 
     Raises:
         InputError: the strategy shards them in a way that masks cannot follow.
     """
     strategy = trainer.strategy
-    if strategy.restore_checkpoint_after_setup and not isinstance(strategy, ModelParallelStrategy):
+    if isinstance(strategy, FSDPStrategy):
+        if not strategy.kwargs["use_orig_params"]:
+            raise InputError(
+                "Masks need the parameters of the module, which FSDP hides with use_orig_params=False: leave it out."
+            )
+    elif strategy.restore_checkpoint_after_setup and not isinstance(strategy, ModelParallelStrategy):
         raise InputError(
             f"PruneAtInit does not support {type(strategy).__name__}, which lays the weights out anew, where masks do "
             "not follow: use trainer.strategy auto, ddp or single_device, or where weights are to be sharded "
-            "ModelParallelStrategy (FSDP2)."
+            "ModelParallelStrategy (FSDP2) or fsdp."
         )
     return strategy.restore_checkpoint_after_setup
 
@@ -53,8 +57,7 @@ def before_sharding(trainer: Trainer, pl_module: LightningModule, prune: Callabl
     """
     configure = pl_module.configure_model
 
-    @wraps(configure)
-    def pruned_first() -> None:
+    def pruned_first() -> None:  # unlike what it replaces, or Lightning would not call it where that is its own
         del pl_module.configure_model  # the class's own is back
         _bring_together(trainer, pl_module)
         prune()
