@@ -1,5 +1,7 @@
 """PruneAtInit on models as people train them."""
 
+from copy import deepcopy
+
 import pytest
 import pytorch_lightning as L
 import torch
@@ -16,6 +18,13 @@ from spl.pruning import keep_count
 
 def test_resnet18(tmp_path):
     invariants(lambda: Plain(resnet18(num_classes=4), lr=0.005), batches(images(12, side=32), 6), tmp_path, epochs=2)
+
+
+@pytest.mark.slow
+def test_vit_b_16(tmp_path):
+    network = vit_b_16(image_size=32, num_classes=4)
+    nn.init.normal_(network.heads.head.weight, std=0.02)  # torchvision's is zero, and no gradient passes it
+    invariants(lambda: Plain(deepcopy(network), lr=0.01), batches(images(4, side=32), 4), tmp_path, epochs=2)
 
 
 def vision_transformer():

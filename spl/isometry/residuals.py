@@ -51,13 +51,18 @@ def operator_residual(
 def orthogonality_score(weights: Iterable[Tensor]) -> float:
     """OS: the mean over layers of ‖Wᵀ W − I‖_F, W reshaped to [inputs, outputs]; Table 2 of Lee et al. 2020.
 
-    Always the outputs' Gram matrix, so a layer of more outputs than inputs adds at least √(out − in).
+    Always the outputs' Gram matrix, so a layer of more outputs than inputs adds at least √(out − in): it is computed
+    by the smaller Gram matrix, ‖Wᵀ W − I‖²_F = ‖W Wᵀ − I‖²_F + out − in.
 
     Args:
         weights: masked weights [out, in, ...], one a layer.
     """
-    scores = [_squared_deviation(w.detach().flatten(1).double(), 1.0).sqrt() for w in weights]
-    return float(torch.stack(scores).mean())
+    squares = []
+    for weight in weights:
+        matrix = weight.detach().flatten(1).double()
+        surplus = max(0, matrix.shape[0] - matrix.shape[1])
+        squares.append(_squared_deviation(_wide(matrix), 1.0) + surplus)
+    return float(torch.stack(squares).sqrt().mean())
 
 
 def operator_matrices(
