@@ -8,10 +8,10 @@ from typing import Any, TypeGuard, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from spl.linearized import absolute_state, batch_norm_scale, forwards, linear_forwards, one_example, scales, times
+from spl.substitution import substituted
 
 _ROUNDS = 5  # from one search for dead channels to the next
 _FEW = 4  # a product of patches is the faster where there are so many times more channels than positions, and
@@ -58,9 +58,12 @@ class Flow:
         layers = list(self.layers.values())
         others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
         leaves = [*others.values(), *(layer.begin() for layer in layers)]
+
+        def work(linear: nn.Module) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(linear(self.ones).sum(), leaves, allow_unused=True)
+
         with torch.enable_grad(), forwards(self.forwards):
-            total = self._outputs(self.state | others).sum()
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+            gradients = substituted(self.network, self.state | others, work)
         scores = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.scored.items() if n not in self.layers}
         for (name, other), gradient in zip(others.items(), gradients, strict=False):
             if gradient is not None:
@@ -68,11 +71,6 @@ class Flow:
         for (name, layer), gradient in zip(self.layers.items(), gradients[len(others) :], strict=True):
             scores[name] = layer.end(gradient, drop=self.rounds % _ROUNDS == 0)
         return {name: scores[name] for name in self.scored}
-
-    def _outputs(self, state: dict[str, Tensor]) -> Tensor:
-        """f(1), with these parameters for those that no layer replaces."""
-        outputs: Tensor = functional_call(self.network, state, (self.ones,)) if state else self.network(self.ones)
-        return outputs
 
 
 def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:

@@ -7,12 +7,12 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from spl.layers import ACTIVATIONS
 from spl.modes import undisturbed
+from spl.substitution import substituted
 
 
 def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
@@ -33,9 +33,13 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
     """
     leaves = {name: weight.detach().double().abs().requires_grad_() for name, weight in weights.items()}
     state = absolute_state(network) | leaves
+
+    def work(linear: nn.Module) -> tuple[Tensor, ...]:
+        total = linear(one_example(inputs)).sum()
+        return torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+
     with undisturbed(network), forwards(linear_forwards(network)):
-        total = functional_call(network, state, (one_example(inputs),)).sum()
-    return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values()), materialize_grads=True), strict=True))
+        return dict(zip(leaves, substituted(network, state, work), strict=True))
 
 
 def one_example(inputs: Tensor) -> Tensor:

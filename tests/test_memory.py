@@ -4,14 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from memory import PeakMemory
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import vit_b_16
 
 from spl import jacobian
-from spl.criteria import ConnectionSensitivity
+from spl.criteria import FORCE, NTKSAP, PHEW, ConnectionSensitivity, GraSP, IterativeSNIP, Magnitude, SynFlow
+from spl.diagnosis.trial import trial_loss
 from spl.errors import InputError
 from spl.jacobian import singular_values
+from spl.linearized import path_gradients
 from spl.networks import VGG16, ResNet
 from spl.pruning import prunable_parameters, prune, score
+from spl.schedules import Exponential
 
 
 def test_the_measure_counts_what_lives_at_once():
@@ -60,6 +65,60 @@ def test_vit_b_16_is_pruned_exactly_in_the_memory_of_a_training_step():
     assert masks.kept == round(0.1 * masks.size)
     assert masks.size == 12 * 12 * 768**2 + 768 * 3 * 16**2 + 768 * 10  # blocks, patches, classes
     assert held + scoring.peak <= 1.3 * (held + step.peak)
+
+
+class Deep(nn.Module):
+    """Blocks whose activations are kept for the backward pass, or computed again in it."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.again = again
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh()) for _ in range(6)
+        )
+        self.last = nn.Linear(32, 10)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.again else block(x)
+        return self.last(x)
+
+
+BATCHES = [(torch.randn(1000, 32, generator=torch.Generator().manual_seed(k)), torch.arange(1000) % 10) for k in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [ConnectionSensitivity(), IterativeSNIP(), FORCE(), GraSP(), SynFlow(), NTKSAP(draws=2), PHEW()],
+    ids=lambda criterion: type(criterion).__name__,
+)
+def test_activations_that_are_checkpointed_change_no_mask(criterion):
+    kept, again = (prune(Deep(again), criterion, 0.9, BATCHES, schedule=Exponential(2)) for again in (False, True))
+    assert kept == again
+
+
+def test_checkpointing_spares_the_memory_of_activations():
+    peaks = []
+    for again in (False, True):
+        with PeakMemory() as memory:
+            prune(Deep(again), ConnectionSensitivity(), 0.9, BATCHES)
+        peaks.append(memory.peak)
+    # 2 activations of each of 6 blocks, or the inputs of 6 and the 2 of one
+    assert peaks[0] - peaks[1] >= 4 * (1000 * 32 * 4)
+
+
+def test_checkpointing_changes_neither_paths_nor_a_trial():
+    images, labels = BATCHES[0]
+    masks = prune(Deep(False), Magnitude(), 0.5)
+    found = []
+    for network in (Deep(False), Deep(True)):
+        weights = {name: 2 * p.detach() for name, p in network.named_parameters() if name in masks}
+        found.append((path_gradients(network, weights, images), trial_loss(network, masks, images, labels)))
+    (paths, loss), (again, loss_again) = found
+    assert loss == loss_again
+    assert all(torch.equal(paths[name], again[name]) for name in masks)
+    assert all(float(gradient.sum()) > 0 for gradient in paths.values())
 
 
 @pytest.mark.parametrize("network", [VGG16(width_multiplier=0.25), ResNet(blocks_per_stage=5)], ids=["VGG16", "ResNet"])

@@ -1,8 +1,9 @@
 """NTK-SAP: what the spectrum of the neural tangent kernel owes to each weight."""
 
+from operator import methodcaller
+
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.objective import floating_inputs
@@ -10,6 +11,7 @@ from spl.criteria.streams import cpu_copy, seeded
 from spl.errors import InputError
 from spl.initializers import HeNormal, Initializer
 from spl.schedules import Exponential
+from spl.substitution import substituted
 
 
 class NTKSAP(Criterion):
@@ -64,16 +66,36 @@ class NTKSAP(Criterion):
                 weights = {name: parameters[name].detach() for name in leaves}
                 others = {name: w + self.perturbation * torch.randn_like(w) for name, w in weights.items()}
                 z = torch.randn(inputs.shape, dtype=inputs.dtype).to(inputs.device)
-                change = _outputs(subject, leaves, weights, z) - _outputs(subject, leaves, others, z)
-                value = change.square().sum() / (self.draws * len(z))
-                gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+                scale = 2 / (self.draws * len(z))
+                g = _outputs(subject.network, leaves, others, z)
+                f, gradients = _pulled(subject.network, leaves, weights, z, g, scale)
+                torch._foreach_add_(total, gradients)
+                _, gradients = _pulled(subject.network, leaves, others, z, f, scale)
                 torch._foreach_add_(total, gradients)
         torch._foreach_abs_(total)
         return dict(zip(leaves, total, strict=True))
 
 
-def _outputs(subject: Subject, masks: dict[str, Tensor], weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+def _masked(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """θ ⊙ m."""
+    return {name: weights[name].to(mask.device) * mask for name, mask in masks.items()}
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor) -> Tensor:
     """f(z; θ ⊙ m)."""
-    masked = {name: weights[name].to(mask.device) * mask for name, mask in masks.items()}
-    outputs: Tensor = functional_call(subject.network, masked, (inputs,))
+    outputs: Tensor = substituted(network, _masked(weights, masks), methodcaller("__call__", z))
     return outputs
+
+
+def _pulled(
+    network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor, other: Tensor, scale: float
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """f(z; θ ⊙ m), and the gradient with respect to m of its half of scale/2 · ‖f − other‖²."""
+
+    def work(network: nn.Module) -> tuple[Tensor, tuple[Tensor, ...]]:
+        f = network(z)
+        change = scale * (f.detach() - other)
+        return f.detach(), torch.autograd.grad(f, list(masks.values()), change, materialize_grads=True)
+
+    return substituted(network, _masked(weights, masks), work)

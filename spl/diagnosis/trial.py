@@ -1,14 +1,15 @@
 """A trial: does the loss fall once steps are taken? On a copy of the weights, which is thrown away."""
 
+from functools import partial
 from math import inf, isfinite
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from spl.masks import BoundMasks, Masks
 from spl.module import sgd
+from spl.substitution import substituted
 
 STEPS, BATCH, LAST = 100, 100, 10
 
@@ -34,12 +35,17 @@ def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor)
     losses = []
     for step in range(STEPS):
         batch = torch.arange(step * BATCH, (step + 1) * BATCH, device=inputs.device) % len(inputs)
-        loss = F.cross_entropy(functional_call(network, weights, (inputs[batch],)), labels[batch])
-        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        losses.append(substituted(network, weights, partial(_backward, inputs[batch], labels[batch])))
         if not isfinite(losses[-1]):
             return inf
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
         bound.mask_gradients_()
         optimizer.step()
     return sum(losses[-LAST:]) / LAST
+
+
+def _backward(inputs: Tensor, labels: Tensor, network: nn.Module) -> float:
+    """The loss, whose gradients are left at the weights."""
+    loss = F.cross_entropy(network(inputs), labels)
+    torch.autograd.backward(loss)
+    return float(loss.detach())
