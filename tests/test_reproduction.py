@@ -13,7 +13,7 @@ from spl.reproduction import engine
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.engine import Cluster, LocalProcesses
-from spl.reproduction.job import Job, PlannedRun, batches, planned, waves
+from spl.reproduction.job import Group, Job, PlannedRun, batches, planned, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
@@ -132,25 +132,27 @@ def test_networks_of_one_kind_train_together_in_even_populations_and_others_alon
     few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # for whom it does not pay
     convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
     found = batches([*alike, *few, convolutional.run(SHORT, LDI_CS, 0)])
-    assert sorted((together, len(runs)) for together, runs in found[1:3]) == [(True, 9), (True, 9)]
-    assert found[0][1][0].name.startswith("CIFAR10")  # which takes longest
-    alone = [run.name for together, runs in found if not together for run in runs]
-    assert len(alone) == 4
-    costs = [sum(map(seconds, runs)) for _, runs in found]
+    longest, *populations, rest = found
+    assert longest[0][1][0].name.startswith("CIFAR10")
+    assert [[(together, len(runs)) for together, runs in some] for some in populations] == [[(True, 9)]] * 2
+    assert [(together, len(runs)) for together, runs in [*longest, *rest]] == [(False, 1)] * 4
+    costs = [sum(seconds(run) for _, runs in some for run in runs) for some in found]
     assert costs == sorted(costs, reverse=True)
 
 
-def test_short_runs_share_a_process():
+def test_short_runs_and_populations_share_a_process():
     untrained = [replace(TANH, trained=False).run(SHORT, LDI_CS, seed) for seed in range(60)]
-    found = batches(untrained)
-    assert sum(len(runs) for _, runs in found) == 60
-    assert not any(together for together, _ in found)
+    small = [Experiment(mlp(name)).run(SMOKE, LDI_CS, seed) for name in ("tanh", "relu") for seed in range(4)]
+    found = batches([*untrained, *small])
+    assert sorted(len(runs) for some in found for _, runs in some) == [1] * 60 + [4] * 2
+    assert all(together == (len(runs) == 4) for some in found for together, runs in some)
     assert 1 < len(found) < 15
-    assert all(sum(map(seconds, runs)) > 60 for _, runs in found[:-1])
+    assert all(sum(seconds(run) for _, runs in some for run in runs) > 60 for some in found[:-1])
 
 
 def test_a_job_comes_back_from_its_file(tmp_path):
-    job = Job("007", [PlannedRun("digest", {"name": "x"}, ["a"])], True)
+    runs = [PlannedRun(digest, {"name": digest}, ["a"]) for digest in "xyz"]
+    job = Job("007", [Group(runs[:2], True), Group(runs[2:], False)])
     assert Job.read(job.write(tmp_path)) == job
 
 
@@ -236,7 +238,7 @@ def test_planned_configs_are_plain_data():
 
 def test_jobs_of_a_cluster_run_by_submitit(tmp_path):
     pytest.importorskip("submitit")
-    job = Job("0", [PlannedRun("digest", {"name": "broken"}, [])], together=False)
+    job = Job("0", [Group([PlannedRun("digest", {"name": "broken"}, [])], together=False)])
     file = job.write(tmp_path)
     cluster = Cluster("local", tmp_path / "submitit", {"timeout_min": 5})
     assert [file for some in cluster.run([file]) for file in some] == [file]

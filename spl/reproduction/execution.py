@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from spl.reproduction.cost import seconds
 from spl.reproduction.engine import Engine
-from spl.reproduction.job import Job, batches, planned, waves
+from spl.reproduction.job import Group, Job, batches, planned, waves
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run, with_ancestors
 
@@ -73,14 +73,14 @@ def _fetch(data: str, root: Path) -> None:
 def _wave(
     runs: Sequence[Run], results: Results, root: Path, data_root: Path, engine: Engine, clock: "_Clock"
 ) -> list[Failure]:
-    """One process for each batch of runs, none of which starts from another."""
+    """Make runs none of which starts from another."""
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S")
     logs: dict[Path, list[Run]] = {}
     if runs:
         folder.mkdir(parents=True)
-    for number, (together, some) in enumerate(batches(runs)):
-        job = Job(f"{number:03}", [planned(run, results, data_root) for run in some], together)
-        logs[job.write(folder)] = some
+    for number, batch in enumerate(batches(runs)):
+        groups = [Group([planned(run, results, data_root) for run in some], together) for together, some in batch]
+        logs[Job(f"{number:03}", groups).write(folder)] = [run for _, some in batch for run in some]
     for _ in engine.run(list(logs)):
         clock.update(folder)
     finished = Results(root)

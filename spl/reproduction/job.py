@@ -1,4 +1,4 @@
-"""Job: runs that one process makes, one after the other or, as a population, together."""
+"""Job: runs that one process makes, one after the other, some of them together as a population."""
 
 import json
 from collections import defaultdict
@@ -17,6 +17,9 @@ _WORTH = 60.0  # seconds, from which a job is worth the start of a process
 _POPULATION = 16  # networks that train together, at most
 _PAYS = 4  # and at least: from here on a population is faster than its networks one by one, on a CPU too
 
+Batch = tuple[bool, list[Run]]
+"""Runs, and whether they train together; one that does not is alone."""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -34,18 +37,29 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A batch of planned runs.
+
+    Attributes:
+        runs: the runs.
+        together: whether they train as a population.
+    """
+
+    runs: Sequence[PlannedRun]
+    together: bool
+
+
+@dataclass(frozen=True)
 class Job:
     """What one process does.
 
     Attributes:
         name: for people, and for the files of the job.
-        runs: the runs.
-        together: whether they train as a population.
+        groups: of runs, made one after the other.
     """
 
     name: str
-    runs: Sequence[PlannedRun]
-    together: bool
+    groups: Sequence[Group]
 
     def write(self, folder: Path) -> Path:
         """Into a file of `folder`, whole or not at all."""
@@ -57,7 +71,8 @@ class Job:
     def read(cls, file: Path) -> "Job":
         """From such a file."""
         content = json.loads(file.read_text())
-        return cls(content["name"], [PlannedRun(**run) for run in content["runs"]], content["together"])
+        groups = [Group([PlannedRun(**run) for run in g["runs"]], g["together"]) for g in content["groups"]]
+        return cls(content["name"], groups)
 
 
 def waves(runs: Iterable[Run]) -> list[list[Run]]:
@@ -72,21 +87,23 @@ def _depth(run: Run) -> int:
     return 0 if run.pretrained is None else 1 + _depth(run.pretrained)
 
 
-def batches(runs: Iterable[Run]) -> list[tuple[bool, list[Run]]]:
-    """Runs for one process each, and whether they train together: the longest first."""
-    single: list[Run] = []
+def batches(runs: Iterable[Run]) -> list[list[Batch]]:
+    """Batches of runs for each process: one, or as many short ones as make it worth a process; the longest first."""
+    found: list[Batch] = []
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        stackable = run.steps > 0 and can_be_stacked(run.build_network())
-        (alike[_training(run)] if stackable else single).append(run)
-    found = []
-    for group in alike.values():
-        if len(group) < _PAYS:
-            single += group
+        if run.steps > 0 and can_be_stacked(run.build_network()):
+            alike[_training(run)].append(run)
         else:
-            found += [(True, some) for some in _even(group)]
-    found += [(False, some) for some in _filled(single)]
-    return sorted(found, key=lambda batch: -sum(map(seconds, batch[1])))
+            found.append((False, [run]))
+    for group in alike.values():
+        pays = len(group) >= _PAYS
+        found += [(True, some) for some in _even(group)] if pays else [(False, [run]) for run in group]
+    return sorted(_filled(found), key=lambda some: -sum(map(_duration, some)))
+
+
+def _duration(batch: Batch) -> float:
+    return sum(map(seconds, batch[1]))
 
 
 def _even(group: list[Run]) -> Iterator[list[Run]]:
@@ -96,12 +113,11 @@ def _even(group: list[Run]) -> Iterator[list[Run]]:
     return (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _filled(runs: list[Run]) -> Iterator[list[Run]]:
-    """One run, or as many short ones as make it worth a process."""
-    some: list[Run] = []
-    for run in sorted(runs, key=seconds, reverse=True):
-        some.append(run)
-        if sum(map(seconds, some)) > _WORTH:
+def _filled(found: Iterable[Batch]) -> Iterator[list[Batch]]:
+    some: list[Batch] = []
+    for batch in sorted(found, key=_duration, reverse=True):
+        some.append(batch)
+        if sum(map(_duration, some)) > _WORTH:
             yield some
             some = []
     if some:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -58,9 +59,11 @@ def work(file: Path) -> list[str]:
 
     A run that fails says why in the log, and the others go on.
     """
-    job = Job.read(file)
-    yamls = {run.digest: _write_yaml(run, file) for run in job.runs}
-    return _together(job, file, yamls) if job.together else _one_by_one(job, file, yamls)
+    failed = []
+    for group in Job.read(file).groups:
+        yamls = {run.digest: _write_yaml(run, file) for run in group.runs}
+        failed += (_together if group.together else _one_by_one)(group.runs, file, yamls)
+    return failed
 
 
 def _write_yaml(run: PlannedRun, file: Path) -> Path:
@@ -69,9 +72,9 @@ def _write_yaml(run: PlannedRun, file: Path) -> Path:
     return path
 
 
-def _one_by_one(job: Job, file: Path, yamls: dict[str, Path]) -> list[str]:
+def _one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
     failed = []
-    for run in job.runs:
+    for run in runs:
         start = time.monotonic()
         try:
             earlier = [folder for folder in map(Path, run.attempts) if _last(folder).is_file()]
@@ -89,21 +92,25 @@ def _last(folder: Path) -> Path:
     return folder / "checkpoints" / _CHECKPOINTS["final"]
 
 
-def _together(job: Job, file: Path, yamls: dict[str, Path]) -> list[str]:
+def _together(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
     failed, members = [], []
     start = time.monotonic()
-    for run in job.runs:
+    for run in runs:
         run_yaml = yamls[run.digest]
         try:
             members.append((run, prepare(["--config", str(run_yaml)], partial(_leave, run_yaml))))
         except (Exception, SystemExit):  # the latter of the parser
             traceback.print_exc()
             failed.append(run.config["name"])
-    if members:
-        train([member for _, member in members], _state_of([run for run, _ in members], file))
-    seconds = (time.monotonic() - start) / max(1, len(members))
-    for run, member in members:
-        _finish(run, [member.folder], member.data, file, seconds, len(members))
+    try:
+        if members:
+            train([member for _, member in members], _state_of([run for run, _ in members], file))
+        seconds = (time.monotonic() - start) / max(1, len(members))
+        for run, member in members:
+            _finish(run, [member.folder], member.data, file, seconds, len(members))
+    except Exception:
+        traceback.print_exc()
+        failed += [run.config["name"] for run, _ in members]
     return failed
 
 
