@@ -185,15 +185,6 @@ def _runs(root: str | Path | None) -> Path:
     return Path(root or ".", "lightning_logs")
 
 
-class FitCLI(SplCLI):
-    """`spl fit` alone, whose parser is made in a fifth of the time, for a process that fits many networks."""
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """That of fit."""
-        return {"fit": SplCLI.subcommands()["fit"]}
-
-
 C = TypeVar("C", bound=SplCLI)
 
 

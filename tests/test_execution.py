@@ -93,16 +93,19 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [True, False], ids=["population", "alone"])
 def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypatch, together):
-    """In a process of its own, which is interrupted after the first epoch."""
-    run = _long(MLP3.run(SMOKE, LDI_CS, 0))
+    """In a process which is interrupted after its first epoch; another run waits there, and is not begun."""
+    run, later = _long(MLP3.run(SMOKE, LDI_CS, 0)), replace(MLP3, trained=False).run(SMOKE, LDI_RAND, 0)
     monkeypatch.setattr("spl.reproduction.job._PAYS", 1 if together else 2)
     jobs = LocalProcesses(1)
     state = "jobs/*.ckpt" if together else "*/version_0/checkpoints/last.ckpt"
 
     with pytest.raises(KeyboardInterrupt):
-        execute([run], RUNS, spl_data, _Stopping(jobs, lambda: any(RUNS.glob(state))))
+        execute([run, later], RUNS, spl_data, _Stopping(jobs, lambda: any(RUNS.glob(state))))
+    assert len(Results(RUNS)) == 0
     assert Results(RUNS).unfinished.keys() == {run.digest}
-    execute([run], RUNS, spl_data, jobs)
+    execute([run, later], RUNS, spl_data, jobs)
+    assert missing([run, later], Results(RUNS)) == []
+    assert len(list(RUNS.glob("jobs/*/*.log"))) == 2  # one process each time
     result = Results(RUNS)[run.digest]
     assert result.folder.name == "version_1"
     steps, _ = result.series("loss/train")

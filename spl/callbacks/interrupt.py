@@ -1,6 +1,8 @@
 """SafeInterrupt: Ctrl-C and SIGTERM end a fit between two steps, with a checkpoint that goes on from there."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -60,3 +62,17 @@ class SafeInterrupt(Callback):
             path = folder / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
             print(f"\nInterrupted. Go on: spl fit --config {folder / 'config.yaml'} --ckpt_path {path}", flush=True)
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C arrive as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+    if trainer.interrupted:
+        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
+        raise KeyboardInterrupt

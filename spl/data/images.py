@@ -13,6 +13,9 @@ from spl.errors import InputError
 
 _EVALUATION_BATCH = 200
 
+Splits = tuple[ImageTensors, ImageTensors, ImageTensors]
+"""Train, validation and test images."""
+
 
 class ImageDataModule(LightningDataModule):
     """Train, validation and test images of one data set.
@@ -37,6 +40,7 @@ class ImageDataModule(LightningDataModule):
         self.train: ImageTensors | None = None
         self.val: ImageTensors | None = None
         self.test: ImageTensors | None = None
+        self._shared: Splits | None = None
 
     @abstractmethod
     def load(self) -> tuple[ImageTensors, ImageTensors]:
@@ -46,12 +50,26 @@ class ImageDataModule(LightningDataModule):
         """Read the images, bring them to the Trainer's device, and split the training ones, once."""
         if self.train is None:
             self.seed = torch.initial_seed() % 2**31
-            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-            train, self.test = (split.to(device) for split in self.load())
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
-            held_out = len(train) // 10
-            self.val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
-            self.train = ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]])
+            self.train, self.val, self.test = self._shared or self._read()
+
+    @property
+    def splits(self) -> Splits | None:
+        """The images, once they are read."""
+        if self.train is None or self.val is None or self.test is None:
+            return None
+        return self.train, self.val, self.test
+
+    def share(self, splits: Splits) -> None:
+        """Use these images, which another has read from the same place, instead of reading them again."""
+        self._shared = splits
+
+    def _read(self) -> Splits:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        train, test = (split.to(device) for split in self.load())
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
+        held_out = len(train) // 10
+        val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
+        return ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]]), val, test
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled training batches, each process its share."""

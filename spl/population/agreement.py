@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from torch import nn, optim
@@ -14,8 +15,8 @@ from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue
 from spl.callbacks.run import callbacks_of
 from spl.cli import SaveConfig
 from spl.data import ImageDataModule
+from spl.data.tensors import ImageTensors
 from spl.errors import InputError
-from spl.population.images import equal_images
 from spl.population.member import Member
 
 ELEMENTWISE = (
@@ -46,7 +47,7 @@ def check(members: Sequence[Member]) -> None:
     for member in members[1:]:
         own = _settings(member)
         differing = [f"{name} ({own[name]} and {value})" for name, value in wanted.items() if own[name] != value]
-        if not equal_images(member.data.train, first.data.train):
+        if not _equal_images(member.data.train, first.data.train):
             differing.append("the images they train on")
         if differing:
             raise InputError(
@@ -111,6 +112,13 @@ def _optimizer(member: Member) -> optim.Optimizer:
 def _arguments(data: ImageDataModule) -> dict[str, Any]:
     """What it was made with, as far as it keeps it."""
     return {name: getattr(data, name, None) for name in signature(type(data)).parameters}
+
+
+def _equal_images(a: ImageTensors | None, b: ImageTensors | None) -> bool:
+    """Whether both are the same images and labels on the same device."""
+    if a is None or b is None or a is b:
+        return a is b
+    return a.images.device == b.images.device and torch.equal(a.labels, b.labels) and torch.equal(a.images, b.images)
 
 
 def _settings(member: Member) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from pytorch_lightning import Callback, Trainer
 
 from spl.callbacks import JacobianSpectrum, Summary
 from spl.callbacks.run import callbacks_of, run_folder
-from spl.cli import FitCLI, run
+from spl.cli import run
 from spl.data import ImageDataModule
 from spl.errors import InputError
+from spl.fit_cli import FitCLI
 from spl.module import SparseClassifier
-from spl.population.images import share_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,6 @@ def prepare(args: list[str], announce: Callable[[Path], None] = lambda folder: N
     cli = run(_Preparation, ["fit", *args], announce=announce)
     folder = run_folder(cli.trainer)
     assert folder is not None
-    share_images(cli.datamodule)
     return Member(cli.model, cli.trainer, cli.datamodule, folder, cli.test_after_fit)
 
 

@@ -1,13 +1,12 @@
 """Trains a population, and resumes one that was interrupted."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
+from spl.callbacks.interrupt import interruptible
 from spl.checkpoints import read_checkpoint
 from spl.population.agreement import check, trainer_settings
 from spl.population.data import PopulationData
@@ -34,7 +33,7 @@ def train(members: Sequence[Member], checkpoint: Path) -> None:
     check(members)
     population, data = Population(members), PopulationData(members)
     trainer = _trainer(members[0].trainer, checkpoint)
-    with _interruptible(trainer):
+    with interruptible(trainer):
         trainer.fit(population, datamodule=data, ckpt_path=checkpoint if _is_of(checkpoint, population) else None)
         if any(member.tested for member in members):
             trainer.test(population, datamodule=data, verbose=False)
@@ -80,17 +79,3 @@ def _is_of(checkpoint: Path, population: Population) -> bool:
         return False
     state = read_checkpoint(checkpoint)
     return bool(state.get("population", {}).get("fingerprint") == population.fingerprint)
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C arrive as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-    if trainer.interrupted:
-        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
-        raise KeyboardInterrupt

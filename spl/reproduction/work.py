@@ -17,8 +17,8 @@ import yaml
 from pytorch_lightning import LightningDataModule, Trainer
 
 from spl.callbacks.run import run_folder
-from spl.cli import FitCLI
 from spl.cli import run as run_command
+from spl.fit_cli import FitCLI
 from spl.module import SparseClassifier
 from spl.population import prepare, train
 from spl.reproduction.job import Job, PlannedRun
