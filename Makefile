@@ -7,7 +7,7 @@ quickstart: .venv/installed      ## prune an MLP at initialization, restore isom
 	OMP_NUM_THREADS=1 $(BIN)/spl fit --config configs/quickstart.yaml  # so small a net gains nothing from more threads
 
 test: .venv/installed-dev        ## the whole test suite
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

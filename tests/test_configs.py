@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import OnceParsed
 
+from spl import cli
 from spl.cli import main
-from spl.data import images
+from spl.data import CIFAR10, MNIST, images
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -20,6 +22,28 @@ SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.
 SHORT += ["--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2", "--spectrum.examples", "5"]
 SHORT += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2", "--pruning.batches", "2"]
 METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_once():
+    """The parsers and the images, of which each test would make its own: they are not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "SplCLI", OnceParsed)
+        for data in (CIFAR10, MNIST):
+            patch.setattr(data, "load", _once(data.load))
+        yield
+
+
+def _once(load):
+    """`load`, whose result is kept."""
+    kept = {}
+
+    def kept_or_read(data):
+        if data.root not in kept:
+            kept[data.root] = load(data)
+        return kept[data.root]
+
+    return kept_or_read
 
 
 def run(monkeypatch, path, overlay=None):
