@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Okabe & Ito's colour-blind safe colours; line styles tell the curves apart in black and white
@@ -44,3 +46,10 @@ def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
         # above the axes, because no corner is sure to be free
         figure.legend(frameon=False, loc="outside upper center", ncols=len(spectra), fontsize="small")
     return figure
+
+
+def draw(figure: Figure) -> NDArray[np.uint8]:
+    """The pixels of a figure, [H, W, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]

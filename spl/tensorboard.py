@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
+import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -47,9 +48,9 @@ def add_singular_values(writer: SummaryWriter, tag: str, values: Tensor, step: i
         writer.add_histogram(tag, finite, step)
 
 
-def add_figure(writer: SummaryWriter, tag: str, figure: Figure) -> None:
-    """A picture."""
-    writer.add_figure(tag, figure, 0, close=False)
+def add_picture(writer: SummaryWriter, tag: str, pixels: NDArray[np.uint8]) -> None:
+    """A picture [H, W, 3]."""
+    writer.add_image(tag, pixels, 0, dataformats="HWC")
 
 
 def add_page(writer: SummaryWriter, tag: str, page: str, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from matplotlib.image import imsave
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -13,7 +14,7 @@ from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
 from spl.callbacks.stages import Stage, StageListener
 from spl.callbacks.whole import check_whole
 from spl.errors import InputError
-from spl.figures import compare_spectra
+from spl.figures import compare_spectra, draw
 from spl.jacobian import Spectrum, singular_values
 from spl.masked_weights import MaskedWeights
 from spl.modes import BatchNormMode
@@ -84,12 +85,12 @@ class JacobianSpectrum(StageListener):
         """Draw the stages side by side."""
         if not self._values:
             return
-        figure = compare_spectra(self._values)
+        pixels = draw(compare_spectra(self._values))
         self._values = {}
         if writer := tensorboard.writer(trainer):
-            tensorboard.add_figure(writer, "jacobian/spectra", figure)
+            tensorboard.add_picture(writer, "jacobian/spectra", pixels)
         if trainer.is_global_zero and (folder := run_folder(trainer)):
-            figure.savefig(folder / "spectra.png")
+            imsave(folder / "spectra.png", pixels)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every n epochs."""
