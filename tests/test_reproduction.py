@@ -132,10 +132,10 @@ def test_networks_of_one_kind_train_together_in_even_populations_and_others_alon
     few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # for whom it does not pay
     convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
     found = batches([*alike, *few, convolutional.run(SHORT, LDI_CS, 0)])
-    longest, *populations, rest = found
-    assert longest[0][1][0].name.startswith("CIFAR10")
-    assert [[(together, len(runs)) for together, runs in some] for some in populations] == [[(True, 9)]] * 2
-    assert [(together, len(runs)) for together, runs in [*longest, *rest]] == [(False, 1)] * 4
+    assert found[0][0][1][0].name.startswith("CIFAR10")  # which takes longest
+    assert [[(together, len(runs)) for together, runs in some] for some in found[1:3]] == [[(True, 9)]] * 2
+    alone = [batch for some in (found[0], *found[3:]) for batch in some]
+    assert [(together, len(runs)) for together, runs in alone] == [(False, 1)] * 4
     costs = [sum(seconds(run) for _, runs in some for run in runs) for some in found]
     assert costs == sorted(costs, reverse=True)
 
