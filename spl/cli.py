@@ -104,8 +104,7 @@ class SplCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if "weights_only" in self._subcommand_method_arguments[subcommand]:  # Lightning 2.6 and later
-            parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
+        parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

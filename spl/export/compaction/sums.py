@@ -51,7 +51,7 @@ class PartialSum(nn.Module):
         shape[self.axis] = len(self.constants)
         total = self.constants.view(-1, *(1,) * (len(shape) - 1 - self.axis)).expand(shape)
         for i, addend in enumerate(addends):
-            places, taken = self.get_buffer(f"places{i}"), self._buffers[f"taken{i}"]
+            places, taken = getattr(self, f"places{i}"), getattr(self, f"taken{i}")
             part = addend if taken is None else addend.index_select(self.axis, taken)
             total = total.index_add(self.axis, places, part)
         return total
