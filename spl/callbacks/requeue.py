@@ -27,25 +27,16 @@ class Requeue(Callback):
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
-        self._trains = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Mark the run as this job's, and listen, before anything is scored."""
-        signals = _signals(trainer)
-        if stage == "fit" and signals:
+        environment = trainer._accelerator_connector.cluster_environment
+        if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):
                 (folder / _MARK).write_text(_job())
-            self._previous = {number: signal.signal(number, self._end) for number in signals}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to save, and Lightning ends the fit between two steps on SIGTERM."""
-        self._trains = True
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        if not self._trains:
-            raise SIGTERMException
-        if number != signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
+            end = _end if trainer.is_global_zero else _stay
+            handlers = {signal.SIGTERM: end, environment.requeue_signal or signal.SIGUSR1: _terminate}
+            self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Requeue, once the checkpoint is written."""
@@ -61,7 +52,7 @@ class Requeue(Callback):
         """Give the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._previous, self._trains = {}, False
+        self._previous = {}
 
 
 def is_requeued() -> bool:
@@ -95,9 +86,14 @@ def _job() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def _signals(trainer: Trainer) -> set[int]:
-    """Those on which to requeue; none where SLURM does not run it, or is not asked to."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
-        return set()
-    return {signal.SIGTERM, environment.requeue_signal or signal.SIGUSR1}
+def _end(number: int, frame: FrameType | None) -> None:
+    """End a fit that has nothing to save yet; as soon as it has, `SafeInterrupt` is told instead."""
+    raise SIGTERMException
+
+
+def _stay(number: int, frame: FrameType | None) -> None:
+    """Be there where processes meet, for the first of them to get to its end, and to requeue."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)

@@ -52,8 +52,8 @@ class _State(LastCheckpoint):
         super().__init__()
         self._path = path
 
-    def path(self, trainer: Trainer) -> Path:
-        return self._path
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._path, weights_only=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pass
