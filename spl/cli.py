@@ -113,9 +113,9 @@ class SplCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
-            raise InputError(f"seed_everything must lie in [0, 2³²), got {seed}.")
+        config = self.config[self.config.subcommand]
+        if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
+            raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
@@ -126,9 +126,8 @@ class SplCLI(LightningCLI):
         if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
             plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
             config.ckpt_path = requeued_checkpoint(_runs(config.trainer.default_root_dir) / config.name, plain)
-        path = config.ckpt_path
-        if path not in (None, "best", "last", "hpc", "registry"):
-            read_checkpoint(path)
+        if _names_file(config.ckpt_path):
+            read_checkpoint(config.ckpt_path)
 
     def instantiate_classes(self) -> None:
         """Make Trainer, network and data.
@@ -158,7 +157,9 @@ class SplCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Let checkpoints say how their network is built."""
+        """Let checkpoints say how their network is built; spare a resumed fit the weights that it once started from."""
+        if _names_file(self.config[str(self.subcommand)].ckpt_path):
+            self.model.pretrained = None
         primitives = yaml.safe_load(self.parser.dump(self.config))
         self.model.network_config = primitives[str(self.subcommand)]["model"]["network"]
 
@@ -178,6 +179,11 @@ class SplCLI(LightningCLI):
         """Evaluate the final weights on the test set."""
         if self._get(self.config_init, "test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _names_file(ckpt_path: str | Path | None) -> bool:
+    """Whether it is not one of the words by which Lightning looks for a checkpoint, and may find none."""
+    return ckpt_path not in (None, "best", "last", "hpc", "registry")
 
 
 def _runs(root: str | Path | None) -> Path:
