@@ -116,6 +116,7 @@ class SplCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
             raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
+        _check_numbers("", config.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
@@ -179,6 +180,15 @@ class SplCLI(LightningCLI):
         """Evaluate the final weights on the test set."""
         if self._get(self.config_init, "test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse whole numbers that a double does not hold, of which counts in 64 bits are soon too many."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{name}.{key}" if name else str(key), part)
+    elif isinstance(value, int) and abs(value) > 2**53:
+        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give one that can be meant.")
 
 
 def _names_file(ckpt_path: str | Path | None) -> bool:
