@@ -126,7 +126,7 @@ class SplCLI(LightningCLI):
         config = self.config[str(self.subcommand)]
         if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
             plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
-            config.ckpt_path = requeued_checkpoint(_runs(config.trainer.default_root_dir) / config.name, plain)
+            config.ckpt_path = requeued_checkpoint(config.trainer.default_root_dir, plain)
         if _names_file(config.ckpt_path):
             read_checkpoint(config.ckpt_path)
 

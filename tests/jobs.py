@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from commands import SMALL, command
 from kills import ended, same
 
@@ -21,6 +22,8 @@ from spl.data import MNISTSample
 from spl.module import SparseClassifier
 
 FIT = ["fit", *SMALL, "--trainer.max_epochs", 3, "--test_after_fit", "false"]
+PAIR = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--seed_everything", "true"]
+PAIR += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "lightning_logs", "--trainer.logger.name", "csv"]
 JOB = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "prune", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
 JOB |= {"SLURM_NODEID": "0"}
 
@@ -78,7 +81,7 @@ def run(
         to: which of them get it.
     """
     size = int(environment.get("SLURM_NTASKS", 1))
-    arguments = ["--trainer.strategy", "ddp", "--trainer.devices", size] if size > 1 else []
+    arguments = PAIR if size > 1 else []
     here, there = os.pipe()
     processes = []
     for rank in range(size):
@@ -93,11 +96,13 @@ def run(
             os.kill(processes[rank], number)
     statuses = [ended(process) for process in processes]
     os.close(here)
-    checkpoints = list(folder.glob("lightning_logs/quickstart/*/checkpoints/last.ckpt"))
+    checkpoints = list(folder.rglob("last.ckpt"))
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None)
     state = torch.load(newest, weights_only=True) if newest else {"global_step": None}
+    config = yaml.safe_load((newest.parent.parent / "config.yaml").read_text()) if newest else {"ckpt_path": None}
     said = (folder / "said0.txt").read_text()
-    return {"statuses": statuses, "said": said, "step": state["global_step"], "state": state}
+    found = {"step": state["global_step"], "from": config["ckpt_path"], "state": state}
+    return {"statuses": statuses, "said": said} | found
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def equal(*ends: dict[str, Any]) -> bool:
 def told(folder: Path, starts: list[dict[str, Any]]) -> dict[str, Any]:
     """What became of a job."""
     return {
-        "starts": [{key: start[key] for key in ("statuses", "said", "step")} for start in starts],
+        "starts": [{key: start[key] for key in ("statuses", "said", "step", "from")} for start in starts],
         "scontrol": (folder / "scontrol").read_text().splitlines(),
         "checkpoints": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ckpt")),
     }

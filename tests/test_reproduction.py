@@ -256,7 +256,7 @@ def test_jobs_of_a_cluster_run_by_submitit_and_know_nothing_of_its_scheduler(tmp
     assert [file for some in cluster.run([file]) for file in some] == [file]
     assert (tmp_path / "0.log").read_text().endswith("failed: broken\n")
     assert (tmp_path / "0.done").read_text() == "another\n"
-    assert not [*tmp_path.rglob("slurm_job")]
+    assert not [*tmp_path.rglob("slurm_*")]
 
 
 @pytest.mark.parametrize("stopped", [SystemExit(1), SIGTERMException()], ids=["Ctrl-C", "SIGTERM"])

@@ -1,5 +1,7 @@
 """SIGTERM under SLURM: the run saves, its job is requeued, and the same command goes on from there."""
 
+from pathlib import Path
+
 import pytest
 from scripts import report_of
 
@@ -18,7 +20,7 @@ def one(report):
 
 @pytest.fixture(scope="module")
 def two(report):
-    """A job of two, ended while they scored, then by SIGUSR1 to the second of them in a step."""
+    """A job of two, with a logger of its own, ended while they scored, then by SIGUSR1 to the second in a step."""
     return report["two"]
 
 
@@ -34,6 +36,9 @@ def test_it_ends_between_two_steps_with_a_checkpoint_if_there_was_a_step(one):
 
 
 def test_the_same_command_goes_on_and_ends_as_if_nothing_had_been(one):
+    before = [start["from"] for start in one["starts"][:4]]
+    assert before[:2] == [None, None]
+    assert [Path(path).parts[-3] for path in before[2:]] == ["version_1", "version_2"]
     assert one["starts"][3]["step"] == 123
     assert one["equal"]
 
@@ -44,8 +49,8 @@ def test_another_job_starts_anew(one):
 
 
 def test_checkpoints_are_in_the_folders_of_runs_alone(one, two):
-    for job in (one, two):
-        assert all(path.startswith("lightning_logs/quickstart/version_") for path in job["checkpoints"])
+    for job, name in ((one, "quickstart"), (two, "csv")):
+        assert all(path.startswith(f"lightning_logs/{name}/version_") for path in job["checkpoints"])
 
 
 def test_a_job_of_several_processes_is_requeued_once_each_time(two):
@@ -61,5 +66,6 @@ def test_all_end_after_the_same_step_whichever_of_them_is_signalled_and_go_on_as
     _, interrupted, resumed = two["starts"]
     assert 21 <= interrupted["step"] <= 63 - 20
     assert "Interrupted. Go on" in interrupted["said"]
+    assert resumed["from"].endswith("csv/version_1/checkpoints/last.ckpt")
     assert resumed["step"] == 63
     assert two["equal"]

@@ -14,8 +14,6 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from spl.callbacks.run import run_folder
 
-_MARK = "slurm_job"
-
 
 class Requeue(Callback):
     """Under SLURM, where `SLURMEnvironment` has `auto_requeue`, ends a fit on SIGTERM and requeues its job.
@@ -29,11 +27,11 @@ class Requeue(Callback):
         self._previous: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Mark the run as this job's, and listen, before anything is scored."""
+        """List the run among this job's, and listen, before anything is scored."""
         environment = trainer._accelerator_connector.cluster_environment
         if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):
-                (folder / _MARK).write_text(_job())
+                _list(folder, _runs_of_job(trainer.default_root_dir))
             end = _end if trainer.is_global_zero else _stay
             handlers = {signal.SIGTERM: end, environment.requeue_signal or signal.SIGUSR1: _terminate}
             self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -60,23 +58,34 @@ def is_requeued() -> bool:
     return "SLURM_RESTART_COUNT" in os.environ and SLURMEnvironment.detect()
 
 
-def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
+def requeued_checkpoint(root: str | Path | None, config: dict[str, Any]) -> Path | None:
     """The last checkpoint of this job, which SLURM has started again; None where there is nothing to go on from.
 
     Args:
-        runs: folder of the folders of runs.
+        root: the Trainer's `default_root_dir`.
         config: of the fit; a job may have several, and each goes on from its own.
     """
-    found = [path for path in runs.glob("*/checkpoints/last.ckpt") if _is_of(path.parent.parent, config)]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    runs = _runs_of_job(root)
+    folders = map(Path, reversed(runs.read_text().splitlines() if runs.is_file() else []))
+    found = (folder / "checkpoints" / "last.ckpt" for folder in folders if _is_of(folder, config))
+    return next(filter(Path.is_file, found), None)
+
+
+def _runs_of_job(root: str | Path | None) -> Path:
+    """Where a job lists the folders of its runs, wherever their logger puts them."""
+    return Path(root or ".", "lightning_logs", f"slurm_{_job()}.txt")
+
+
+def _list(folder: Path, runs: Path) -> None:
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    with runs.open("a") as stream:
+        stream.write(f"{folder.absolute()}\n")
 
 
 def _is_of(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a run is of this job and configuration."""
-    mark, yaml_file = folder / _MARK, folder / "config.yaml"
-    if not mark.is_file() or not yaml_file.is_file() or mark.read_text() != _job():
-        return False
-    asked = yaml.safe_load(yaml_file.read_text()) or {}  # empty after a full disk
+    """Whether a run is of this configuration."""
+    yaml_file = folder / "config.yaml"
+    asked = (yaml.safe_load(yaml_file.read_text()) if yaml_file.is_file() else None) or {}  # empty after a full disk
     return bool(asked | {"ckpt_path": None} == config | {"ckpt_path": None})
 
 
