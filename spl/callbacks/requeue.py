@@ -20,7 +20,8 @@ class Requeue(Callback):
 
     So it does on SIGUSR1, which `#SBATCH --signal=USR1@90` sends 90 seconds before the time is up. The fit ends between
     two steps, with the checkpoint of `SafeInterrupt`, which comes before this callback. Lightning alone would save in
-    the middle of a step, into a folder that all runs share, and requeue on SIGUSR1 only.
+    the middle of a step, into a folder that all runs share, and requeue on SIGUSR1 only. Of several processes the first
+    requeues.
     """
 
     def __init__(self) -> None:
