@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.connectors import checkpoint_connector
 from spl.errors import InputError, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOST = ("Connection closed by peer", "Connection reset by peer")  # what gloo says
 _READERS = (saving.__name__, checkpoint_connector.__name__)
 
 
@@ -17,7 +18,8 @@ def advice(error: BaseException) -> str | None:
     """The message for the user; None for an error of another kind, whose traceback tells more.
 
     Errors of this package and of Lightning that address the user, which the parser may have wrapped in its own, speak
-    for themselves. Of others a full disk and a checkpoint that cannot be taken up have a remedy.
+    for themselves. Of others a full disk and a checkpoint that cannot be taken up have a remedy; and where one process
+    has lost another, that one says why.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -25,6 +27,8 @@ def advice(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return f"{cause}: make room, and start again or go on from the last checkpoint with --ckpt_path."
+        if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _LOST):
+            return "Another process of this run has ended, and this one with it: what that one says is the reason."
         cause = cause.__cause__
     if _was_restoring(error):
         return (

@@ -112,9 +112,10 @@ class SplCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
-            raise InputError(f"seed_everything must lie in [0, 2³²), got {seed}.")
+        config = self.config[self.config.subcommand]
+        if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
+            raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
+        _check_numbers("", config.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
@@ -124,10 +125,9 @@ class SplCLI(LightningCLI):
         config = self.config[str(self.subcommand)]
         if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
             plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
-            config.ckpt_path = requeued_checkpoint(_runs(config.trainer.default_root_dir) / config.name, plain)
-        path = config.ckpt_path
-        if path not in (None, "best", "last", "hpc", "registry"):
-            read_checkpoint(path)
+            config.ckpt_path = requeued_checkpoint(config.trainer.default_root_dir, plain)
+        if _names_file(config.ckpt_path):
+            read_checkpoint(config.ckpt_path)
 
     def instantiate_classes(self) -> None:
         """Make Trainer, network and data.
@@ -157,7 +157,9 @@ class SplCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Let checkpoints say how their network is built."""
+        """Let checkpoints say how their network is built; spare a resumed fit the weights that it once started from."""
+        if _names_file(self.config[str(self.subcommand)].ckpt_path):
+            self.model.pretrained = None
         primitives = yaml.safe_load(self.parser.dump(self.config))
         self.model.network_config = primitives[str(self.subcommand)]["model"]["network"]
 
@@ -177,6 +179,20 @@ class SplCLI(LightningCLI):
         """Evaluate the final weights on the test set."""
         if self._get(self.config_init, "test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse whole numbers that a double does not hold, of which counts in 64 bits are soon too many."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{name}.{key}" if name else str(key), part)
+    elif isinstance(value, int) and abs(value) > 2**53:
+        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give one that can be meant.")
+
+
+def _names_file(ckpt_path: str | Path | None) -> bool:
+    """Whether it is not one of the words by which Lightning looks for a checkpoint, and may find none."""
+    return ckpt_path not in (None, "best", "last", "hpc", "registry")
 
 
 def _runs(root: str | Path | None) -> Path:

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from spl.callbacks.interrupt import interruptible
 from spl.cli import SplCLI
 from spl.data import ImageDataModule
 from spl.data.images import Splits
@@ -19,16 +18,11 @@ class FitCLI(SplCLI):
         return {"fit": SplCLI.subcommands()["fit"]}
 
     def fit(self, **kwargs: Any) -> None:
-        """Fit, from images in memory where they are there.
-
-        Raises:
-            KeyboardInterrupt: on Ctrl-C.
-        """
+        """Fit, from images in memory where they are there."""
         data, source = self.datamodule, f"{self.config['fit'].data} {self.trainer.strategy.root_device}"
         if isinstance(data, ImageDataModule) and source in self._kept:
             data.share(self._kept[source])
-        with interruptible(self.trainer):
-            self.trainer.fit(**kwargs)
+        self.trainer.fit(**kwargs)
         if isinstance(data, ImageDataModule) and data.splits is not None:
             self._kept.clear()
             self._kept[source] = data.splits

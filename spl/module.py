@@ -203,8 +203,8 @@ class SparseClassifier(LightningModule):
     # Checkpoints
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained weights, unless a checkpoint of this run is about to be resumed."""
-        if stage == "fit" and self.pretrained is not None and not self.trainer.ckpt_path:
+        """Load the pretrained weights, which a checkpoint that is resumed, and not known here yet, replaces."""
+        if stage == "fit" and self.pretrained is not None:
             state = read_checkpoint(self.pretrained)["state_dict"]
             prefix = "network."
             weights = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 
 from spl.errors import InputError
 
+_MOST_ROUNDS = 10_000  # each of which scores anew; published schedules have at most a few hundred
+
 
 class Schedule(ABC):
     """The rounds in which a network is pruned from all of its weights to those that are kept in the end.
@@ -14,8 +16,8 @@ class Schedule(ABC):
     """
 
     def __init__(self, rounds: int) -> None:
-        if rounds < 1:
-            raise InputError(f"rounds must be at least 1, got {rounds}.")
+        if not 1 <= rounds <= _MOST_ROUNDS:
+            raise InputError(f"rounds must be at least 1 and at most {_MOST_ROUNDS}, got {rounds}.")
         self.rounds = rounds
 
     def keeps(self, size: int, keep: int) -> list[int]:

@@ -8,9 +8,11 @@ import ctypes
 import json
 import os
 import resource
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +48,26 @@ def fill(folder: Path, real: bool, limit: int = 70000) -> None:
             pass
 
 
-def forked(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process of its own."""
-    here, there = os.pipe()
-    process = os.fork()
-    if process == 0:
-        try:
-            os.write(there, json.dumps(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(there)
-    with os.fdopen(here) as stream:
-        found = stream.read()
-    os.waitpid(process, 0)
-    return json.loads(found)
+def forked(*works: Callable[[], Any]) -> list[Any]:
+    """What each of `works` returns in a process of its own, all at the same time."""
+    pipes, processes = [], []
+    for work in works:
+        here, there = os.pipe()
+        process = os.fork()
+        if process == 0:
+            try:
+                os.write(there, json.dumps(work()).encode())
+            finally:
+                os._exit(0)
+        os.close(there)
+        pipes.append(here)
+        processes.append(process)
+    found = []
+    for pipe, process in zip(pipes, processes, strict=True):
+        with os.fdopen(pipe) as stream:
+            found.append(json.loads(stream.read()))
+        os.waitpid(process, 0)
+    return found
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -67,12 +75,12 @@ def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
-def fit(folder: Path, real: bool, after: int) -> dict[str, Any]:
-    """A fit whose disk is full after so many checkpoints, from the start at -1, and an export from it."""
+def fit(folder: Path, real: bool, after: int, *more: object) -> dict[str, Any]:
+    """A fit whose disk is full after so many checkpoints, from the start at -1."""
     write, written = LastCheckpoint._write, [0]
 
     def counted(self: LastCheckpoint, trainer: Any) -> None:
-        if written[0] == after:
+        if written[0] == after and trainer.is_global_zero:
             fill(folder, real)
         write(self, trainer)
         written[0] += 1
@@ -81,8 +89,14 @@ def fit(folder: Path, real: bool, after: int) -> dict[str, Any]:
     os.chdir(folder)
     if after < 0:
         fill(folder, real)
-    ended = command(*FIT)
-    found: dict[str, Any] = {"code": ended.code, "errors": ended.errors, "files": files(folder)}
+    ended = command(*FIT, *more)
+    return {"code": ended.code, "errors": ended.errors, "files": files(folder)}
+
+
+def alone(folder: Path, after: int) -> dict[str, Any]:
+    """A fit of one process, and an export from it."""
+    real = mounted(folder)
+    found = {"real": real} | fit(folder, real, after)
     last = folder / "lightning_logs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
     if last.exists():
         found["step"] = torch.load(last, weights_only=True)["global_step"]
@@ -92,19 +106,30 @@ def fit(folder: Path, real: bool, after: int) -> dict[str, Any]:
     return found
 
 
+def together(folder: Path) -> list[dict[str, Any]]:
+    """A fit of two processes, the first of which writes, and has no room after one checkpoint."""
+    real = mounted(folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    os.environ |= {"NODE_RANK": "0", "WORLD_SIZE": "2"}
+
+    def one(rank: str) -> dict[str, Any]:
+        os.environ["LOCAL_RANK"] = rank
+        return fit(folder, real, 1, "--trainer.strategy", "ddp", "--trainer.devices", 2)
+
+    return forked(partial(one, "0"), partial(one, "1"))
+
+
 def main(folder: Path) -> dict[str, Any]:
     """All of it."""
     torch.set_num_threads(1)
     MNISTSample().load()
+    places = [Path(tempfile.mkdtemp(dir=folder)) for _ in range(4)]
     report: dict[str, Any] = {}
-    for after in (-1, 0, 1):
-        place = Path(tempfile.mkdtemp(dir=folder))
-
-        def work(place: Path = place, after: int = after) -> dict[str, Any]:
-            real = mounted(place)
-            return {"real": real} | fit(place, real, after)
-
-        report[str(after)] = forked(work)
+    for place, after in zip(places, (-1, 0, 1), strict=False):
+        (report[str(after)],) = forked(partial(alone, place, after))
+    (report["together"],) = forked(partial(together, places[-1]))
     return report
 
 

@@ -6,12 +6,14 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from commands import SMALL, command
 from kills import ended, same
 
@@ -20,8 +22,10 @@ from spl.data import MNISTSample
 from spl.module import SparseClassifier
 
 FIT = ["fit", *SMALL, "--trainer.max_epochs", 3, "--test_after_fit", "false"]
+PAIR = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--seed_everything", "true"]
+PAIR += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "lightning_logs", "--trainer.logger.name", "csv"]
 JOB = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "prune", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
-JOB |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+JOB |= {"SLURM_NODEID": "0"}
 
 
 def tell(pipe: int) -> None:
@@ -41,62 +45,122 @@ def tell(pipe: int) -> None:
     ConnectionSensitivity.__call__, SparseClassifier.training_step = scored, stepped  # type: ignore[method-assign]
 
 
-def run(folder: Path, environment: dict[str, str], number: int | None = None, events: int = 0) -> dict[str, Any]:
-    """The command in a process of its own, and a signal so many events after its start."""
+def started(folder: Path, environment: dict[str, str], arguments: list[Any], pipe: int | None) -> int:
+    """A process with the command, which tells the pipe of what it does."""
+    if process := os.fork():
+        return process
+    code = 1
+    try:
+        os.chdir(folder)
+        os.environ.update(environment)
+        if pipe is not None:
+            tell(pipe)
+        found = command(*FIT, *arguments)
+        Path(f"said{environment.get('SLURM_PROCID', 0)}.txt").write_text(found.output + found.errors)
+        code = found.code
+    finally:
+        os._exit(code)
+
+
+def run(
+    folder: Path,
+    environment: dict[str, str],
+    number: int | None = None,
+    events: int = 0,
+    at: int = 0,
+    to: tuple[int, ...] = (0,),
+) -> dict[str, Any]:
+    """The command in as many processes as SLURM has tasks.
+
+    Args:
+        folder: where.
+        environment: what SLURM tells.
+        number: the signal that they get.
+        events: after so many of one of them.
+        at: which that is.
+        to: which of them get it.
+    """
+    size = int(environment.get("SLURM_NTASKS", 1))
+    arguments = PAIR if size > 1 else []
     here, there = os.pipe()
-    process = os.fork()
-    if process == 0:
-        code = 1
-        try:
-            os.chdir(folder)
-            os.environ.update(environment)
-            if number:
-                tell(there)
-            found = command(*FIT)
-            Path("said.txt").write_text(found.output + found.errors)
-            code = found.code
-        finally:
-            os._exit(code)
+    processes = []
+    for rank in range(size):
+        own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} if environment else {}
+        pipe = there if number and rank == at else None
+        processes.append(started(folder, environment | own, arguments, pipe))
     os.close(there)
     while events:
         events -= len(os.read(here, events))
     if number:
-        os.kill(process, number)
-    status = ended(process)
+        for rank in to:
+            os.kill(processes[rank], number)
+    statuses = [ended(process) for process in processes]
     os.close(here)
-    checkpoints = list(folder.glob("lightning_logs/quickstart/*/checkpoints/last.ckpt"))
+    checkpoints = list(folder.rglob("last.ckpt"))
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None)
     state = torch.load(newest, weights_only=True) if newest else {"global_step": None}
-    return {"status": status, "said": (folder / "said.txt").read_text(), "step": state["global_step"], "state": state}
+    config = yaml.safe_load((newest.parent.parent / "config.yaml").read_text()) if newest else {"ckpt_path": None}
+    said = (folder / "said0.txt").read_text()
+    found = {"step": state["global_step"], "from": config["ckpt_path"], "state": state}
+    return {"statuses": statuses, "said": said} | found
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """A job that is ended three times, in scoring and in two steps, and one that is not."""
+    """Jobs of one and of two processes that are ended several times, in scoring and in steps, and some that are not."""
     torch.set_num_threads(1)
     MNISTSample().load()
     assert command(*FIT, "--print_config").code == 0  # parsers, once for all
-    job, alone = folder / "job", folder / "alone"
-    (job / "tools").mkdir(parents=True)
-    alone.mkdir()
-    for tool in ("scontrol", "srun"):
-        (job / "tools" / tool).write_text(f'#!/bin/sh\necho "$@" >> {job / tool}\n')
-        (job / "tools" / tool).chmod(0o755)
-    environment = JOB | {"PATH": f"{job / 'tools'}:{os.environ['PATH']}"}
+    one, two = folder / "one", folder / "two"
+    again = [{"SLURM_RESTART_COUNT": str(count)} for count in range(1, 4)]
+    job = JOB | tools(one)
     starts = [
-        run(job, environment, signal.SIGTERM, events=1),
-        run(job, environment | {"SLURM_RESTART_COUNT": "1"}, signal.SIGTERM, events=1 + 51),
-        run(job, environment | {"SLURM_RESTART_COUNT": "2"}, signal.SIGUSR1, events=10),
-        run(job, environment | {"SLURM_RESTART_COUNT": "3"}),
-        run(job, environment | {"SLURM_JOB_ID": "99", "SLURM_RESTART_COUNT": "1"}, signal.SIGTERM, events=1),
+        run(one, job, signal.SIGTERM, events=1),
+        run(one, job | again[0], signal.SIGTERM, events=1 + 51),
+        run(one, job | again[1], signal.SIGUSR1, events=10),
+        run(one, job | again[2]),
+        run(one, job | {"SLURM_JOB_ID": "99"} | again[0], signal.SIGTERM, events=1),
     ]
-    whole = run(alone, {})
-    parts = ("state_dict", "masks", "optimizer_states", "lr_schedulers", "global_step")
-    equal = same(*({part: done["state"][part] for part in parts} for done in (starts[3], whole)))
+    job = JOB | tools(two) | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "MASTER_ADDR": "127.0.0.1"}
+    pairs = [
+        run(two, port(job), signal.SIGTERM, events=1, to=(0, 1)),
+        run(two, port(job | again[0]), signal.SIGUSR1, events=1 + 21, at=1, to=(1,)),
+        run(two, port(job | again[1])),
+    ]
+    (folder / "alone").mkdir()
     return {
-        "starts": [{key: start[key] for key in ("status", "said", "step")} for start in starts],
-        "equal": equal,
-        "scontrol": (job / "scontrol").read_text().splitlines(),
-        "checkpoints": sorted(str(path.relative_to(job)) for path in job.rglob("*.ckpt")),
+        "one": told(one, starts) | {"equal": equal(starts[3], run(folder / "alone", {}))},
+        "two": told(two, pairs) | {"equal": equal(pairs[2], run(two, port(job | {"SLURM_JOB_ID": "99"})))},
+    }
+
+
+def tools(folder: Path) -> dict[str, str]:
+    """Where stand-ins for those of SLURM are."""
+    (folder / "tools").mkdir(parents=True)
+    for tool in ("scontrol", "srun"):
+        (folder / "tools" / tool).write_text(f'#!/bin/sh\necho "$@" >> {folder / tool}\n')
+        (folder / "tools" / tool).chmod(0o755)
+    return {"PATH": f"{folder / 'tools'}:{os.environ['PATH']}"}
+
+
+def port(environment: dict[str, str]) -> dict[str, str]:
+    """With a free port, where processes meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return environment | {"MASTER_PORT": str(probe.getsockname()[1])}
+
+
+def equal(*ends: dict[str, Any]) -> bool:
+    """Whether two fits ended with the same weights, masks, optimizer and schedule."""
+    parts = ("state_dict", "masks", "optimizer_states", "lr_schedulers", "global_step")
+    return same(*({part: end["state"][part] for part in parts} for end in ends))
+
+
+def told(folder: Path, starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What became of a job."""
+    return {
+        "starts": [{key: start[key] for key in ("statuses", "said", "step", "from")} for start in starts],
+        "scontrol": (folder / "scontrol").read_text().splitlines(),
+        "checkpoints": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ckpt")),
     }
 
 

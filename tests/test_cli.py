@@ -112,12 +112,15 @@ def test_predictions_are_written_as_csv(finished, spl, capsys):
     assert [int(row.split(",")[1]) for row in rows[1:]] == predicted
 
 
-def test_a_run_is_resumed_by_its_checkpoint(finished, spl, tmp_path):
+def test_a_run_is_resumed_by_its_checkpoint_alone(finished, spl, tmp_path):
+    """Whatever became of the weights that it started from."""
     last = finished / "checkpoints" / "last.ckpt"
-    spl("fit", "--config", finished / "config.yaml", "--ckpt_path", last, "--trainer.max_epochs", 2)
+    resumed = ["--ckpt_path", last, "--trainer.max_epochs", 2, "--model.pretrained", "gone.ckpt"]
+    spl("fit", "--config", finished / "config.yaml", *resumed)
     run = tmp_path / "lightning_logs" / "quickstart" / "version_0"
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 82
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["pretrained"] == "gone.ckpt"
     masks = torch.load(last, weights_only=True)["masks"]
     assert all(torch.equal(checkpoint["masks"][name], mask) for name, mask in masks.items())
 

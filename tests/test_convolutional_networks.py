@@ -370,6 +370,11 @@ def test_a_network_of_nothing_is_an_error(network, name, value):
         network(**{name: value})
 
 
+def test_more_layers_than_were_ever_trained_are_an_error():
+    with pytest.raises(InputError, match=r"^blocks_per_stage=2000, layers_per_block=2 makes 12002 layers: ask for at"):
+        ResNet(blocks_per_stage=2000)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_width_multiplier_that_is_not_positive_is_an_error(network, value):

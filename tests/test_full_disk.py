@@ -35,3 +35,11 @@ def test_a_full_disk_leaves_no_half_export(report):
     assert export["code"] == 2
     assert "x.pt cannot be written" in export["errors"]
     assert export["files"] == report["1"]["files"]
+
+
+def test_a_full_disk_ends_all_processes_of_a_fit_in_one_sentence_each(report):
+    """The first writes; gloo tells the other."""
+    first, second = report["together"]
+    assert (first["code"], second["code"]) == (2, 2)
+    assert "last.ckpt cannot be written" in first["errors"]
+    assert second["errors"].startswith("spl: error: Another process of this run has ended")

@@ -1,4 +1,4 @@
-"""Planned runs, their digests, results, jobs and engines; no network is trained here."""
+"""Planned runs, their digests, results, jobs and engines; next to no network is trained here."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from spl.errors import InputError
 from spl.reproduction import engine
@@ -17,9 +18,18 @@ from spl.reproduction.job import Group, Job, PlannedRun, batches, planned, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
+from spl.reproduction.work import work
 
 SMOKE, SHORT, PAPER = BUDGETS.values()
 TANH = Experiment(mlp("tanh"))
+TINY = {
+    "name": "tiny",
+    "model": {"network": {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 10}}},
+    "data": {"class_path": "spl.data.MNISTSample"},
+    "pruning": {"batches": 1, "isometry": None},
+    "spectrum": {"examples": 2},
+    "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "limit_train_batches": 2},
+}
 
 
 def make(run: Run, root: Path, weights: Path | None = None, finished: bool = True) -> Path:
@@ -236,13 +246,35 @@ def test_planned_configs_are_plain_data():
         assert json.loads(json.dumps(config)) == config
 
 
-def test_jobs_of_a_cluster_run_by_submitit(tmp_path):
+def test_jobs_of_a_cluster_run_by_submitit_and_know_nothing_of_its_scheduler(tmp_path, monkeypatch):
+    """Of whose two tasks Lightning would make two ranks, and whose job it would requeue."""
     pytest.importorskip("submitit")
-    job = Job("0", [Group([PlannedRun("digest", {"name": "broken"}, [])], together=False)])
-    file = job.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"JOB_ID": "1234", "NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    runs = [PlannedRun("digest", {"name": "broken"}, []), PlannedRun("another", TINY, [])]
+    file = Job("0", [Group(runs, together=False)]).write(tmp_path)
     cluster = Cluster("local", tmp_path / "submitit", {"timeout_min": 5})
     assert [file for some in cluster.run([file]) for file in some] == [file]
     assert (tmp_path / "0.log").read_text().endswith("failed: broken\n")
+    assert (tmp_path / "0.done").read_text() == "another\n"
+    assert not [*tmp_path.rglob("slurm_*")]
+
+
+@pytest.mark.parametrize("stopped", [SystemExit(1), SIGTERMException()], ids=["Ctrl-C", "SIGTERM"])
+def test_a_job_that_is_asked_to_stop_begins_no_further_run(tmp_path, monkeypatch, stopped):
+    begun = []
+
+    def begin(*args, **_):
+        begun.append(args)
+        raise stopped
+
+    monkeypatch.setattr("spl.reproduction.work.run_command", begin)
+    runs = [PlannedRun(name, {"name": name}, []) for name in "ab"]
+    file = Job("0", [Group(runs, together=False)]).write(tmp_path)
+    with pytest.raises(SystemExit):
+        work(file)
+    assert len(begun) == 1
 
 
 def test_a_cluster_that_is_not_there_is_refused(tmp_path):

@@ -124,24 +124,27 @@ def test_a_checkpoint_of_another_sparsity_is_refused(tmp_path):
 
 
 class PressAt(L.Callback):
-    """Sends a signal in the middle of a step."""
+    """Sends a signal in the first backward pass of a step."""
 
     def __init__(self, step, number):
         self.step = step
         self.number = number
 
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+    def on_before_backward(self, trainer, pl_module, loss):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+            self.step = None
 
 
+@pytest.mark.parametrize("accumulated", [1, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(uninterrupted, tmp_path, capsys, number):
+def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(tmp_path, capsys, number, accumulated):
+    settings = EPOCHS | {"accumulate_grad_batches": accumulated}
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     callbacks = [pruning(), SafeInterrupt(), PressAt(50, number)]
     try:
         with pytest.raises(BaseException) as stopped:  # noqa: PT011 (SystemExit or Lightning's SIGTERMException)
-            fit(classifier(lr_scheduler=schedule), callbacks, logger=TensorBoardLogger(tmp_path, "", "run"), **EPOCHS)
+            fit(classifier(lr_scheduler=schedule), callbacks, logger=TensorBoardLogger(tmp_path, "", "run"), **settings)
     finally:
         for n, handler in handlers.items():
             signal.signal(n, handler)
@@ -149,9 +152,10 @@ def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(uninterrupted, tmp_
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert f"--ckpt_path {path}" in capsys.readouterr().out
     assert torch.load(path, weights_only=True)["global_step"] == 51
-    resumed = classifier(lr_scheduler=schedule)
-    fit(resumed, [pruning()], ckpt_path=path, **EPOCHS)
-    assert same(resumed, uninterrupted[0])
+    resumed, whole = classifier(lr_scheduler=schedule), classifier(lr_scheduler=schedule)
+    fit(resumed, [pruning()], ckpt_path=path, **settings)
+    fit(whole, [pruning()], **settings)
+    assert same(resumed, whole)
 
 
 def test_an_augmented_run_resumes_bit_for_bit(tmp_path):

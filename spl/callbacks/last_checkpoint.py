@@ -24,10 +24,6 @@ class LastCheckpoint(Checkpoint):
     def __init__(self) -> None:
         self._step_before: int | None = None
 
-    def path(self, trainer: Trainer) -> Path:
-        """Where it is written."""
-        return (run_folder(trainer) or Path(trainer.default_root_dir)) / "checkpoints" / "last.ckpt"
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace Lightning's own way of writing and reading checkpoints; another way, of the user, stands."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -50,5 +46,12 @@ class LastCheckpoint(Checkpoint):
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        own = str(self.path(trainer)) if trainer.is_global_zero else ""  # the others have no folder
-        trainer.save_checkpoint(trainer.strategy.broadcast(own), weights_only=False)
+        save_last(trainer)
+
+
+def save_last(trainer: Trainer) -> Path:
+    """Write the state of a fit to `checkpoints/last.ckpt` in the run's folder, by all processes together: its path."""
+    folder = (run_folder(trainer) or Path(trainer.default_root_dir)) if trainer.is_global_zero else Path()
+    path: Path = trainer.strategy.broadcast(folder / "checkpoints" / "last.ckpt")  # of the process that logs
+    trainer.save_checkpoint(path, weights_only=False)
+    return path

@@ -14,38 +14,28 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from spl.callbacks.run import run_folder
 
-_MARK = "slurm_job"
-
 
 class Requeue(Callback):
     """Under SLURM, where `SLURMEnvironment` has `auto_requeue`, ends a fit on SIGTERM and requeues its job.
 
     So it does on SIGUSR1, which `#SBATCH --signal=USR1@90` sends 90 seconds before the time is up. The fit ends between
     two steps, with the checkpoint of `SafeInterrupt`, which comes before this callback. Lightning alone would save in
-    the middle of a step, into a folder that all runs share, and requeue on SIGUSR1 only.
+    the middle of a step, into a folder that all runs share, and requeue on SIGUSR1 only. Of several processes the first
+    requeues.
     """
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
-        self._trains = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Mark the run as this job's, and listen, before anything is scored."""
-        signals = _signals(trainer)
-        if stage == "fit" and signals:
+        """List the run among this job's, and listen, before anything is scored."""
+        environment = trainer._accelerator_connector.cluster_environment
+        if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):
-                (folder / _MARK).write_text(_job())
-            self._previous = {number: signal.signal(number, self._end) for number in signals}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to save, and Lightning ends the fit between two steps on SIGTERM."""
-        self._trains = True
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        if not self._trains:
-            raise SIGTERMException
-        if number != signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
+                _list(folder, _runs_of_job(trainer.default_root_dir))
+            end = _end if trainer.is_global_zero else _stay
+            handlers = {signal.SIGTERM: end, environment.requeue_signal or signal.SIGUSR1: _terminate}
+            self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Requeue, once the checkpoint is written."""
@@ -61,7 +51,7 @@ class Requeue(Callback):
         """Give the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._previous, self._trains = {}, False
+        self._previous = {}
 
 
 def is_requeued() -> bool:
@@ -69,23 +59,34 @@ def is_requeued() -> bool:
     return "SLURM_RESTART_COUNT" in os.environ and SLURMEnvironment.detect()
 
 
-def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
+def requeued_checkpoint(root: str | Path | None, config: dict[str, Any]) -> Path | None:
     """The last checkpoint of this job, which SLURM has started again; None where there is nothing to go on from.
 
     Args:
-        runs: folder of the folders of runs.
+        root: the Trainer's `default_root_dir`.
         config: of the fit; a job may have several, and each goes on from its own.
     """
-    found = [path for path in runs.glob("*/checkpoints/last.ckpt") if _is_of(path.parent.parent, config)]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    runs = _runs_of_job(root)
+    folders = map(Path, reversed(runs.read_text().splitlines() if runs.is_file() else []))
+    found = (folder / "checkpoints" / "last.ckpt" for folder in folders if _is_of(folder, config))
+    return next(filter(Path.is_file, found), None)
+
+
+def _runs_of_job(root: str | Path | None) -> Path:
+    """Where a job lists the folders of its runs, wherever their logger puts them."""
+    return Path(root or ".", "lightning_logs", f"slurm_{_job()}.txt")
+
+
+def _list(folder: Path, runs: Path) -> None:
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    with runs.open("a") as stream:
+        stream.write(f"{folder.absolute()}\n")
 
 
 def _is_of(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a run is of this job and configuration."""
-    mark, yaml_file = folder / _MARK, folder / "config.yaml"
-    if not mark.is_file() or not yaml_file.is_file() or mark.read_text() != _job():
-        return False
-    asked = yaml.safe_load(yaml_file.read_text()) or {}  # empty after a full disk
+    """Whether a run is of this configuration."""
+    yaml_file = folder / "config.yaml"
+    asked = (yaml.safe_load(yaml_file.read_text()) if yaml_file.is_file() else None) or {}  # empty after a full disk
     return bool(asked | {"ckpt_path": None} == config | {"ckpt_path": None})
 
 
@@ -95,9 +96,14 @@ def _job() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def _signals(trainer: Trainer) -> set[int]:
-    """Those on which to requeue; none where SLURM does not run it, or is not asked to."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
-        return set()
-    return {signal.SIGTERM, environment.requeue_signal or signal.SIGUSR1}
+def _end(number: int, frame: FrameType | None) -> None:
+    """End a fit that has nothing to save yet; as soon as it has, `SafeInterrupt` is told instead."""
+    raise SIGTERMException
+
+
+def _stay(number: int, frame: FrameType | None) -> None:
+    """Be there where processes meet, for the first of them to get to its end, and to requeue."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from spl.errors import InputError
+from spl.networks.sizes import check_depth, check_sizes
 
 Activation = Literal["linear", "tanh", "relu", "leaky_relu", "selu"]
 
@@ -76,8 +77,8 @@ class MLP(FullyConnected):
         in_features: int = 784,
         out_features: int = 10,
     ) -> None:
-        if depth < 1:
-            raise InputError(f"depth must be at least 1, got {depth}.")
+        check_sizes(depth=depth)
+        check_depth(depth, depth=depth)
         super().__init__([in_features] + [width] * (depth - 1) + [out_features], activation)
 
 

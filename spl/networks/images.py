@@ -1,17 +1,10 @@
-"""What the convolutional networks share: checks of their arguments and images, and the mean over an image."""
+"""What the convolutional networks share: their width, checks of their images, and the mean over an image."""
 
 from collections import OrderedDict
 
 from torch import Tensor, nn
 
 from spl.errors import InputError
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise an `InputError` that names the first size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name} must be at least 1, got {size}.")
 
 
 def scaled(channels: int, width_multiplier: float) -> int:

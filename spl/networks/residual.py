@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spl.networks.images import ImageMean, ImageNetwork, check_sizes, scaled
+from spl.networks.images import ImageMean, ImageNetwork, scaled
+from spl.networks.sizes import check_depth, check_sizes
 
 
 def _convolution(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -150,6 +151,8 @@ class ResNet(ImageNetwork):
             in_channels=in_channels,
             num_classes=num_classes,
         )
+        layers_in_all = 3 * blocks_per_stage * layers_per_block + 2
+        check_depth(layers_in_all, blocks_per_stage=blocks_per_stage, layers_per_block=layers_per_block)
         widths = _widths(width_multiplier)
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=_convolution(in_channels, widths[0]))
         if self._block is Block:

@@ -4,7 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from spl.networks.images import ImageMean, ImageNetwork, check_sizes, scaled
+from spl.networks.images import ImageMean, ImageNetwork, scaled
+from spl.networks.sizes import check_sizes
 
 # kernel size and channels of each convolution, block by block
 _BLOCKS = [

@@ -1,12 +1,13 @@
 """Trains a population, and resumes one that was interrupted."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
-from spl.callbacks.interrupt import interruptible
 from spl.checkpoints import read_checkpoint
 from spl.population.agreement import check, trainer_settings
 from spl.population.data import PopulationData
@@ -33,7 +34,7 @@ def train(members: Sequence[Member], checkpoint: Path) -> None:
     check(members)
     population, data = Population(members), PopulationData(members)
     trainer = _trainer(members[0].trainer, checkpoint)
-    with interruptible(trainer):
+    with _interruptible(trainer):
         trainer.fit(population, datamodule=data, ckpt_path=checkpoint if _is_of(checkpoint, population) else None)
         if any(member.tested for member in members):
             trainer.test(population, datamodule=data, verbose=False)
@@ -51,8 +52,8 @@ class _State(LastCheckpoint):
         super().__init__()
         self._path = path
 
-    def path(self, trainer: Trainer) -> Path:
-        return self._path
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._path, weights_only=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pass
@@ -79,3 +80,17 @@ def _is_of(checkpoint: Path, population: Population) -> bool:
         return False
     state = read_checkpoint(checkpoint)
     return bool(state.get("population", {}).get("fingerprint") == population.fingerprint)
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C arrive as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+    if trainer.interrupted:
+        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
+        raise KeyboardInterrupt

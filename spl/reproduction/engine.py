@@ -124,4 +124,10 @@ class Cluster(Engine):
 
 
 def _run_job(file: Path) -> int:
-    return start_job(file, os.environ).wait()
+    """The process of a job, from which SLURM's words about its own are kept.
+
+    By them Lightning would make as many ranks as it has tasks, and near its time limit have all runs started again.
+    What a job has not finished, the next `spl reproduce` goes on with.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return start_job(file, environment).wait()

@@ -28,6 +28,7 @@ from spl.reproduction.run import RUN_FILE
 _QUIET: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
 )
+_REFUSED = 2  # the exit status of the parser; Lightning's are others, of runs that were asked to stop
 _CHECKPOINTS = {"final": "last.ckpt", "best": "best.ckpt"}
 
 
@@ -82,10 +83,17 @@ def _one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) 
             arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
             cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
             _finish(run, [*earlier, cli.folder], cli.datamodule, file, time.monotonic() - start, 1)
-        except (Exception, SystemExit):  # the latter of the parser
-            traceback.print_exc()
+        except (Exception, SystemExit) as error:
+            _explain(error)
             failed.append(run.config["name"])
     return failed
+
+
+def _explain(error: BaseException) -> None:
+    """Say why a run failed; one that was asked to stop ends the job."""
+    if isinstance(error, SystemExit) and error.code != _REFUSED:
+        raise error
+    traceback.print_exception(error)
 
 
 def _last(folder: Path) -> Path:
@@ -99,8 +107,8 @@ def _together(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) ->
         run_yaml = yamls[run.digest]
         try:
             members.append((run, prepare(["--config", str(run_yaml)], partial(_leave, run_yaml))))
-        except (Exception, SystemExit):  # the latter of the parser
-            traceback.print_exc()
+        except (Exception, SystemExit) as error:
+            _explain(error)
             failed.append(run.config["name"])
     try:
         if members:
