@@ -150,7 +150,7 @@ def measure_layers(
             residual=float(isometry_residual(live, gain, groups)),
             floor=isometry_floor(mask, gain, groups),
             jacobian=_jacobian(live, module, seen),
-            signal=float(seen.output.double().square().mean().sqrt()),
+            signal=float(seen.output.detach().double().square().mean().sqrt()),
             gradient=float((gradient.double() * mask).norm()),
         )
     return layers
