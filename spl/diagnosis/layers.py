@@ -150,8 +150,8 @@ def measure_layers(
             residual=float(isometry_residual(live, gain, groups)),
             floor=isometry_floor(mask, gain, groups),
             jacobian=_jacobian(live, module, seen),
-            signal=float(seen.output.detach().double().square().mean().sqrt()),
-            gradient=float((gradient.double() * mask).norm()),
+            signal=float(seen.output.double().square().mean().sqrt()),
+            gradient=float((gradient.detach().double() * mask).norm()),
         )
     return layers
 
