@@ -65,6 +65,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it is not whole, has something to execute, or is no checkpoint.
     """
+    if Path(path, "meta.pt").is_file():  # beside the shards, as FSDP's strategies write them
+        raise InputError(
+            f"{path} is a folder of shards, whose index is a pickle that could execute anything: if you wrote it, make "
+            f"a file of it, python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
+        )
     checkpoint = read(path, "checkpoint", "spl fit")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{path} is no checkpoint: it has no state_dict. Give a .ckpt file that `spl fit` wrote.")

@@ -116,6 +116,12 @@ def test_every_command_refuses_a_folder(run):
         refused("There is no checkpoint folder.ckpt", *args)
 
 
+def test_a_folder_of_shards_is_refused_with_a_way_to_make_a_file_of_it(tmp_path):
+    (tmp_path / "meta.pt").touch()
+    with pytest.raises(InputError, match=rf"folder of shards, .* a pickle .*\.consolidate_checkpoint {tmp_path}"):
+        read_checkpoint(tmp_path)
+
+
 def hostile_zip(canary):
     stream = io.BytesIO()
     torch.save({"state_dict": {}, "payload": Canary(canary)}, stream)
