@@ -1,9 +1,12 @@
 """Patterns: which weights are kept together, exactly."""
 
+from collections import Counter
+from itertools import combinations, product
+
 import pytest
 import torch
 from fits import ZerosStay, classifier, fit, pruning
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,7 +16,7 @@ from spl.errors import InputError
 from spl.isometry import ApproximateIsometry
 from spl.jacobian import singular_values
 from spl.networks import MLP
-from spl.patterns import NM, Blocks, Channels, Unstructured
+from spl.patterns import NM, Blocks, Channels, TransposableNM, Unstructured
 from spl.pruning import select
 from spl.schedules import Exponential, Linear
 from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
@@ -130,6 +133,50 @@ def test_the_m_weights_of_a_convolution_are_input_channels_of_one_tap():
                 assert mask[out, :, y, x].view(2, 4).sum(1).tolist() == [2, 2]
                 order = scores[out, :4, y, x].argsort(descending=True)
                 assert mask[out, order, y, x].tolist() == [True, True, False, False]
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.sampled_from([(1, 2), (1, 4), (2, 4), (3, 4), (4, 4)]))
+@settings(max_examples=20)
+def test_a_transposable_mask_keeps_n_of_m_along_both_axes_and_none_keeps_more(down, across, n_of_m):
+    n, m = n_of_m
+    (score,) = scores_of([(down * m, across * m)]).values()
+    mask = select({"fc1": score}, 1 - n / m, pattern=TransposableNM(n, m))["fc1"]
+    for top, left in product(range(0, down * m, m), range(0, across * m, m)):
+        kept, tile = (whole[top : top + m, left : left + m] for whole in (mask, score))
+        assert kept.sum(0).tolist() == kept.sum(1).tolist() == [n] * m
+        sums = [
+            sum(float(tile[row, list(columns)].sum()) for row, columns in enumerate(rows))
+            for rows in product(combinations(range(m), n), repeat=m)
+            if set(Counter(column for columns in rows for column in columns).values()) == {n}
+        ]
+        assert float(tile[kept].sum()) == pytest.approx(max(sums))
+
+
+def test_what_picks_the_largest_weights_along_both_axes_finds_a_transposable_mask_again():
+    """As torch's kernels for training do, tile by tile (`prune_dense_static_sort`)."""
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+    mask = select({"fc1": weight.abs()}, 0.5, pattern=TransposableNM())["fc1"]
+    pruned, found = weight * mask, torch.zeros_like(mask)
+    for top, left in product(range(0, 8, 4), range(0, 12, 4)):
+        tile, chosen = pruned[top : top + 4, left : left + 4].abs(), found[top : top + 4, left : left + 4]
+        for place in tile.flatten().argsort(descending=True).tolist():
+            row, column = divmod(place, 4)
+            chosen[row, column] = chosen[row].sum() < 2 and chosen[:, column].sum() < 2
+    assert torch.equal(found, mask)
+
+
+def test_transposable_masks_of_a_convolution_and_in_rounds():
+    network = nn.Conv2d(8, 4, 3)
+    masks = prune(network, Random(), 0.5, pattern=TransposableNM(), schedule=Exponential(3))
+    assert set(masks["weight"].unflatten(1, (2, 4)).sum(2).flatten().tolist()) == {2}
+    assert set(masks["weight"].sum(0).flatten().tolist()) == {2}
+
+
+def test_what_cannot_be_transposable_is_refused():
+    with pytest.raises(InputError, match=r"fc1 has an output dimension of 6, which 2:4 .* exclude: \[fc1\]"):
+        select({"fc1": torch.rand(6, 8)}, 0.5, pattern=TransposableNM())
+    with pytest.raises(InputError, match=r"m must be at most 4, as all masks of a tile are compared, got 8"):
+        TransposableNM(4, 8)
 
 
 def test_another_sparsity_than_that_of_n_of_m_is_an_error_that_says_which():

@@ -49,8 +49,8 @@ class PruneAtInit(KeepMasks, CostLine):
         criterion: what scores the weights.
         scope: how many weights each layer keeps: those of the largest scores over all layers (Global), one sparsity
             for all (Uniform), or sparsities by shape (ERK), by depth (SmartRatio) or by name (GivenDensities).
-        pattern: what is kept or pruned together: single weights (Unstructured), n of every m (NM), blocks (Blocks) or
-            output channels (Channels).
+        pattern: what is kept or pruned together: single weights (Unstructured), n of every m along the inputs (NM) or
+            both axes (TransposableNM), blocks (Blocks) or output channels (Channels).
         schedule: the rounds, each of which scores what the one before has left; null for the criterion's own.
         minimum: number of weights that every layer keeps in any case, against layer collapse.
         loss: a function of module and batch to score any other module by, a mean over the batch; null for its own.

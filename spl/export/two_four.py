@@ -37,9 +37,10 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
 
     Of every four consecutive inputs, a row's mask keeps two at most (`spl.patterns.NM`). Needs a CUDA device with
     sparse tensor cores (Ampere or later), half precision (float16, bfloat16) and layers of the sizes that its kernels
-    take; convolutions stay dense. The copy cannot be trained: PyTorch trains semi-structured weights with masks alone
-    that it chooses itself, by magnitude, and that are 2:4 along both axes (`prune_dense_static_sort`), for the backward
-    pass multiplies by the transpose. Train with masked dense weights, as fit does, and convert afterwards.
+    take; convolutions stay dense. The copy cannot be trained: convert after fit. What PyTorch trains on these cores
+    (the `SemiSparseLinear` of torchao) has masks that it chooses itself, by magnitude, and that are 2:4 along both
+    axes, for the backward pass multiplies by the transpose. Those of `spl.patterns.TransposableNM` it finds again,
+    because all else is 0.
 
     Args:
         network: on the device, in the precision to infer in; left as it was found.
