@@ -1,16 +1,20 @@
 """Linear layers on sparse tensor cores."""
 
+import sys
+
 import pytest
 import torch
+from foreign import Plain, Trained, batches, images
 from torch import nn
 
+from spl.callbacks import TwoFourTraining
 from spl.criteria import Magnitude
 from spl.errors import InputError
 from spl.export import to_two_four
 from spl.export.two_four import is_two_four
 from spl.masks import Masks
 from spl.networks import MLP
-from spl.patterns import NM
+from spl.patterns import NM, TransposableNM
 from spl.pruning import prune
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device with sparse tensor cores")
@@ -44,6 +48,84 @@ def test_other_masks_are_refused():
         to_two_four(network, masks)
     with pytest.raises(InputError, match="no Linear layer has a mask"):
         to_two_four(network, Masks({}))
+
+
+# In training
+
+
+class Sorted(torch.autograd.Function):
+    """What torchao's kernels compute: of each 4×4 tile the largest weights, two at most in each row and column."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, weight):
+        Sorted.calls += 1
+        kept = torch.zeros_like(weight, dtype=torch.bool)
+        for rows, chosen in zip(weight.split(4), kept.split(4), strict=True):
+            for tile, taken in zip(rows.split(4, 1), chosen.split(4, 1), strict=True):
+                for place in tile.abs().flatten().argsort(descending=True).tolist():
+                    row, column = divmod(place, 4)
+                    taken[row, column] = taken[row].sum() < 2 and taken[:, column].sum() < 2
+        return weight * kept
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Digits(Plain):
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 4)))
+
+
+def trained(*callbacks, exclude=("network.4.*",), pattern=TransposableNM()):  # noqa: B008 (without state)
+    data = batches(images(6, 4), 3)
+    return Trained(Digits, data, 2, None, callbacks, sparsity=0.5, pattern=pattern, exclude=exclude)
+
+
+def test_training_multiplies_by_sparse_weights_and_ends_where_dense_masked_training_does(monkeypatch):
+    monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
+    monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", lambda w, backend: Sorted.apply(w))
+    dense, sparse = trained(), trained(TwoFourTraining())
+    assert Sorted.calls == 2 + 2 * 4  # once each to try, and in 4 steps
+    assert sparse.masks == dense.masks
+    for a, b in zip(dense.module.parameters(), sparse.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not [name for name, module in sparse.module.named_modules() if "forward" in vars(module)]
+
+
+def test_where_no_layer_can_train_so_it_says_why_for_each():
+    pytest.importorskip("torchao")
+    with pytest.raises(InputError, match=r"network\.1: it is on cpu, .*; network\.3: it is on .* TransposableNM, on a"):
+        trained(TwoFourTraining())
+    with pytest.raises(InputError, match=r"network\.1: its mask is not 2:4 along the outputs"):
+        trained(TwoFourTraining(), pattern=NM())
+
+
+def test_without_torchao_training_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.sparsity.training", None)
+    with pytest.raises(InputError, match=r"pip install 'spl\[two-four\]'"):
+        trained(TwoFourTraining())
+
+
+@on_cuda
+def test_on_tensor_cores_training_is_that_of_dense_masked_weights():
+    data = batches(images(64, 16), 32)
+    ends = []
+    for callbacks in ([], [TwoFourTraining()]):
+        settings = {"accelerator": "gpu", "precision": "bf16-true"}
+        done = Trained(Wide, data, 2, None, callbacks, settings, sparsity=0.5, pattern=TransposableNM())
+        ends.append(torch.cat([p.detach().float().flatten() for p in done.module.parameters()]))
+    assert torch.allclose(*ends, atol=2e-2)
+
+
+class Wide(Plain):
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(768, 256), nn.ReLU(), nn.Linear(256, 128)))
+
+
+# In inference
 
 
 @on_cuda

@@ -9,6 +9,7 @@ from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.requeue import Requeue
 from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
+from spl.callbacks.two_four_training import TwoFourTraining
 
 __all__ = [
     "CostLine",
@@ -20,4 +21,5 @@ __all__ = [
     "SafeInterrupt",
     "StageListener",
     "Summary",
+    "TwoFourTraining",
 ]

@@ -37,10 +37,8 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
 
     Of every four consecutive inputs, a row's mask keeps two at most (`spl.patterns.NM`). Needs a CUDA device with
     sparse tensor cores (Ampere or later), half precision (float16, bfloat16) and layers of the sizes that its kernels
-    take; convolutions stay dense. The copy cannot be trained: convert after fit. What PyTorch trains on these cores
-    (the `SemiSparseLinear` of torchao) has masks that it chooses itself, by magnitude, and that are 2:4 along both
-    axes, for the backward pass multiplies by the transpose. Those of `spl.patterns.TransposableNM` it finds again,
-    because all else is 0.
+    take; convolutions stay dense. The copy cannot be trained: convert after fit, in which
+    `spl.callbacks.TwoFourTraining` uses these cores.
 
     Args:
         network: on the device, in the precision to infer in; left as it was found.
@@ -53,7 +51,7 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
     layers = {n: m for n, m in copied.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
     dense = {}
     for name, layer in layers.items():
-        reason = _obstacle(layer.weight, masks[f"{name}.weight"]) or _convert_(layer)
+        reason = obstacle(layer.weight, masks[f"{name}.weight"]) or _convert_(layer)
         if reason:
             dense[name] = reason
     converted = [name for name in layers if name not in dense]
@@ -71,7 +69,7 @@ def is_two_four(mask: Tensor) -> bool:
     return mask.shape[1] % 4 == 0 and bool((mask.reshape(len(mask), -1, 4).sum(-1) <= 2).all())
 
 
-def _obstacle(weight: Tensor, mask: Tensor) -> str:
+def obstacle(weight: Tensor, mask: Tensor) -> str:
     """Why a layer cannot be tried; empty if it can."""
     if not is_two_four(mask):
         return "its mask is not 2:4"
