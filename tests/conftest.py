@@ -19,8 +19,17 @@ settings.load_profile("spl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that none is left to one worker at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Slow tests at the beginning of each half, of which two workers take one each, and what is left from its end.
+
+    Those of one file, which share what they need, stay together.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    files = list(dict.fromkeys(item.path for item in slow))
+    first = [item for item in slow if item.path in files[::2]]
+    second = [item for item in slow if item.path in files[1::2]]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *fast[:half], *second, *fast[half:]]
 
 
 @pytest.fixture(autouse=True)
