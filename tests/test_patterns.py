@@ -152,19 +152,6 @@ def test_a_transposable_mask_keeps_n_of_m_along_both_axes_and_none_keeps_more(do
         assert float(tile[kept].sum()) == pytest.approx(max(sums))
 
 
-def test_what_picks_the_largest_weights_along_both_axes_finds_a_transposable_mask_again():
-    """As torch's kernels for training do, tile by tile (`prune_dense_static_sort`)."""
-    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
-    mask = select({"fc1": weight.abs()}, 0.5, pattern=TransposableNM())["fc1"]
-    pruned, found = weight * mask, torch.zeros_like(mask)
-    for top, left in product(range(0, 8, 4), range(0, 12, 4)):
-        tile, chosen = pruned[top : top + 4, left : left + 4].abs(), found[top : top + 4, left : left + 4]
-        for place in tile.flatten().argsort(descending=True).tolist():
-            row, column = divmod(place, 4)
-            chosen[row, column] = chosen[row].sum() < 2 and chosen[:, column].sum() < 2
-    assert torch.equal(found, mask)
-
-
 def test_transposable_masks_of_a_convolution_and_in_rounds():
     network = nn.Conv2d(8, 4, 3)
     masks = prune(network, Random(), 0.5, pattern=TransposableNM(), schedule=Exponential(3))
