@@ -26,7 +26,7 @@ from spl import (  # noqa: F401 (short class names on the command line)
 from spl.advice import advice, reason
 from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt, Summary
 from spl.callbacks.requeue import is_requeued, requeued_checkpoint
-from spl.callbacks.run import callbacks_of, run_folder
+from spl.callbacks.run import callbacks_of, run_folder, runs_folder
 from spl.checkpoints import read_checkpoint
 from spl.errors import InputError
 from spl.module import SparseClassifier
@@ -150,7 +150,9 @@ class SplCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config["logger"] in (None, True):
             name = self._get(self.config_init, "name")
-            kwargs["logger"] = TensorBoardLogger(_runs(config["default_root_dir"]), name=name, default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(
+                runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False
+            )
         if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
             kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
@@ -193,11 +195,6 @@ def _check_numbers(name: str, value: Any) -> None:
 def _names_file(ckpt_path: str | Path | None) -> bool:
     """Whether it is not one of the words by which Lightning looks for a checkpoint, and may find none."""
     return ckpt_path not in (None, "best", "last", "hpc", "registry")
-
-
-def _runs(root: str | Path | None) -> Path:
-    """Where runs are logged."""
-    return Path(root or ".", "lightning_logs")
 
 
 C = TypeVar("C", bound=SplCLI)

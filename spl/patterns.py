@@ -88,10 +88,8 @@ class NM(Unstructured):
         for name, shape in shapes.items():
             width = shape[1] if len(shape) > 1 else None
             if width is None or width % self.m:
-                what = "no input dimension" if width is None else f"an input dimension of {width}"
-                raise InputError(
-                    f"{name} has {what}, which {self.n}:{self.m} cannot divide into groups of {self.m}: exclude it, "
-                    f"exclude: [{name}]."
+                raise self._indivisible(
+                    name, "no input dimension" if width is None else f"an input dimension of {width}"
                 )
         if keep != sum(self.least(shape) for shape in shapes.values()):
             size = sum(math.prod(shape) for shape in shapes.values())
@@ -112,6 +110,12 @@ class NM(Unstructured):
         order = groups.argsort(dim=-1, descending=True, stable=True)[..., : self.n]
         kept = torch.zeros(groups.shape, dtype=torch.bool, device=scores.device).scatter_(-1, order, True)
         return kept.flatten(-2).movedim(-1, 1).contiguous()
+
+    def _indivisible(self, name: str, what: str) -> InputError:
+        return InputError(
+            f"{name} has {what}, which {self.n}:{self.m} cannot divide into groups of {self.m}: exclude it, "
+            f"exclude: [{name}]."
+        )
 
 
 class TransposableNM(NM):
@@ -136,10 +140,7 @@ class TransposableNM(NM):
         super().check(shapes, keep)
         for name, shape in shapes.items():
             if shape[0] % self.m:
-                raise InputError(
-                    f"{name} has an output dimension of {shape[0]}, which {self.n}:{self.m} cannot divide into groups "
-                    f"of {self.m}: exclude it, exclude: [{name}]."
-                )
+                raise self._indivisible(name, f"an output dimension of {shape[0]}")
 
     def first(self, scores: Tensor) -> Tensor | None:
         """The best masks of the tiles, of equal ones an arbitrary one; none with a score of -∞ where others do."""
@@ -159,7 +160,7 @@ _TILES = 1 << 16  # at a time, for 90 masks of each take 47 MB
 def _tile_masks(n: int, m: int) -> Tensor:
     """All m×m matrices of 0 and 1 with n ones in each row and each column, [masks, m²], in float64."""
     rows = [row for row in product((0.0, 1.0), repeat=m) if sum(row) == n]
-    found = [rows for rows in product(rows, repeat=m) if all(sum(column) == n for column in zip(*rows, strict=True))]
+    found = [mask for mask in product(rows, repeat=m) if all(sum(column) == n for column in zip(*mask, strict=True))]
     return torch.tensor(found, dtype=torch.float64).flatten(1)
 
 

@@ -32,10 +32,10 @@ def note_pieces(model: nn.Module | None) -> None:
     own = torch.tensor([parameter.numel() for parameter in parameters], device=model.compute_device)
     group = model.process_group
     assert group is not None
-    held = [torch.empty_like(own) for _ in range(group.size())]
-    torch.distributed.all_gather(held, own, group)
-    ends = torch.stack(held).cumsum(0)
-    starts = (ends - torch.stack(held))[group.rank()]
+    held = own.new_empty(group.size(), len(own))
+    torch.distributed.all_gather(list(held), own, group)
+    ends = held.cumsum(0)
+    starts = ends[group.rank()] - own
     for parameter, start, size in zip(parameters, starts.tolist(), ends[-1].tolist(), strict=True):
         setattr(parameter, _PIECE, Piece(start, size))
 

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from spl.callbacks.run import callbacks_of
 from spl.masked_weights import MaskedWeights
 from spl.module import SparseClassifier
-from spl.sharding import note_pieces
 
 
 class KeepMasks(Callback):
@@ -37,7 +36,6 @@ class KeepMasks(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the masks back."""
-        note_pieces(trainer.strategy.model)
         if not isinstance(pl_module, SparseClassifier):
             MaskedWeights.of(pl_module).load(checkpoint)
 

@@ -12,7 +12,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from spl.callbacks.run import run_folder
+from spl.callbacks.run import run_folder, runs_folder
 
 
 class Requeue(Callback):
@@ -74,7 +74,7 @@ def requeued_checkpoint(root: str | Path | None, config: dict[str, Any]) -> Path
 
 def _runs_of_job(root: str | Path | None) -> Path:
     """Where a job lists the folders of its runs, wherever their logger puts them."""
-    return Path(root or ".", "lightning_logs", f"slurm_{_job()}.txt")
+    return runs_folder(root) / f"slurm_{_job()}.txt"
 
 
 def _list(folder: Path, runs: Path) -> None:

@@ -22,6 +22,11 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     return datamodule
 
 
+def runs_folder(root: str | Path | None) -> Path:
+    """Where runs are logged below the Trainer's `default_root_dir`, unless a logger of its own has another place."""
+    return Path(root or ".", "lightning_logs")
+
+
 def run_folder(trainer: Trainer) -> Path | None:
     """The folder of its logs, made if need be; None where nothing is logged (no logger, `fast_dev_run`).
 

@@ -8,8 +8,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
-from spl.export.two_four import is_two_four, obstacle
+from spl.export.two_four import is_two_four, layers_of_use, obstacle
 from spl.masked_weights import MaskedWeights
+from spl.masks import Masks
 
 
 class TwoFourTraining(Callback):
@@ -33,10 +34,7 @@ class TwoFourTraining(Callback):
         Raises:
             InputError: torchao is missing.
         """
-        try:
-            import torchao.sparsity.training  # noqa: F401
-        except ImportError as error:
-            raise InputError("TwoFourTraining needs torchao: pip install 'spl[two-four]'.") from error
+        _kernels()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers.
@@ -45,31 +43,18 @@ class TwoFourTraining(Callback):
             InputError: none can be trained so; the message says why for each.
         """
         held = MaskedWeights.of(pl_module)
-        found: dict[str, nn.Linear] = {}
-        dense: dict[str, str] = {}
-        for name, mask in (held.masks or {}).items():
-            layer, _, kind = name.rpartition(".")
-            module = held.network.get_submodule(layer)
-            if kind == "weight" and type(module) is nn.Linear:
-                if reason := _obstacle(module.weight, mask):
-                    dense[layer] = reason
-                else:
-                    found[layer] = module
-        if not found:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in dense.items()) or "no Linear layer has a mask"
-            raise InputError(
-                f"No layer can train as 2:4 ({reasons}). Prune with --pruning.pattern TransposableNM, on a CUDA device "
-                "with sparse tensor cores, with --trainer.precision bf16-true or 16-true; or leave TwoFourTraining out."
-            )
+        found, dense = layers_of_use(
+            held.network, held.masks or Masks({}), _refusal, "train",
+            "Prune with --pruning.pattern TransposableNM, on a CUDA device with sparse tensor cores, with "
+            "--trainer.precision bf16-true or 16-true; or leave TwoFourTraining out.",
+        )  # fmt: skip
         self._layers = list(found.values())
         rank_zero_info(f"Train as 2:4: {', '.join(found)}; dense: {', '.join(dense) or 'none'}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """From here on they multiply by sparse weights."""
-        from torchao.sparsity.training import SemiSparseLinear
-
         for layer in self._layers:
-            layer.forward = MethodType(SemiSparseLinear.forward, layer)  # type: ignore[method-assign]
+            layer.forward = MethodType(_kernels().SemiSparseLinear.forward, layer)  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,19 +71,26 @@ class TwoFourTraining(Callback):
             vars(layer).pop("forward", None)
 
 
-def _obstacle(weight: Tensor, mask: Tensor) -> str:
+def _kernels() -> Any:
+    """The module of torchao that has them."""
+    try:
+        import torchao.sparsity.training
+    except ImportError as error:
+        raise InputError("TwoFourTraining needs torchao: pip install 'spl[two-four]'.") from error
+    return torchao.sparsity.training
+
+
+def _refusal(layer: nn.Linear, mask: Tensor) -> str:
     """Why a layer cannot train so; empty if it can."""
     if not is_two_four(mask.T):
         return "its mask is not 2:4 along the outputs"
-    return obstacle(weight, mask) or _refusal(weight)
+    return obstacle(layer.weight, mask) or _tried(layer.weight)
 
 
-def _refusal(weight: Tensor) -> str:
-    """What the kernels say to a weight, whose size they may not take, or nothing."""
-    from torchao.sparsity import training
-
+def _tried(weight: Tensor) -> str:
+    """What the kernels say against a weight, whose size they may not take, or nothing."""
     try:
-        training.semi_structured_sparsify(weight.detach(), backend="cusparselt")
+        _kernels().semi_structured_sparsify(weight.detach(), backend="cusparselt")
     except (RuntimeError, ValueError) as error:
         return first_line(error)
     return ""

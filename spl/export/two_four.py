@@ -1,6 +1,7 @@
 """Linear layers on sparse tensor cores, which skip two of every four weights."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,20 +49,36 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
         InputError: a mask does not fit, or no layer can be converted; the message says why for each.
     """
     copied = pruned_copy(network, masks)
-    layers = {n: m for n, m in copied.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
-    dense = {}
-    for name, layer in layers.items():
-        reason = obstacle(layer.weight, masks[f"{name}.weight"]) or _convert_(layer)
-        if reason:
-            dense[name] = reason
-    converted = [name for name in layers if name not in dense]
-    if not converted:
+    converted, dense = layers_of_use(
+        copied, masks, lambda layer, mask: obstacle(layer.weight, mask) or _convert_(layer), "run",
+        "Prune with --pruning.pattern NM and move the network to a CUDA device with sparse tensor cores, in float16 or "
+        "bfloat16; or export it as csr or compact.",
+    )  # fmt: skip
+    return TwoFourResult(copied, list(converted), dense)
+
+
+def layers_of_use(
+    network: nn.Module, masks: Masks, refusal: Callable[[nn.Linear, Tensor], str], use: str, remedy: str
+) -> tuple[dict[str, nn.Linear], dict[str, str]]:
+    """The Linear layers under a mask that can be used as 2:4, and why the others cannot, both by name.
+
+    Args:
+        network: whose layers they are.
+        masks: by the names of its parameters.
+        refusal: of a layer and its mask, why it cannot be used; empty if it can.
+        use: what they are to do, a verb.
+        remedy: a sentence that says what to do where none can.
+
+    Raises:
+        InputError: none can; the message says why for each.
+    """
+    layers = {n: m for n, m in network.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
+    found = {name: refusal(layer, masks[f"{name}.weight"]) for name, layer in layers.items()}
+    dense = {name: reason for name, reason in found.items() if reason}
+    if len(dense) == len(layers):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in dense.items()) or "no Linear layer has a mask"
-        raise InputError(
-            f"No layer can run as 2:4 ({reasons}). Prune with --pruning.pattern NM and move the network to a CUDA "
-            "device with sparse tensor cores, in float16 or bfloat16; or export it as csr or compact."
-        )
-    return TwoFourResult(copied, converted, dense)
+        raise InputError(f"No layer can {use} as 2:4 ({reasons}). {remedy}")
+    return {name: layer for name, layer in layers.items() if name not in dense}, dense
 
 
 def is_two_four(mask: Tensor) -> bool:

@@ -110,10 +110,11 @@ def _together(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) ->
         except (Exception, SystemExit) as error:
             _explain(error)
             failed.append(run.config["name"])
+    if not members:
+        return failed
     try:
-        if members:
-            train([member for _, member in members], _state_of([run for run, _ in members], file))
-        seconds = (time.monotonic() - start) / max(1, len(members))
+        train([member for _, member in members], _state_of([run for run, _ in members], file))
+        seconds = (time.monotonic() - start) / len(members)
         for run, member in members:
             _finish(run, [member.folder], member.data, file, seconds, len(members))
     except Exception:
