@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from spl.errors import InputError
 from spl.isometry import (
+    EOI,
     ApproximateIsometry,
     Change,
     Correction,
+    EdgeOfChaos,
     GradientDescentIsometry,
     OperatorIsometry,
     Residuals,
@@ -422,6 +424,21 @@ def test_a_layer_that_lost_every_weight_stays_zero(shape, correction):
     change = correct(weight, torch.zeros(shape, dtype=torch.bool), correction)
     assert change == Change(lost, lost, floor=lost.matrix, rank=0, gain=1.0, moved=0.0, vanished=0)
     assert not weight.any()
+
+
+@pytest.mark.parametrize("correction", [ApproximateIsometry(), OperatorIsometry(), EOI(), EdgeOfChaos()], ids=named)
+def test_a_large_matrix_that_lost_every_weight_stays_zero(correction):
+    """Of more than 131,072 weights, which are solved alone and without their empty rows and columns."""
+    network = nn.Sequential(OrderedDict(lost=nn.Linear(400, 400), group=nn.Conv2d(300, 500, 1, groups=2)))
+    group = torch.rand(500, 150, 1, 1) < 0.05
+    group[:250] = False
+    masks = Masks({"lost.weight": torch.zeros(400, 400, dtype=torch.bool), "group.weight": group})
+    changes = correction(network, masks).changes
+    assert not network.lost.weight.any()
+    assert changes["lost.weight"].rank == 0
+    assert not network.group.weight[:250].any()
+    assert changes["group.weight"].rank > 0
+    assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS, ids=named)

@@ -45,9 +45,9 @@ class ApproximateIsometry(Correction):
         self.max_iterations = max_iterations
 
     def correct_(self, layers: Sequence[Layer]) -> None:
-        """See `Correction`; matrices of one shape, small enough for it to pay, are solved together."""
+        """Solve matrices of one shape together, if they are small enough for it to pay; leave out empty ones."""
         blocks = [list(_blocks(layer)) for layer in layers]
-        batches = list(_batches([block for of_layer in blocks for block in of_layer]))
+        batches = list(_batches([block for of_layer in blocks for block in of_layer if len(block.weight)]))
         for batch in tqdm(batches, desc="Isometry", unit="batch", delay=1, leave=False, disable=None):
             self._solve(batch)
         for layer, of_layer in zip(layers, blocks, strict=True):
