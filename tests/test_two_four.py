@@ -85,6 +85,7 @@ def trained(*callbacks, exclude=("network.4.*",), pattern=TransposableNM()):  # 
 
 
 def test_training_multiplies_by_sparse_weights_and_ends_where_dense_masked_training_does(monkeypatch):
+    pytest.importorskip("torchao")
     monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
     monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", lambda w, backend: Sorted.apply(w))
     dense, sparse = trained(), trained(TwoFourTraining())
@@ -101,6 +102,25 @@ def test_where_no_layer_can_train_so_it_says_why_for_each():
         trained(TwoFourTraining())
     with pytest.raises(InputError, match=r"network\.1: its mask is not 2:4 along the outputs"):
         trained(TwoFourTraining(), pattern=NM())
+
+
+def test_what_pytorch_says_of_its_first_sparse_tensor_is_not_passed_on(monkeypatch):
+    """Where warnings are errors, as here, it would end the training."""
+    pytest.importorskip("torchao")
+    monkeypatch.setattr(torch.sparse.SparseSemiStructuredTensorCUSPARSELT, "_PROTOTYPE_WARNING_SHOWN", False)
+    tried = []
+
+    def first(weight, backend):
+        tried.append(weight)
+        made = torch.sparse.SparseSemiStructuredTensorCUSPARSELT(weight.shape, weight, None, None, None, None)
+        assert made.shape == weight.shape
+        raise ValueError("on a CPU there is no more to it")
+
+    monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
+    monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", first)
+    with pytest.raises(InputError, match="on a CPU there is no more to it"):
+        trained(TwoFourTraining())
+    assert len(tried) == 2
 
 
 def test_without_torchao_training_is_refused(monkeypatch):

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
-from spl.export.two_four import is_two_four, layers_of_use, obstacle
+from spl.export.two_four import is_two_four, layers_of_use, obstacle, without_prototype_warning
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 
@@ -90,7 +90,8 @@ def _refusal(layer: nn.Linear, mask: Tensor) -> str:
 def _tried(weight: Tensor) -> str:
     """What the kernels say against a weight, whose size they may not take, or nothing."""
     try:
-        _kernels().semi_structured_sparsify(weight.detach(), backend="cusparselt")
+        with without_prototype_warning():
+            _kernels().semi_structured_sparsify(weight.detach(), backend="cusparselt")
     except (RuntimeError, ValueError) as error:
         return first_line(error)
     return ""

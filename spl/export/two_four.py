@@ -1,7 +1,8 @@
 """Linear layers on sparse tensor cores, which skip two of every four weights."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -97,11 +98,18 @@ def obstacle(weight: Tensor, mask: Tensor) -> str:
     return ""
 
 
+@contextmanager
+def without_prototype_warning() -> Iterator[None]:
+    """Silence what PyTorch says when a process makes its first semi-structured tensor."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
+        yield
+
+
 def _convert_(layer: nn.Linear) -> str:
     """Give it a semi-structured weight; why that cannot be, or nothing."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
+        with without_prototype_warning():
             weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
     except (RuntimeError, ValueError) as error:  # its size, or a device without the kernels
         return first_line(error)
