@@ -193,9 +193,12 @@ class SparseClassifier(LightningModule):
             raise InputError(
                 f"The optimizer or its schedule cannot be made: {error}. Correct model.optimizer or model.lr_scheduler."
             ) from error
-        for name, value in (pair for group in optimizer.param_groups for pair in group.items()):
-            if isinstance(value, float) and not abs(value) <= torch.finfo(torch.float32).max:
-                raise InputError(f"The optimizer's {name} is {value}, which is no finite number in single precision.")
+        for group in optimizer.param_groups:  # other numbers may be infinite by design, such as Prodigy's growth rate
+            if not abs(rate := float(group.get("lr", 0.0))) <= torch.finfo(torch.float32).max:
+                raise InputError(
+                    f"The optimizer's lr is {rate}, which is no finite number in single precision: correct "
+                    "model.optimizer."
+                )
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
