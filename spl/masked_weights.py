@@ -1,30 +1,39 @@
 """MaskedWeights: masks held on the weights of one network, through training and checkpoints."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from spl.binding import Binding
 from spl.errors import InputError
-from spl.masks import BoundMasks, Masks
+from spl.masks import Masks
+from spl.optimizer_hooks import Arguments, listen
 from spl.sharding import whole_name
 
 
 class MaskedWeights:
-    """Keeps the pruned weights of `network` at exactly 0.0, whatever trains it.
+    """Keeps the pruned weights of `network` at exactly 0.0, whatever moves them, for as long as it lives.
 
-    Gradients are masked before each optimizer step: weight decay then keeps 0 at 0, and momentum never sees a pruned
-    weight. Optimizers that move weights without a gradient (Muon, noise, averages) have their weights masked again.
+    It listens to the steps of all optimizers of the process, whoever makes and calls them, and acts on those that
+    train the network. Before a step it masks the gradients: weight decay then keeps 0 at 0, and momentum never sees a
+    pruned weight. After the step of an optimizer that may move weights without a gradient (one that is not PyTorch's
+    own, or has been seen to: Muon, noise, averages) it masks the weights.
+
+    What no step announces (an optimizer that wraps another, weights that are loaded, drawn anew or replaced) is
+    undone by `keep`, after each batch, and before that by `check`, where it leaves a trace. A warning says once what
+    moved the weights.
 
     Args:
         network: whose parameters the masks name.
 
     Attributes:
         masks: which weights are alive, on the CPU; None until the network is pruned.
+        kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -34,7 +43,7 @@ class MaskedWeights:
 
     @classmethod
     def of(cls, pl_module: LightningModule) -> "MaskedWeights":
-        """Those of a LightningModule, which is all of it unless it says otherwise; made the first time."""
+        """Return those of a LightningModule, which is all of it unless it says otherwise; made the first time."""
         attributes = vars(pl_module)
         if "_masked_weights" not in attributes:
             attributes["_masked_weights"] = cls(pl_module)
@@ -42,7 +51,7 @@ class MaskedWeights:
         return held
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy belongs to other parameters, and no optimizer knows of it."""
+        """Leave out what belongs to these very parameters and to this process."""
         return {"network": self.network, "masks": self.masks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -62,21 +71,65 @@ class MaskedWeights:
         """
         masks.apply_(self.parameters)
         self.masks = masks.to("cpu")
-        self._forget()
+        self.restart()
 
-    def follow(self, optimizers: Iterable[Optimizer]) -> None:
-        """Look from now on before and after every step of these optimizers, whoever makes it."""
-        self._forget()
-        for optimizer in optimizers:
-            if optimizer not in self._followed:
-                self._followed.add(optimizer)
-                optimizer.register_step_pre_hook(self._before_step)
-                optimizer.register_step_post_hook(self._after_step)
+    def pause(self) -> None:
+        """Leave the weights alone until `restart`: they are about to be those of a checkpoint with masks of its own."""
+        self._paused = True
+
+    def restart(self) -> None:
+        """Forget what was seen of optimizers, and which memory the weights have: a fit begins."""
+        self._paused = False
+        self._binding = None if self.masks is None else Binding(self.network, self.masks, self.parameters)
+        self._looks, self._suspicions = 0, 0
+        self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._moving: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._said: set[str] = set()
 
     def mask_gradients_(self) -> None:
         """Set the gradients of pruned weights to 0.0."""
-        if self.masks is not None:
-            self._bind(self.masks).mask_gradients_()
+        if binding := self._acting():
+            binding.masks.mask_gradients_()
+            self._gradients_masked = True
+
+    def check(self, when: str = "between two batches") -> None:
+        """Do what `keep` does if the weights show a trace of a write that no optimizer's step announced.
+
+        Args:
+            when: see `keep`.
+        """
+        if (binding := self._acting()) and binding.touched():
+            self.keep(when)
+
+    def keep(self, when: str = "in a batch", look: bool = False) -> bool:
+        """Set the pruned weights to exactly 0.0 again, and warn once of what moved them.
+
+        Looking at them costs more than setting them to 0.0. So it is done where there is a trace of a write, and the
+        1st, 2nd, 4th, 8th, … time.
+
+        Args:
+            when: when they were found to be moved, in words, for the warning.
+            look: look at them in any case.
+
+        Returns:
+            Whether pruned weights were found that were not 0.0.
+
+        Raises:
+            InputError: a parameter was replaced by one of another shape, or is gone.
+        """
+        if self.masks is None or not (binding := self._acting()):
+            return False
+        touched, replaced = binding.touched(), binding.replaced()
+        if replaced or not binding.fits():
+            binding = self._binding = Binding(self.network, self.masks, self.parameters)
+        self._looks += 1
+        self._suspicions += touched
+        look = look or _is_due(self._looks) or (touched and _is_due(self._suspicions))
+        revived = self.masks.revived(binding.parameters) if look else {}
+        if revived:
+            self._say("replaced" if replaced else "moved", when, revived)
+        binding.zero_()
+        return bool(revived)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the masks, bool tensors by name, at `masks`, and zeros in the tensors that the checkpoint refers to."""
@@ -110,33 +163,75 @@ class MaskedWeights:
             )
 
     def _begin(self) -> None:
-        self._followed: WeakSet[Optimizer] = WeakSet()
-        self._forget()
+        self.kept_by_callback = False
+        self._gradients_masked = False
+        self.restart()
+        listen(self)
 
-    def _forget(self) -> None:
-        """What depends on the masks, on the device and on what an optimizer does."""
-        self._bound: BoundMasks | None = None
-        self._steps: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
-        self._moving: WeakSet[Optimizer] = WeakSet()
+    def _acting(self) -> "Binding | None":
+        """Return the masks bound to the parameters; None where there are none, or none that may act yet."""
+        return None if self._paused else self._binding
 
-    def _bind(self, masks: Masks) -> BoundMasks:
-        if self._bound is None:
-            self._bound = BoundMasks(masks, self.parameters)
-        return self._bound
+    def _say(self, what: str, when: str, revived: Mapping[str, int]) -> None:
+        """Warn, once a fit, of pruned weights that something else than an optimizer's step has made other than 0.0."""
+        if what in self._said:
+            return
+        self._said.add(what)
+        counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
+        how = {
+            "moved": "They were written to by something that is no optimizer's step, such as load_state_dict, "
+            "reset_parameters, `.data`, or an optimizer that wraps another.",
+            "replaced": "Another parameter has taken the place of a pruned one; optimizers that were made before do "
+            "not train it.",
+        }[what]
+        rank_zero_warn(f"Pruned weights were not 0.0 {when}, and are set back to 0.0: {counts}. {how}")
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Mask the gradients of a step without a closure, which is not Lightning's and so has not been announced."""
-        if len(args) == 1 and kwargs.get("closure") is None:
+    # What `listen` tells
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """Mask the gradients; of a step that takes a closure, whenever the closure has computed them."""
+        if not (binding := self._acting()) or not binding.is_trained_by(optimizer):
+            return None
+        self._look_before(optimizer)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
             self.mask_gradients_()
+            return None
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Mask the weights again after optimizers that move pruned ones, or may: those that are not torch's own."""
-        if self.masks is None:
+        def masking(*given: Any, **named: Any) -> Any:
+            self._gradients_masked = False
+            result = closure(*given, **named)
+            self._look_before(optimizer)
+            if not self._gradients_masked:  # as Lightning's hook has done, before it clips them
+                self.mask_gradients_()
+            return result
+
+        return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
+
+    def _look_before(self, optimizer: Optimizer) -> None:
+        """Undo what was done before a step; look for it where `after_step` looks for what the optimizer does."""
+        when = "before an optimizer's step"
+        if _is_due(self._steps.get(optimizer, 0) + 1):
+            self.keep(when, look=True)
+        else:
+            self.check(when)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Mask the weights after optimizers that move pruned ones, or may: those that are not PyTorch's own."""
+        if self.masks is None or not (binding := self._acting()) or not binding.is_trained_by(optimizer):
             return
         steps = self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
-        due = steps & (steps - 1) == 0  # after 1, 2, 4, 8, ... steps, for some move them late
-        if due and optimizer not in self._moving and self.masks.revived(self.parameters):
-            rank_zero_warn("The optimizer moves weights that have no gradient; pruned ones are set back to 0.0.")
+        if _is_due(steps) and optimizer not in self._moving and self.masks.revived(binding.parameters):
+            rank_zero_warn(
+                f"{type(optimizer).__name__} moves weights that have no gradient; pruned ones are set back to 0.0."
+            )
             self._moving.add(optimizer)
         if optimizer in self._moving or not type(optimizer).__module__.startswith("torch.optim."):
-            self._bind(self.masks).mask_weights_()
+            binding.zero_()
+        else:
+            binding.note()
+
+
+def _is_due(count: int) -> bool:
+    """Return whether a count is 1, 2, 4, 8, …"""
+    return count & (count - 1) == 0

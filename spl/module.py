@@ -96,13 +96,38 @@ class SparseClassifier(LightningModule):
         """
         self._masked_weights.hold(masks)
 
-    def on_train_start(self) -> None:
-        """Follow the optimizers, some of which move weights without a gradient."""
-        self._masked_weights.follow(self.trainer.optimizers)
+    def on_fit_start(self) -> None:
+        """Set weights that were changed since they were pruned back to 0.0, before the sanity check sees them."""
+        if not self._masked_weights.kept_by_callback:
+            self._masked_weights.restart()
+            self._masked_weights.keep("when fit started")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Undo what was written to pruned weights since the last batch."""
+        if not self._masked_weights.kept_by_callback:
+            self._masked_weights.check()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Mask the gradients."""
-        self._masked_weights.mask_gradients_()
+        """Mask the gradients before they are clipped."""
+        if not self._masked_weights.kept_by_callback:
+            self._masked_weights.mask_gradients_()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Set pruned weights back to 0.0 that something else than an optimizer's step has moved."""
+        if not self._masked_weights.kept_by_callback:
+            self._masked_weights.keep()
+
+    def on_validation_start(self) -> None:
+        """Let no pruned weight act in validation."""
+        self._masked_weights.keep("before validation", look=True)
+
+    def on_test_start(self) -> None:
+        """Let no pruned weight act in the test."""
+        self._masked_weights.keep("before the test", look=True)
+
+    def on_predict_start(self) -> None:
+        """Let no pruned weight act in predictions."""
+        self._masked_weights.keep("before predictions", look=True)
 
     # Training
 
@@ -207,6 +232,7 @@ class SparseClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights, which a checkpoint that is resumed, and not known here yet, replaces."""
+        self._masked_weights.kept_by_callback = False  # until one says that it does, as fit starts
         if stage == "fit" and self.pretrained is not None:
             state = read_checkpoint(self.pretrained)["state_dict"]
             prefix = "network."

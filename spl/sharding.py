@@ -45,6 +45,11 @@ def whole_name(name: str) -> str:
     return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a process holds but a part of the tensor."""
+    return isinstance(tensor, DTensor) or hasattr(tensor, _PIECE)
+
+
 def fits(mask: Tensor, tensor: Tensor) -> bool:
     """Whether a whole mask is of the tensor, or of the one that it is a piece of."""
     piece: Piece | None = getattr(tensor, _PIECE, None)

@@ -42,7 +42,7 @@ class GAN(L.LightningModule):
             part = (self.discriminator, self.generator)[number]
             optimizer.zero_grad()
             loss = self.losses(real)[number]
-            self.manual_backward(loss)
+            self.backward_of(loss)
             self.see(part)
             optimizer.step()
             self.log(f"loss_{number}", loss)
@@ -50,8 +50,11 @@ class GAN(L.LightningModule):
                 critic = loss
         return {"loss": critic.detach()}
 
+    def backward_of(self, loss):
+        self.manual_backward(loss)
+
     def see(self, part):
-        """Before the step gradients are dense."""
+        """Look at the gradients before the step."""
 
     def configure_optimizers(self):
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(self.generator.parameters())]
@@ -84,25 +87,38 @@ def test_a_gan(tmp_path):
 
 
 class Seeing(GAN):
-    """Keeps for each step what it made of gradients: with Lightning between, and without."""
+    """Keeps of each step whether the gradients of pruned weights were other than 0 before it.
 
-    def __init__(self, **kwargs):
+    They come from Lightning's `manual_backward`, after which they are masked at once, or from PyTorch's own.
+    """
+
+    def __init__(self, announced, **kwargs):
         super().__init__(**kwargs)
+        self.announced = announced
         self.dense = []
+
+    def backward_of(self, loss):
+        if self.announced:
+            self.manual_backward(loss)
+        else:
+            loss.backward()
 
     def see(self, part):
         masks = MaskedWeights.of(self).masks
-        gradients = {name: p.grad for name, p in self.named_parameters() if name in masks and p.grad is not None}
-        self.dense.append(any(bool(g[~masks[name]].any()) for name, g in gradients.items()))
+        gradients = {name: p.grad for name, p in part.named_parameters(prefix=self.name_of(part))}
+        self.dense.append(any(bool(gradients[name][~masks[name]].any()) for name in gradients if name in masks))
+
+    def name_of(self, part):
+        return "generator" if part is self.generator else "discriminator"
 
 
+@pytest.mark.parametrize("announced", [True, False], ids=["manual_backward", "backward"])
 @pytest.mark.parametrize("wrapped", [True, False], ids=["LightningOptimizer", "optimizer itself"])
-def test_gradients_are_masked_before_the_step_of_each_optimizer(wrapped):
+def test_gradients_are_masked_before_the_step_of_each_optimizer(wrapped, announced):
     momentum = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-    trained = Trained(
-        partial(Seeing, wrapped=wrapped, optimizer=momentum), data(), epochs=2, loss=both, scope=Uniform()
-    )
-    assert trained.module.dense == [True] * 8
+    make = partial(Seeing, announced, wrapped=wrapped, optimizer=momentum)
+    trained = Trained(make, data(), epochs=2, loss=both, scope=Uniform())
+    assert trained.module.dense == [not announced] * 8
     assert sum(1 for _ in moments(trained)) == 4
     assert all(bool((value == 0).all()) for value in moments(trained))
 

@@ -15,19 +15,50 @@ from spl.module import SparseClassifier
 class KeepMasks(Callback):
     """Keeps the pruned weights of any LightningModule at exactly 0.0, and its masks in its checkpoints at `masks`.
 
-    Gradients are masked before the step of whichever optimizer, in automatic and in manual optimization. A
-    SparseClassifier does all this by itself, and is left to it. A checkpoint of the weights alone
-    (`save_weights_only`), in which Lightning lets no callback write, has the zeros and not the masks.
+    Gradients are masked before the step of whichever optimizer, in automatic and in manual optimization; pruned weights
+    are set back to 0.0 when fit starts, after each batch, and before any evaluation; see `MaskedWeights`. A checkpoint
+    of the weights alone (`save_weights_only`), in which Lightning lets no callback write, has the zeros and not the
+    masks.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the optimizers."""
-        MaskedWeights.of(pl_module).follow(trainer.optimizers)
+        """Set weights that were changed since they were pruned back to 0.0, before the sanity check sees them."""
+        weights = MaskedWeights.of(pl_module)
+        weights.kept_by_callback = True
+        weights.restart()
+        if weights.keep("when fit started"):
+            restart_averages(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Undo what was written since the last batch."""
+        MaskedWeights.of(pl_module).check()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask the gradients in manual optimization, where an optimizer may use them without a step (SAM)."""
+        if not pl_module.automatic_optimization:
+            MaskedWeights.of(pl_module).mask_gradients_()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Mask the gradients."""
-        if not isinstance(pl_module, SparseClassifier):
-            MaskedWeights.of(pl_module).mask_gradients_()
+        """Mask the gradients before they are clipped."""
+        MaskedWeights.of(pl_module).mask_gradients_()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Undo what no optimizer's step announced."""
+        MaskedWeights.of(pl_module).keep()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no pruned weight act in validation."""
+        MaskedWeights.of(pl_module).keep("before validation", look=True)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no pruned weight act in the test."""
+        MaskedWeights.of(pl_module).keep("before the test", look=True)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no pruned weight act in predictions."""
+        MaskedWeights.of(pl_module).keep("before predictions", look=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the masks."""

@@ -158,6 +158,7 @@ class PruneAtInit(KeepMasks, CostLine):
         """Prune and correct, or keep the masks of the checkpoint."""
         if shards(trainer):
             note_pieces(trainer.strategy.model)
+            MaskedWeights.of(pl_module).kept_by_callback = True
             return
         super().on_fit_start(trainer, pl_module)
         if self.masks is not None:
@@ -171,7 +172,6 @@ class PruneAtInit(KeepMasks, CostLine):
         """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
         super().on_train_start(trainer, pl_module)
         if shards(trainer):
-            # torch restores an optimizer by a step, after which masks of weights other than the checkpoint's would act
             super().on_fit_start(trainer, pl_module)
             if self._unreported is not None and not trainer.ckpt_path:
                 self._log(trainer, self._unreported)
@@ -181,6 +181,7 @@ class PruneAtInit(KeepMasks, CostLine):
 
     def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._unreported = self._prune(trainer, pl_module)
+        MaskedWeights.of(pl_module).pause()
 
     def _no_masks(self, trainer: Trainer) -> InputError:
         return InputError(

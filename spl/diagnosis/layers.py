@@ -139,7 +139,7 @@ def measure_layers(
         seen = recorder.passes.get(module, _Pass(mask.shape, torch.zeros(1)))  # which a network need not use
         groups = getattr(module, "groups", 1)
         gain = gains.get(name, 1.0)
-        live = weight.detach().double() * mask
+        live = weight.detach().double().masked_fill(~mask, 0.0)
         dead_outputs, dead_inputs = _dead_sides(mask, module)
         layers[name] = Layer(
             weights=mask.numel(),
@@ -151,7 +151,7 @@ def measure_layers(
             floor=isometry_floor(mask, gain, groups),
             jacobian=_jacobian(live, module, seen),
             signal=float(seen.output.double().square().mean().sqrt()),
-            gradient=float((gradient.detach().double() * mask).norm()),
+            gradient=float(gradient.detach().double().masked_fill(~mask, 0.0).norm()),
         )
     return layers
 

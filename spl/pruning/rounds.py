@@ -81,7 +81,7 @@ def find_masks(
         for number, keep in enumerate(rounds, 1):
             if masks is not None:
                 for name, p in parameters.items():
-                    torch.mul(weights[name], masks[name].to(p.device), out=p.detach())
+                    p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
             scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes)))
             alive = None if masks is None or criterion.revives else rule.alive(masks)
             if number == len(keeps):
