@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"a file of it, python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
         )
     checkpoint = read(path, "checkpoint", "spl fit")
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if type(checkpoint) is not dict or "state_dict" not in checkpoint:
         raise InputError(f"{path} is no checkpoint: it has no state_dict. Give a .ckpt file that `spl fit` wrote.")
     wrong = [
         f"{key} is {type(checkpoint[key]).__name__}, not {kind.__name__}"

@@ -1,11 +1,11 @@
 """SparseClassifier: the LightningModule that holds a network and its masks, and trains what is left of it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -16,12 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from spl.checkpoints import read_checkpoint
 from spl.data.tensors import Batch
 from spl.errors import InputError
+from spl.hyperparameters import check_hyperparameters
 from spl.initializers import Initializer
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
+from spl.network_entry import build_network
 from spl.sharding import note_pieces
-
-_INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # of modules that save their hyperparameters
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -260,47 +260,37 @@ class SparseClassifier(LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        trust: str | Iterable[str] = (),
+        **kwargs: Any,
     ) -> Self:
-        """The trained classifier with its masks.
+        """Return the trained classifier with its masks.
+
+        A checkpoint is data. Nothing that it names is imported or called, but for the classes of `spl.networks` and
+        those that you trust.
 
         Args:
             checkpoint_path: a checkpoint of this class.
             map_location: where to put it; see `torch.load`.
+            trust: paths of the classes that a checkpoint of the `spl` command may name as its network or in the
+                network's arguments, such as "mynet.Net". They are imported.
             kwargs: arguments of `SparseClassifier`. `network` is needed where the checkpoint was not made by the
                 `spl` command, which records how to build it.
 
         Raises:
-            InputError: there is no such file, it is not whole, or it does not say how to build the network and none
-                is given.
+            InputError: there is no such file, it is not whole, it asks for other classes, or it does not say how to
+                build the network and none is given.
         """
         checkpoint = read_checkpoint(checkpoint_path)
-        maker = checkpoint.get("hyper_parameters", {}).get("_instantiator", _INSTANTIATOR)
-        if maker != _INSTANTIATOR:  # which Lightning before 2.6.6 would call
-            raise InputError(f"{checkpoint_path} asks for {maker} to be called: nothing in a checkpoint is executed.")
+        check_hyperparameters(checkpoint, checkpoint_path, kwargs)
         if "network" not in kwargs:
-            kwargs["network"] = _build_network(checkpoint, checkpoint_path)
+            kwargs["network"] = build_network(checkpoint, checkpoint_path, trust)
+        kwargs["weights_only"] = True  # Lightning reads the file again, and might unpickle another one
         model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)
         assert isinstance(model, cls)
         return model
-
-
-def _build_network(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
-    if "network" not in checkpoint:
-        raise InputError(
-            f"{path} does not say how to build its network, as those of the `spl` command do. In Python, pass it, "
-            "load_from_checkpoint(path, network=...); what `spl export` does, spl.export does to any network."
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--network", type=nn.Module)
-    try:
-        network = parser.instantiate(parser.parse_object({"network": checkpoint["network"]})).network
-    except Exception as error:
-        raise InputError(
-            f"The network of {path} cannot be built ({error}): pass it, load_from_checkpoint(path, network=...)."
-        ) from error
-    assert isinstance(network, nn.Module)
-    return network
 
 
 def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | Path) -> None:

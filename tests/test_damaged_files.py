@@ -182,13 +182,6 @@ def test_hyperparameters_of_a_checkpoint_do_not_reach_the_configuration(run):
     assert command("test", *QUICK, "--ckpt_path", "hyper.ckpt").code == 0
 
 
-def test_a_function_that_a_checkpoint_names_is_not_called(run):
-    checkpoint = torch.load("last.ckpt", weights_only=True)
-    torch.save(checkpoint | {"hyper_parameters": {"_instantiator": "os.system"}}, "hyper.ckpt")
-    with pytest.raises(InputError, match=r"hyper\.ckpt asks for os\.system to be called: nothing in a"):
-        SparseClassifier.load_from_checkpoint("hyper.ckpt")
-
-
 def test_a_pickle_that_is_none_is_refused(run):
     with zipfile.ZipFile("last.ckpt") as old, zipfile.ZipFile("pickle.ckpt", "w") as new:
         for entry in old.infolist():
@@ -246,11 +239,23 @@ def test_a_checkpoint_that_was_changed_is_refused_with_the_reason(run, path, to,
     refused(match, "fit", *QUICK, "--ckpt_path", "changed.ckpt", "--trainer.max_epochs", 3)
 
 
-def test_a_checkpoint_whose_network_cannot_be_built_says_so(run):
+@pytest.mark.parametrize(
+    ("path", "to", "match"),
+    [
+        (("network", "class_path"), "os.system", r"changed\.ckpt asks for 'os\.system', and a .*: --trust mynet\.Net"),
+        (("network", "init_args", "depth"), "deep", r"The network of changed\.ckpt cannot be built \(.*str"),
+        (
+            ("network", "init_args", "width"),
+            10**9,
+            r"changed\.ckpt has [\d,]+ bytes, and the network .* [\d,]{20,} param",
+        ),
+    ],
+)
+def test_a_checkpoint_whose_network_cannot_be_built_says_so(run, path, to, match):
     checkpoint = torch.load("last.ckpt", weights_only=True)
-    torch.save(changed(checkpoint, "network", "class_path", to="os.system"), "changed.ckpt")
+    torch.save(changed(checkpoint, *path, to=to), "changed.ckpt")
     for args in (["summary"], ["export", "--to", "sparse", "--output", "x.pt"]):
-        refused(r"The network of changed\.ckpt cannot be built", *args, "--ckpt_path", "changed.ckpt")
+        refused(match, *args, "--ckpt_path", "changed.ckpt")
 
 
 def test_a_sparse_file_that_was_changed_is_refused(run):

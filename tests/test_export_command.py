@@ -154,7 +154,8 @@ def test_inputs_of_another_size_are_refused(checkpoint, capsys):
 def test_a_network_that_fails_on_the_size_is_told_apart(tmp_path, capsys):
     config = {"class_path": "torch.nn.Conv2d", "init_args": {"in_channels": 3, "out_channels": 10, "kernel_size": 3}}
     path = untrained(tmp_path / "last.ckpt", torch.nn.Conv2d(3, 10, 3), config)
-    said = refused(capsys, "summary", "--ckpt_path", path, "--input_shape", "[1, 8, 8]")
+    words = ["--ckpt_path", path, "--trust", "torch.nn.Conv2d", "--input_shape", "[1, 8, 8]"]
+    said = refused(capsys, "summary", *words)
     assert re.search(r"Conv2d cannot read inputs of the size \[1, 8, 8\] \(.*\): give --input_shape as", said)
 
 

@@ -26,6 +26,7 @@ def export(
     output: Path,
     input_shape: list[int] | None = None,
     batch_size: int = 1,
+    trust: tuple[str, ...] | str = (),
 ) -> None:
     """Take a pruned network away, as a file that runs, or as its weights alone.
 
@@ -42,9 +43,11 @@ def export(
         output: the file; one that is there is left alone, and refused.
         input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
         batch_size: how many inputs csr is to be fast for.
+        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
+            Nothing else that the checkpoint names is imported, but for spl.networks.
     """
     _check_free(output)
-    network, masks = _pruned(ckpt_path)
+    network, masks = _pruned(ckpt_path, trust)
     if to == "sparse":
         save_sparse(output, network.state_dict(), masks)
     else:
@@ -53,14 +56,16 @@ def export(
     print(f"{to}: {output}, {output.stat().st_size:,} bytes")
 
 
-def summary(ckpt_path: Path, input_shape: list[int] | None = None) -> None:
+def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[str, ...] | str = ()) -> None:
     """Tell what a pruned network costs: parameters, multiply-accumulates (MACs) for one input, bytes on disk.
 
     Args:
         ckpt_path: a checkpoint of `spl fit`.
         input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
+        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
+            Nothing else that the checkpoint names is imported, but for spl.networks.
     """
-    network, masks = _pruned(ckpt_path)
+    network, masks = _pruned(ckpt_path, trust)
     print(summarize(network, masks, _example(network, 1, input_shape)).table())
     print(f"checkpoint: {ckpt_path}, {ckpt_path.stat().st_size:,} bytes")
 
@@ -91,9 +96,9 @@ def _check_free(output: Path) -> None:
         raise InputError(f"There is no folder {output.parent}: make it, or give another --output.")
 
 
-def _pruned(ckpt_path: Path) -> tuple[nn.Module, Masks]:
+def _pruned(ckpt_path: Path, trust: tuple[str, ...] | str) -> tuple[nn.Module, Masks]:
     """The network of a checkpoint, on the CPU and in evaluation mode, and its masks."""
-    model = SparseClassifier.load_from_checkpoint(ckpt_path, map_location="cpu")
+    model = SparseClassifier.load_from_checkpoint(ckpt_path, map_location="cpu", trust=trust)
     if model.masks is None:
         raise InputError(f"{ckpt_path} has no masks: its network was never pruned. Give a checkpoint of a pruned one.")
     return model.network.eval(), model.masks

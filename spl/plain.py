@@ -1,0 +1,57 @@
+"""Plain values: what a file may hold beside tensors, and the classes that are named among them."""
+
+from types import NoneType
+
+_SCALARS = (bool, int, float, str, NoneType)
+_ENTRY = {"class_path", "init_args", "dict_kwargs"}  # what jsonargparse writes of an object
+_MOST_VALUES = 10_000  # so that a list which contains itself has an end
+
+
+class NotAllowedError(Exception):
+    """A file asks for what no file may ask for; the message names it."""
+
+
+def class_paths(value: object) -> list[str]:
+    """Return the class paths that a value asks for, after checking that all the rest of it is plain.
+
+    Plain are numbers, strings, booleans, None, and lists, tuples and dictionaries of these. A dictionary with the key
+    `class_path` asks for an object of that class. Types are compared exactly: a subclass could answer for itself.
+
+    Raises:
+        NotAllowedError: a part is not plain, there are more than 10,000 parts, or a class is not asked for as
+            jsonargparse does it.
+    """
+    found: list[str] = []
+    pending = [value]
+    for _ in range(_MOST_VALUES):
+        if not pending:
+            return found
+        part = pending.pop()
+        if type(part) is dict:
+            if any(type(key) not in _SCALARS for key in part):
+                raise NotAllowedError("a dictionary whose keys are not plain")
+            if "class_path" in part:
+                found.append(_class_path(part))
+            pending += part.values()
+        elif type(part) is list or type(part) is tuple:
+            pending += part
+        elif type(part) not in _SCALARS:
+            raise NotAllowedError(f"a value of the type {type(part).__name__}")
+    raise NotAllowedError(f"more than {_MOST_VALUES:,} values")
+
+
+def shown(name: str) -> str:
+    """Return a name from a file as a message may show it: short, and in ASCII, where look-alikes differ."""
+    return ascii(name if len(name) <= 100 else f"{name[:100]}…")
+
+
+def _class_path(entry: dict[str, object]) -> str:
+    name = entry["class_path"]
+    if type(name) is not str:
+        raise NotAllowedError(f"a class_path of the type {type(name).__name__}")
+    if unknown := entry.keys() - _ENTRY:
+        raise NotAllowedError(f"{shown(name)} with {', '.join(sorted(shown(str(key)) for key in unknown))}")
+    for arguments in (entry.get("init_args", {}), entry.get("dict_kwargs", {})):
+        if type(arguments) is not dict or any(type(key) is not str for key in arguments):
+            raise NotAllowedError(f"{shown(name)} with arguments that are no dictionary by name")
+    return name
