@@ -247,6 +247,12 @@ def test_addends_are_added_where_they_belong():
     assert total(a[..., None], b[..., None]).tolist() == [[[13.0], [20.0], [35.0]]]
 
 
+def test_an_addend_that_has_all_channels_is_added_to_them():
+    total = PartialSum(torch.tensor([10.0, 20.0, 30.0]), [torch.tensor([1]), torch.tensor([0, -1, 1, 2])], axis=1)
+    assert total(torch.tensor([[1.0]]), torch.tensor([[2.0, 3.0, 4.0, 5.0]])).tolist() == [[12.0, 25.0, 35.0]]
+    assert [name for name, _ in total.named_buffers()] == ["constants", "places0", "taken1"]
+
+
 def test_of_a_sum_each_addend_computes_the_channels_that_it_has():
     network = Residual()
     result = assert_equal_outputs(network, without(network, first=[0, 1], second=[1, 2]), 1, 3, 3)

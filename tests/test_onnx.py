@@ -2,15 +2,19 @@
 
 import pytest
 import torch
-from onnx_files import infer
+from onnx_files import infer, infer_all
 from torch import nn
 from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+from trained import ResUNet, as_trained_, regnet_y
 
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import compact, program, save_onnx
+from spl.export.compaction.sums import PartialSum
 from spl.export.csr_linear import CSRLinear
-from spl.networks import MLP
+from spl.networks import MLP, ResNet
 from spl.patterns import Channels
 from spl.pruning import prune
 
@@ -31,7 +35,7 @@ def test_a_network_with_zeros(tmp_path):
 
 
 def test_a_compact_residual_network_is_smaller(tmp_path):
-    network = resnet18(num_classes=5).eval()
+    network = as_trained_(resnet18(num_classes=5))
     masks = prune(network, Random(), sparsity=0.8, pattern=Channels(), exclude=["fc.*"])
     masks.apply_(dict(network.named_parameters()))
     smaller = compact(network, masks, torch.randn(1, 3, 32, 32))
@@ -39,6 +43,78 @@ def test_a_compact_residual_network_is_smaller(tmp_path):
     save_onnx(path, smaller.network, torch.randn(1, 3, 32, 32))
     computes_the_same(path, network, 3, 32, 32)
     assert path.stat().st_size < smaller.report.after.bytes + 200_000 < 0.3 * smaller.report.before.bytes
+
+
+class Together(nn.Module):
+    """Several networks that read the same inputs, in one file: most of the time goes into a file, not what is in it."""
+
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x):
+        return tuple(network(x) for network in self.networks)
+
+
+@pytest.mark.parametrize(
+    ("make", "dense"),
+    [
+        (lambda: ResNet(1), ["fc.*"]),
+        (lambda: TorchvisionResNet(BasicBlock, [1, 1, 1, 1], num_classes=5), ["fc.*"]),
+        (ResUNet, ["head.*"]),
+        (regnet_y, ["fc.*", "*.se.*"]),
+    ],
+    ids=["ResNet-8", "ResNet-10", "ResUNet", "RegNet-Y"],
+)
+def test_compact_networks_with_trained_statistics(make, dense, tmp_path):
+    smaller, pruned = [], []
+    example = torch.randn(2, 3, 32, 32)
+    for sparsity in (0.6, 0.9, 0.97):
+        own = as_trained_(make())
+        masks = prune(own, Random(), sparsity=sparsity, exclude=dense)
+        for name in masks:  # training makes up for what is pruned
+            own.get_parameter(name).data /= (1 - sparsity) ** 0.5
+        smaller.append(compact(own, masks, example).network)
+        masks.apply_(dict(own.named_parameters()))
+        pruned.append(own)
+    save_onnx(tmp_path / "n.onnx", Together(smaller), example)
+    inputs = torch.randn(4, 3, 32, 32)
+    for own, outputs in zip(pruned, infer_all(tmp_path / "n.onnx", inputs), strict=True):
+        with torch.no_grad():
+            expected = own(inputs)
+        assert (outputs - expected).abs().max() < 1e-4 * expected.abs().max()
+        assert (expected - expected[0]).abs().max() > 1e-3 * expected.abs().max(), "they depend on the inputs"
+
+
+class Sums(nn.Module):
+    """Partial sums of 3 channels, of addends with these places."""
+
+    def __init__(self, axis, *places):
+        super().__init__()
+        self.axis = axis
+        self.sizes = [[len(own) for own in each] for each in places]
+        self.sums = nn.ModuleList(PartialSum(torch.randn(3), [torch.tensor(p) for p in each], axis) for each in places)
+
+    def forward(self, x):
+        """Take the addends from the first channels of the inputs."""
+        parts = [x.narrow(self.axis, 0, sum(sizes)).split(sizes, self.axis) for sizes in self.sizes]
+        return tuple(total(*part) for total, part in zip(self.sums, parts, strict=True))
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (9,)), (1, (9, 2, 2)), (2, (4, 9))])
+def test_partial_sums_lose_neither_constants_nor_addends(axis, shape, tmp_path):
+    everything, part, absent = [0, 1, 2], [0, 2], [-1, -1]
+    network = Sums(
+        axis,
+        *([everything], [absent], [[2, 0, 1]], [everything, part], [part, everything], [everything, everything]),
+        *([[0, 1], [1, 2]], [part, [1], everything], [[-1, 0, 1, 2], [0, -1, 1]]),
+    )
+    save_onnx(tmp_path / "n.onnx", network, torch.randn(2, *shape))
+    for batch in (1, 5):
+        inputs = torch.randn(batch, *shape)
+        for outputs, expected in zip(infer_all(tmp_path / "n.onnx", inputs), network(inputs), strict=True):
+            assert outputs.shape == expected.shape
+            assert torch.allclose(outputs, expected, atol=1e-6)
 
 
 def test_without_onnxscript_it_says_what_to_install(tmp_path, monkeypatch):

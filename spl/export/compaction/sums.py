@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
 from spl.export.compaction.channels import Channels
@@ -24,10 +25,12 @@ class Sum:
 
 
 class PartialSum(nn.Module):
-    """constants + Σ of addends, of each of which the channels are added where they belong.
+    """Add values that have some of the channels each: constants + Σ of addends, channel by channel.
 
     What an addend lacks is constant, and part of the constants: so a layer that writes to a residual stream computes
-    none of the channels that its mask has killed.
+    none of the channels that its mask has killed. An addend that has all channels is added plainly. Without that, an
+    ONNX file would lose the other addends: onnxscript's optimizer takes a scatter to all places for an assignment,
+    also where it is to add.
 
     Args:
         constants: [C], of the sum.
@@ -41,17 +44,26 @@ class PartialSum(nn.Module):
         super().__init__()
         self.axis = axis
         self.register_buffer("constants", constants)
-        for i, own in enumerate(places):
-            self.register_buffer(f"places{i}", own[own >= 0])
-            self.register_buffer(f"taken{i}", None if bool((own >= 0).all()) else (own >= 0).nonzero()[:, 0])
+        for i, given in enumerate(places):
+            taken = (given >= 0).nonzero()[:, 0]
+            has_all = torch.equal(given[taken], torch.arange(len(constants)))
+            self.register_buffer(f"taken{i}", None if len(taken) == len(given) else taken)
+            self.register_buffer(f"places{i}", None if has_all else given[taken])
 
     def forward(self, *addends: Tensor) -> Tensor:
-        """[N, ..., C_i, ...] each → [N, ..., C, ...]."""
+        """Return the sum: [N, ..., C_i, ...] each → [N, ..., C, ...]."""
         shape = [*addends[0].shape]
         shape[self.axis] = len(self.constants)
-        total = self.constants.view(-1, *(1,) * (len(shape) - 1 - self.axis)).expand(shape)
+        total = self.constants.view(-1, *(1,) * (len(shape) - 1 - self.axis))
+        scattered = []
         for i, addend in enumerate(addends):
-            places, taken = getattr(self, f"places{i}"), getattr(self, f"taken{i}")
+            taken, places = getattr(self, f"taken{i}"), getattr(self, f"places{i}")
             part = addend if taken is None else addend.index_select(self.axis, taken)
+            if places is None:
+                total = total + part
+            elif len(places):
+                scattered.append((places, part))
+        total = total.expand(shape)
+        for places, part in scattered:
             total = total.index_add(self.axis, places, part)
         return total
