@@ -486,24 +486,42 @@ def test_numbers_read_out_of_a_tensor_are_refused():
         compact(Reading(2, 2), Masks({}), torch.ones(1, 2))
 
 
-def test_a_network_that_hides_what_it_does_is_refused():
-    class Hiding(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1 = nn.Linear(2, 2)
-            self.same = nn.Identity()
-            self.relu = nn.ReLU(inplace=True)
-            self.fc2 = nn.Linear(2, 2)
+class Hiding(nn.Module):
+    """Changes a value behind the back of torch.fx.
 
-        def forward(self, x):
-            hidden = self.fc1(x)
-            self.relu(self.same(hidden))  # changes `hidden` behind the back of torch.fx
-            return self.fc2(hidden)
+    Args:
+        scale: of its outputs, which are far from 0.
+    """
 
-    network = Hiding()
-    network.fc1.bias.data.fill_(-3.0)
-    with pytest.raises(InputError, match=r"A compact Hiding would differ by .* Export it dense"):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.fc1 = nn.Linear(2, 2)
+        self.same = nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(2, 2)
+        self.scale = scale
+        nn.init.constant_(self.fc1.bias, -3.0)
+        nn.init.ones_(self.fc2.weight)
+
+    def forward(self, x):
+        hidden = self.fc1(x)
+        self.relu(self.same(hidden))
+        return self.scale * self.fc2(hidden)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_network_that_hides_what_it_does_is_refused(scale):
+    network = Hiding(scale)
+    with pytest.raises(InputError, match=r"A compact Hiding would differ by .* of its largest output: .* Export it d"):
         compact(network, without(network, fc1=[0]), torch.ones(1, 2))
+
+
+def test_outputs_of_zeros_do_not_differ():
+    network = LeNet300(in_features=6)
+    nn.init.zeros_(network.fc3.bias)
+    result = compact(network, without(network, fc1=[0], fc3=slice(None)), torch.randn(3, 6))
+    assert result.report.difference == 0.0
+    assert result.network(torch.randn(1, 6)).tolist() == [[0.0] * 10]
 
 
 def test_masks_of_another_network_are_refused():

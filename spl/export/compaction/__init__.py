@@ -11,6 +11,7 @@ from spl.export.compaction.liveness import find_needed
 from spl.export.compaction.report import LayerReport, Report, reasons, reported
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.tracing import trace
+from spl.export.comparison import relative_difference, tolerance
 from spl.export.cost import network_cost
 from spl.export.pruned import pruned_copy
 from spl.masks import Masks
@@ -35,7 +36,7 @@ class CompactResult:
 
 
 def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
-    """A network without the units and channels that its masks have killed, of equal outputs in evaluation mode.
+    """Return a network without the units and channels that its masks have killed, of equal outputs when it evaluates.
 
     A unit goes that nothing reads any more, or that is a constant, for it reads nothing but constants: what layers
     would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
@@ -44,6 +45,9 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     dead residual block, goes whole. Channels of products, and of sums over different shapes, go together. Where a
     convolution pads with zeros, a constant other than 0 is none at the border; one such channel stays there to carry
     all of them. Operations that are not known to leave channels apart keep all channels that they read.
+
+    Outputs for the example are compared: of each tensor they may differ by 1e-3 of its largest number, or in half
+    precision by ten units of rounding.
 
     Args:
         network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.
@@ -58,7 +62,7 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
 
 
 def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
-    """The same of a network whose pruned weights are 0, in evaluation mode, and of which nothing is left afterwards."""
+    """Do what `compact` does to a network whose pruned weights are 0, in evaluation mode, which is used up by it."""
     before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
@@ -68,24 +72,10 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     shrink_(flow, live)
     smaller = flow.traced.network
     with undisturbed(smaller), torch.no_grad():
-        difference = _difference(smaller(example_input), expected)
-    if not difference <= _TOLERANCE * max(1.0, _largest(expected)):
+        difference = relative_difference(smaller(example_input), expected)
+    if not difference <= tolerance(smaller, expected, _TOLERANCE):
         raise InputError(
-            f"A compact {type(pruned).__name__} would differ by {difference:.3g} in its outputs: its forward does "
-            "something that torch.fx does not see, such as to change tensors in place. Export it dense."
+            f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output: its forward "
+            "does something that torch.fx does not see, such as to change tensors in place. Export it dense."
         )
     return CompactResult(smaller, reported(before, network_cost(smaller, example_input), why, difference))
-
-
-def _difference(a: object, b: object) -> float:
-    pairs = zip(_tensors(a), _tensors(b), strict=True)
-    return max((float((x - y).abs().max()) for x, y in pairs if x.numel()), default=0.0)
-
-
-def _largest(outputs: object) -> float:
-    return max((float(x.abs().max()) for x in _tensors(outputs) if x.numel()), default=0.0)
-
-
-def _tensors(outputs: object) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(outputs)
-    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor)]

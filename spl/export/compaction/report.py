@@ -44,7 +44,7 @@ class Report:
         layers: in the order of execution.
         before: the whole network.
         after: the compact one.
-        difference: the largest by which their outputs differ for the example.
+        difference: the largest of their outputs for the example, relative to the largest number in them.
     """
 
     layers: list[LayerReport]
