@@ -1,0 +1,126 @@
+"""ONNX files are compared with their networks before they are written."""
+
+import pytest
+import torch
+from onnx_files import infer, infer_all
+from torch import nn
+
+from spl.errors import InputError
+from spl.export import onnx_check, save_onnx
+from spl.export.onnx_check import random_inputs
+from spl.networks import MLP
+
+
+class Doubled(nn.Module):
+    """Doubles its inputs, which is not exported."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.scale * (x if torch.compiler.is_exporting() else 2 * x)
+
+
+class DoubledSecond(Doubled):
+    def forward(self, x):
+        return {"first": 1000 * x, "second": super().forward(x)}
+
+
+class DoubledAlone(Doubled):
+    def forward(self, x):
+        return self.scale * x if torch.compiler.is_exporting() or len(x) > 1 else super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "example", "said"),
+    [
+        (Doubled(), torch.randn(1, 3), "a batch of 1, outputs differ by 0.5 of the largest one"),
+        (Doubled(), torch.zeros(1, 3), "outputs differ by 0.5 of the largest one"),
+        (Doubled(1e-5), torch.randn(1, 3), "outputs differ by 0.5 of the largest one"),
+        (Doubled().half(), torch.randn(1, 3).half(), "by 0.5 of the largest one, and rounding explains 0.0098"),
+        (DoubledSecond(), torch.randn(1, 3), "outputs differ by 0.5 of the largest one"),
+        (DoubledAlone(), torch.randn(4, 3), "a batch of 1, outputs differ by 0.5 of the largest one"),
+        (Doubled(), torch.tensor([[3, 8, 0]]), "outputs differ by 0.5 of the largest one"),
+    ],
+    ids=["floats", "zeros", "small", "half", "second output", "batch of one", "tokens"],
+)
+def test_a_file_that_computes_something_else_is_not_written(network, example, said, tmp_path):
+    path = tmp_path / "n.onnx"
+    path.write_bytes(b"an earlier file")
+    with pytest.raises(InputError) as refused:
+        save_onnx(path, network, example)
+    assert f"The ONNX file of {type(network).__name__} would compute something else" in str(refused.value)
+    assert said in str(refused.value)
+    assert "Export it as a program of PyTorch: --to dense or compact" in str(refused.value)
+    assert path.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_onnxruntime_cannot_run_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"onnxruntime cannot run the ONNX file of MLP: .*NOT_IMPLEMENTED"):
+        save_onnx(tmp_path / "n.onnx", MLP().bfloat16(), torch.randn(1, 784).bfloat16())
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_written(tmp_path):
+    network = MLP(depth=5, width=50).half().eval()
+    save_onnx(tmp_path / "n.onnx", network, torch.randn(1, 784).half())
+    inputs = torch.randn(5, 784).half()
+    with torch.no_grad():
+        assert torch.allclose(infer(tmp_path / "n.onnx", inputs), network(inputs), atol=1e-2)
+
+
+def test_the_same_nan_and_infinities_are_no_difference(tmp_path):
+    class Logarithm(nn.Module):
+        def forward(self, x):
+            return x.log(), 1 / (x - x)
+
+    save_onnx(tmp_path / "n.onnx", Logarithm(), torch.randn(1, 8))
+    assert infer_all(tmp_path / "n.onnx", torch.ones(2, 8))[0].tolist() == [[0.0] * 8] * 2
+
+
+def test_a_network_in_training_is_written_as_it_evaluates_and_left_as_it_was(tmp_path, snapshot):
+    network = nn.Sequential(nn.Linear(4, 30), nn.BatchNorm1d(30), nn.Dropout(), nn.Linear(30, 2)).train()
+    example = torch.randn(1, 4)
+    before = snapshot(network)
+    save_onnx(tmp_path / "n.onnx", network, example)
+    assert snapshot(network) == before
+    inputs = torch.randn(5, 4)
+    with torch.no_grad():
+        assert torch.allclose(infer(tmp_path / "n.onnx", inputs), network.eval()(inputs), atol=1e-5)
+
+
+def test_without_onnxruntime_a_warning_says_that_nothing_was_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_check, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="onnxruntime is not installed, so the ONNX file of MLP was not compared"):
+        save_onnx(tmp_path / "n.onnx", MLP(depth=2), torch.randn(1, 784))
+    assert (tmp_path / "n.onnx").is_file()
+
+
+def test_random_numbers_lie_between_zero_and_the_example():
+    example = torch.tensor([[1.0, -200.0, 0.0], [3.0, -400.0, 0.0]])
+    inputs = random_inputs(example, 5)
+    assert inputs.shape == (5, 3)
+    assert len(inputs.unique(dim=0)) == 5
+    assert bool((inputs * example[0].sign() >= 0).all())
+    assert bool((inputs.abs() <= example.abs().amax(0)).all())
+    assert torch.equal(inputs, random_inputs(example, 5))
+
+
+def test_for_an_example_of_zeros_random_numbers_are_normal():
+    assert 0.8 < random_inputs(torch.zeros(1, 1000, dtype=torch.half), 1).std() < 1.2
+
+
+def test_random_tokens_are_the_examples_own_at_their_place():
+    example = torch.tensor([[1, 50], [2, 60], [3, 70]])
+    inputs = random_inputs(example, 20)
+    assert set(inputs[:, 0].tolist()) == {1, 2, 3}
+    assert set(inputs[:, 1].tolist()) == {50, 60, 70}
+    assert inputs.dtype == torch.long
+
+
+def test_drawing_inputs_leaves_the_random_stream_alone():
+    state = torch.get_rng_state()
+    random_inputs(torch.ones(1, 2), 3)
+    assert torch.equal(torch.get_rng_state(), state)
