@@ -74,7 +74,7 @@ class MaskedWeights:
         self.restart()
 
     def pause(self) -> None:
-        """Leave the weights alone until `restart`: they are about to be those of a checkpoint with masks of its own."""
+        """Leave the weights alone until `restart`, as when a checkpoint with masks of its own is about to be loaded."""
         self._paused = True
 
     def restart(self) -> None:

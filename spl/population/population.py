@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 
 from spl.checkpoints import WholeCheckpoints
 from spl.data.tensors import Batch
+from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 from spl.module import SparseClassifier
 from spl.population.journal import Journal, Tally
@@ -47,6 +48,8 @@ class Population(SparseClassifier):
         )
         self.members = list(members)
         self.set_masks(_stacked_masks(members))
+        for member in members:  # whose own weights no optimizer moves
+            MaskedWeights.of(member.model).pause()
         self.fingerprint = _fingerprint(members)
         self.best = deepcopy(network).requires_grad_(False)
         self.register_buffer("best_accuracy", torch.full((len(members),), -1.0))
