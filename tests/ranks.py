@@ -25,11 +25,11 @@ from torch.distributed.tensor import DTensor, Partial
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
-from spl.criteria import FORCE, NTKSAP, GraSP, Random, SynFlow
+from spl.criteria import FORCE, NTKSAP, GraSP, Magnitude, Random, ShuffledInLayers, SynFlow
 from spl.data import MNISTSample
 from spl.errors import InputError
 from spl.initializers import Orthogonal
-from spl.isometry import ApproximateIsometry
+from spl.isometry import EOI, ApproximateIsometry
 from spl.masked_weights import MaskedWeights
 from spl.masks import Masks
 from spl.networks import MLP, ResNet
@@ -228,6 +228,7 @@ CASES = {
     "the shape alone": Case(classifier, mnist, {"criterion": SynFlow(), "schedule": Exponential(3)}),
     "inputs of its own": Case(classifier, mnist, {"criterion": NTKSAP(), "schedule": Exponential(2)}),
     "no data": Case(classifier, mnist, {"criterion": Random()}),
+    "draws": Case(classifier, mnist, {"criterion": ShuffledInLayers(Magnitude()), "isometry": EOI()}),
     "random data, random loss": Case(Denoiser, noisy),
     "the same by workers": Case(Denoiser, in_workers),
     "endless": Case(Denoiser, endless, {"batches": 6}),

@@ -98,7 +98,7 @@ def test_exactly_the_weights_asked_for_are_kept_and_chosen_alike_each_time(crite
     assert masks.kept == round(masks.size * 0.1)
     assert {n: s.shape for n, s in scores.items()} == {n: p.shape for n, p in parameters.items()}
     assert all(torch.isfinite(s).all() and not s.requires_grad for s in scores.values())
-    torch.manual_seed(7)
+    torch.rand(7)  # how far the global stream has gone does not matter
     twin = copy.deepcopy(network)
     again, _ = find_masks(twin, prunable_parameters(twin), criterion, 0.9, data, schedule=rounds(criterion))
     assert again.digest() == masks.digest()

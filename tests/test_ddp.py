@@ -59,7 +59,7 @@ def reports(tmp_path_factory):
     "case",
     [
         *("all the data", "GraSP", "rounds, fewer batches than processes", "one batch", "statistics of batches"),
-        *("the shape alone", "inputs of its own", "no data"),
+        *("the shape alone", "inputs of its own", "no data", "draws"),
         *("random data, random loss", "the same by workers", "endless"),
     ],
 )

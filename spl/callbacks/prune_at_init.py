@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -39,6 +40,9 @@ class PruneAtInit(KeepMasks, CostLine):
     Runs once, when fit starts: the weights are on their device, equal on all processes and not yet trained. A
     resumed fit takes its masks from the checkpoint and scores nothing.
 
+    Criteria and corrections that draw, and have no seed, draw by the seed of the run (`seed_everything`): of several
+    processes that of the first.
+
     A `SparseClassifier` is scored by cross-entropy, any other module by the loss that its `training_step` returns, in
     evaluation mode and without a trace, or by the one that is given.
 
@@ -59,7 +63,7 @@ class PruneAtInit(KeepMasks, CostLine):
         batch_norm: BatchNorm while scoring: running statistics, fresh at initialization (eval), or those of each
             batch (batch).
         batches: number of batches to score on; the whole training split without one.
-        seed: of the order in which the scoring batches are drawn.
+        seed: of the order in which the scoring batches are drawn, the same in every run.
         scoring_data: score on another data set than the one to train on (transfer of sparsity).
         include_bias: prune biases too, as the paper counts them.
         include_embedding: prune embeddings too, of which a batch scores only the rows of its own tokens.
@@ -213,15 +217,17 @@ class PruneAtInit(KeepMasks, CostLine):
         return prunable_parameters(network, self.include_bias, self.exclude, self.include_embedding)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> Scores:
+        run_seed = trainer.strategy.broadcast(torch.initial_seed())  # before a reader of batches seeds the stream anew
         weights = MaskedWeights.of(pl_module)
         parameters = self._parameters(weights.network)
         announce(trainer, pl_module, "dense")
         batches = self._batches(trainer, pl_module) if self.criterion.needs_data else None
         loss = objective(trainer, pl_module, self.loss, self.targets)
         ranks = Ranks(trainer)
+        criterion = self.criterion.seeded(run_seed)
         with ranks.together():
             found, scores = find_masks(
-                weights.network, parameters, self.criterion, self.sparsity, batches, self.rule, self.schedule, loss,
+                weights.network, parameters, criterion, self.sparsity, batches, self.rule, self.schedule, loss,
                 self.batch_norm, ranks,
             )  # fmt: skip
         masks = Masks(trainer.strategy.broadcast(dict(found)))
@@ -237,12 +243,13 @@ class PruneAtInit(KeepMasks, CostLine):
         self._sparse_stage(trainer, pl_module, "pruned")
         if self.isometry is not None and masks.kept < masks.size:
             with ranks.together():
-                masks, self.changes = self.isometry(weights.network, masks)
+                masks, self.changes = self.isometry.seeded(run_seed)(weights.network, masks)
             weights.hold(masks)
             for name in self.changes:  # equal bit for bit on every process, whatever its hardware
                 parameters[name].data.copy_(trainer.strategy.broadcast(parameters[name].detach().cpu()))
             self._sparse_stage(trainer, pl_module, "corrected")
-        self.record = self._describe(masks, batches, loss, ranks) | {"collapse_sparsity": collapse}
+        self.record = self._describe(masks, batches, loss, ranks)
+        self.record |= {"run_seed": run_seed, "collapse_sparsity": collapse}
         restart_averages(trainer, pl_module)
         return scores
 

@@ -13,7 +13,7 @@ from spl.initializers import Initializer
 class _Control(Criterion):
     """Another criterion, with its schedule, its needs and its rounds."""
 
-    def __init__(self, criterion: Criterion, seed: int) -> None:
+    def __init__(self, criterion: Criterion, seed: int | None) -> None:
         self.criterion = criterion
         self.seed = seed
         self.needs_data = criterion.needs_data
@@ -22,7 +22,7 @@ class _Control(Criterion):
         self.schedule = criterion.schedule
 
     def rearranged(self, scores: Scores) -> Scores:
-        """As the other criterion does."""
+        """Return the scores that the other criterion would select by."""
         return self.criterion.rearranged(scores)
 
 
@@ -34,10 +34,11 @@ class ShuffledInLayers(_Control):
 
     Args:
         criterion: the other criterion.
-        seed: of the order, drawn on the CPU: equal on every rank and device.
+        seed: of the order, drawn on the CPU: equal on every rank and device; null for a number that the seed of the
+            run decides.
     """
 
-    def __init__(self, criterion: Criterion, seed: int = 0) -> None:
+    def __init__(self, criterion: Criterion, seed: int | None = None) -> None:
         super().__init__(criterion, seed)
 
     def __call__(self, subject: Subject) -> Scores:
@@ -46,7 +47,7 @@ class ShuffledInLayers(_Control):
 
     def rearranged(self, scores: Scores) -> Scores:
         """The scores in another order within each layer."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.start)
         return {
             name: s.flatten()[torch.randperm(s.numel(), generator=generator).to(s.device)].view(s.shape)
             for name, s in super().rearranged(scores).items()
@@ -62,10 +63,12 @@ class RedrawnWeights(_Control):
     Args:
         criterion: the other criterion.
         initializer: what draws the other weights.
-        seed: of the draw, on the CPU: equal on every rank and device.
+        seed: of the draw, on the CPU: equal on every rank and device; null for a number that the seed of the run
+            decides, so that other weights are drawn than the network's own. The seed of the run itself, given here,
+            draws these very weights again, if `initializer` drew them right after seeding.
     """
 
-    def __init__(self, criterion: Criterion, initializer: Initializer, seed: int = 0) -> None:
+    def __init__(self, criterion: Criterion, initializer: Initializer, seed: int | None = None) -> None:
         super().__init__(criterion, seed)
         self.initializer = initializer
 
@@ -85,7 +88,7 @@ class RedrawnWeights(_Control):
     def _redrawn(self, subject: Subject) -> tuple[nn.Module, Scores]:
         """A copy of the network with its new weights, and those again as constants."""
         twin = cpu_copy(subject.network)
-        with seeded(self.seed):
+        with seeded(self.start):
             self.initializer(twin)
         twin = twin.to(next(iter(subject.weights.values())).device)
         parameters = dict(twin.named_parameters())

@@ -11,6 +11,7 @@ from spl.criteria.objective import Objective
 from spl.criteria.processes import Processes, dealt
 from spl.masks import Masks
 from spl.schedules import OneShot, Schedule
+from spl.seeds import Seeded
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -53,11 +54,11 @@ class Subject:
         return {name: parameters[name] for name in self.weights}
 
 
-class Criterion(ABC):
+class Criterion(Seeded, ABC):
     """Scores the weights of a network; a larger score is kept first.
 
     A criterion only scores: which weights, in which mode, in how many rounds and how many to keep is the business
-    of `spl.pruning`.
+    of `spl.pruning`. One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.seeds.Seeded`.
 
     Attributes:
         needs_data: whether it reads `Subject.batches`, if only for the shape of the inputs.

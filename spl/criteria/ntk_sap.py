@@ -27,7 +27,7 @@ class NTKSAP(Criterion):
         perturbation: ε.
         draws: how many z, θ and Δθ a round averages over.
         initializer: what draws θ; null for the network's own weights.
-        seed: of the stream.
+        seed: where that stream begins; null for a number that the seed of the run decides.
     """
 
     needs_data = True
@@ -38,7 +38,7 @@ class NTKSAP(Criterion):
         perturbation: float = 0.01,
         draws: int = 5,
         initializer: Initializer | None = HeNormal(),  # noqa: B008 (without state)
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if not perturbation > 0:
             raise InputError(f"perturbation must be positive, got {perturbation}.")
@@ -59,7 +59,7 @@ class NTKSAP(Criterion):
         total = [torch.zeros_like(mask) for mask in leaves.values()]
         twin = cpu_copy(subject.network)
         parameters = dict(twin.named_parameters())
-        with seeded(self.seed + subject.keep):  # other draws in each round
+        with seeded(self.start + subject.keep):  # other draws in each round
             for _ in range(self.draws):
                 if self.initializer is not None:
                     self.initializer(twin)

@@ -24,12 +24,12 @@ class PHEW(Criterion):
     own: equal on every rank and device.
 
     Args:
-        seed: of that stream.
+        seed: where that stream begins; null for a number that the seed of the run decides.
     """
 
     needs_data = False
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
     def __call__(self, subject: Subject) -> Scores:
@@ -37,7 +37,7 @@ class PHEW(Criterion):
         chain = {name: w for name, w in subject.weights.items() if w.ndim > 1}
         check_chain(subject.network, chain)
         layers = [w.abs().double().cpu().reshape(*w.shape[:2], -1) for w in chain.values()]
-        first = first_walks(layers, subject.keep, torch.Generator().manual_seed(self.seed))
+        first = first_walks(layers, subject.keep, torch.Generator().manual_seed(self.start))
         last = max(int(f.max()) for f in first)
         largest = max(float(layer.max()) for layer in layers) or 1.0
         scores = {name: torch.full(w.shape, -last - 3.0, dtype=torch.float64) for name, w in subject.weights.items()}

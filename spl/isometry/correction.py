@@ -14,6 +14,7 @@ from spl.isometry.residuals import isometry_residual, operator_residual
 from spl.isometry.structure import floor_at_rank, structural_rank
 from spl.masks import Masks
 from spl.mean_field import layer_gains
+from spl.seeds import Seeded
 
 Gain = Literal["mean_field"] | float
 
@@ -105,8 +106,10 @@ class Layer:
         return Residuals(matrix, float(operator_residual(exact, self.gain, **self.geometry)))
 
 
-class Correction(ABC):
+class Correction(Seeded, ABC):
     """Changes the kept weights of a pruned network before training.
+
+    One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.seeds.Seeded`.
 
     Args:
         gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the

@@ -22,18 +22,19 @@ class EOI(Correction):
 
     Args:
         gain: σ; see `Correction`.
-        seed: of the draws, which are made on the CPU: equal on every process and device.
+        seed: of the draws, which are made on the CPU: equal on every process and device; null for a number that the
+            seed of the run decides.
     """
 
     redraws = True
 
-    def __init__(self, gain: Gain = "mean_field", seed: int = 0) -> None:
+    def __init__(self, gain: Gain = "mean_field", seed: int | None = None) -> None:
         super().__init__(gain)
         self.seed = seed
 
     def correct_(self, layers: Sequence[Layer]) -> None:
         """Draw masks and weights of every layer."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.start)
         for layer in layers:
             blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
             for weight, mask in blocks:

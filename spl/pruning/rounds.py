@@ -46,7 +46,8 @@ def find_masks(
 ) -> tuple[Masks, Scores]:
     """Masks of `parameters` at `sparsity`, and the scores of the last round, which selected them.
 
-    Weights, buffers, gradients, modes and random streams are left as they were found. The scores are those of the
+    Weights, buffers, gradients, modes and random streams are left as they were found; what a criterion without a seed
+    draws is decided by the seed of torch's global stream, the last `torch.manual_seed`. The scores are those of the
     units that the pattern keeps or prunes as a whole; see `spl.selection.lowered` for those that were pruned before.
 
     Args:
@@ -76,6 +77,7 @@ def find_masks(
     masks: Masks | None = None
     scores = Scores()
     memo: dict[Criterion, Any] = {}
+    criterion = criterion.seeded(torch.initial_seed())
     with undisturbed(network, batch_norm), _restored(parameters, weights):
         rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
         for number, keep in enumerate(rounds, 1):
@@ -115,6 +117,7 @@ def score(
     size = sum(p.numel() for p in parameters.values())
     loss = LossOfLogits(scoring_loss(targets))
     subject = Subject(network, weights, None, _readable(criterion, batches, 1), loss, size)
+    criterion = criterion.seeded(torch.initial_seed())
     with undisturbed(network, batch_norm):
         return criterion(subject)
 
