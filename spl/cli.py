@@ -4,7 +4,7 @@ import csv
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
@@ -24,7 +24,16 @@ from spl import (  # noqa: F401 (short class names on the command line)
     scopes,
 )
 from spl.advice import advice, reason
-from spl.callbacks import Diagnose, JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt, Summary
+from spl.callbacks import (
+    Diagnose,
+    FiniteLoss,
+    JacobianSpectrum,
+    LastCheckpoint,
+    PruneAtInit,
+    Requeue,
+    SafeInterrupt,
+    Summary,
+)
 from spl.callbacks.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.run import callbacks_of, run_folder, runs_folder
 from spl.checkpoints import read_checkpoint
@@ -68,7 +77,19 @@ class SplTrainer(Trainer):
 
 
 class SplCLI(LightningCLI):
-    """LightningCLI with groups of its own: pruning, spectrum, checkpoint; runs go to lightning_logs/NAME."""
+    """LightningCLI with groups of its own: pruning, spectrum, checkpoint; runs go to lightning_logs/NAME.
+
+    Attributes:
+        default_callbacks: classes of callbacks that every Trainer of the command has.
+    """
+
+    default_callbacks: ClassVar[tuple[type[Callback], ...]] = (
+        FiniteLoss,
+        SafeInterrupt,
+        Requeue,
+        LastCheckpoint,
+        Summary,
+    )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -209,7 +230,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
         trainer_class=SplTrainer,
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
-        trainer_defaults={"callbacks": [SafeInterrupt(), Requeue(), LastCheckpoint(), Summary()]},
+        trainer_defaults={"callbacks": [callback() for callback in cli.default_callbacks]},
         parser_kwargs={"description": _DESCRIPTION},
         args=args,
         **options,

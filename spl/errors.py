@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used, and what others say."""
+"""The exceptions for what cannot be done as it was asked for, and what others say."""
 
 
 class InputError(ValueError):
@@ -6,6 +6,10 @@ class InputError(ValueError):
 
     The `spl` command prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+class DivergedError(InputError):
+    """Training has diverged: what was asked for cannot be trained as it is."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
-"""Callbacks: prune and correct before fit, measure signal propagation, report, stop safely."""
+"""Callbacks: prune and correct before fit, measure signal propagation, report, stop safely, or on divergence."""
 
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.diagnose import Diagnose
+from spl.callbacks.finite_loss import FiniteLoss
 from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.last_checkpoint import LastCheckpoint
@@ -14,6 +15,7 @@ from spl.callbacks.two_four_training import TwoFourTraining
 __all__ = [
     "CostLine",
     "Diagnose",
+    "FiniteLoss",
     "JacobianSpectrum",
     "LastCheckpoint",
     "PruneAtInit",
