@@ -113,7 +113,8 @@ class Correction(Seeded, ABC):
 
     Args:
         gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the
-            layer: √2 for ReLU, 1 for none, 1.024 for tanh. The paper's is 1 for every activation.
+            layer: √2 for ReLU, 1 for none, 1.024 for tanh, and never more than √2, so that signals cannot explode
+            whatever the activation; see `spl.mean_field.bounded_gain`. The paper's is 1 for every activation.
 
     Attributes:
         redraws: whether it draws masks of its own, which keep as many weights of each layer.

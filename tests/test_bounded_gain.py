@@ -1,0 +1,78 @@
+"""The default gain: it keeps signals where the activation has a critical point, and explodes for none."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import pytorch_lightning as L
+import torch
+from fits import fit
+from torch import nn
+
+from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
+from spl.initializers import Orthogonal
+from spl.layers import ACTIVATIONS
+from spl.mean_field import bounded_gain, critical_gain
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    return nn.Threshold(0.1, 0.0) if kind is nn.Threshold else kind()
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.3), nn.PReLU(), nn.Tanh(), nn.ELU(), nn.SELU()]
+)
+def test_activations_with_a_critical_point_have_its_gain_bit_for_bit(activation):
+    assert bounded_gain(activation.double()) == critical_gain(activation.double()) <= math.sqrt(2)
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"),
+    [
+        *((kind(), 2**0.5) for kind in (nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish, nn.LogSigmoid)),
+        *((kind(), 2**0.5) for kind in (nn.Sigmoid, nn.Hardsigmoid)),
+        *((kind(), 1.0) for kind in (nn.Hardshrink, nn.Softshrink, nn.Tanhshrink)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_others_have_that_at_which_large_signals_do_not_grow(activation, gain):
+    assert bounded_gain(activation) == pytest.approx(gain, abs=1e-4)
+    assert critical_gain(activation) > gain + 0.2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ACTIVATIONS if kind is not nn.RReLU], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("size", [0.1, 1, 10, 100])
+def test_signals_of_no_size_explode_in_thirty_layers(kind, size):
+    activation = made(kind).double()
+    x = size * torch.randn(20, 200, dtype=torch.float64)
+    for _ in range(30):
+        x = activation(bounded_gain(activation) * x @ nn.init.orthogonal_(torch.empty(200, 200, dtype=torch.float64)))
+    # constants that are added in each layer, log 2 of Softplus, take part in what is propagated
+    assert x.square().mean().sqrt() < 5 * max(size, 1)
+
+
+def network(activation: type[nn.Module]) -> nn.Sequential:
+    """MLP-7 of width 100."""
+    widths = [784, *[100] * 6, 10]
+    layers = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), activation())]
+    return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+
+KINDS = [nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.ReLU6, nn.Hardswish, nn.Hardshrink, nn.Softplus]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_pruned_and_corrected_network_trains(kind):
+    L.seed_everything(0, verbose=False)
+    model = SparseClassifier(network(kind), initializer=Orthogonal())
+    spectrum, losses = JacobianSpectrum(examples=50, every_n_epochs=None), []
+
+    class Noting(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(float(outputs["loss"]))
+
+    trainer = fit(model, [PruneAtInit(0.9), spectrum, Noting()], limit_train_batches=1.0, limit_val_batches=1.0)
+    assert spectrum.spectra["corrected"].mean < 1.5
+    assert all(math.isfinite(loss) and loss < 5 for loss in losses)
+    if kind is not nn.Softplus:  # whose masks have next to no weights in the first layer, whatever the correction
+        assert trainer.callback_metrics["accuracy/val"] > 0.4
