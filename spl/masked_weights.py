@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import LightningModule
@@ -82,8 +83,7 @@ class MaskedWeights:
         self._paused = False
         self._binding = None if self.masks is None else Binding(self.network, self.masks, self.parameters)
         self._looks, self._suspicions = 0, 0
-        self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
-        self._moving: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._seen: weakref.WeakKeyDictionary[Optimizer, _Seen] = weakref.WeakKeyDictionary()
         self._said: set[str] = set()
 
     def mask_gradients_(self) -> None:
@@ -105,7 +105,8 @@ class MaskedWeights:
         """Set the pruned weights to exactly 0.0 again, and warn once of what moved them.
 
         Looking at them costs more than setting them to 0.0. So it is done where there is a trace of a write, and the
-        1st, 2nd, 4th, 8th, … time.
+        1st, 2nd, 4th, 8th, … time. On a CPU even setting them costs too much for networks of millions of weights:
+        while there is no trace of a write, and none was found so far, it is done every few times; see `Binding.stride`.
 
         Args:
             when: when they were found to be moved, in words, for the warning.
@@ -119,8 +120,9 @@ class MaskedWeights:
         """
         if self.masks is None or not (binding := self._acting()):
             return False
-        touched, replaced = binding.touched(), binding.replaced()
-        if replaced or not binding.fits():
+        touched = binding.touched()
+        replaced = touched and binding.replaced()
+        if replaced or (touched and not binding.fits()):
             binding = self._binding = Binding(self.network, self.masks, self.parameters)
         self._looks += 1
         self._suspicions += touched
@@ -128,7 +130,8 @@ class MaskedWeights:
         revived = self.masks.revived(binding.parameters) if look else {}
         if revived:
             self._say("replaced" if replaced else "moved", when, revived)
-        binding.zero_()
+        if look or touched or self._said or self._looks % binding.stride == 0:
+            binding.zero_()
         return bool(revived)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -192,44 +195,56 @@ class MaskedWeights:
         """Mask the gradients; of a step that takes a closure, whenever the closure has computed them."""
         if not (binding := self._acting()) or not binding.is_trained_by(optimizer):
             return None
-        self._look_before(optimizer)
+        seen = self._seen.setdefault(optimizer, _Seen())
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
+            self._look_before_step(seen)
             self.mask_gradients_()
             return None
+        self.check(_BEFORE)
 
         def masking(*given: Any, **named: Any) -> Any:
             self._gradients_masked = False
             result = closure(*given, **named)
-            self._look_before(optimizer)
+            self._look_before_step(seen)
             if not self._gradients_masked:  # as Lightning's hook has done, before it clips them
                 self.mask_gradients_()
             return result
 
         return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
 
-    def _look_before(self, optimizer: Optimizer) -> None:
-        """Undo what was done before a step; look for it where `after_step` looks for what the optimizer does."""
-        when = "before an optimizer's step"
-        if _is_due(self._steps.get(optimizer, 0) + 1):
-            self.keep(when, look=True)
+    def _look_before_step(self, seen: "_Seen") -> None:
+        """Undo what was done before a step, and look for it where `after_step` looks for what the optimizer does."""
+        if _is_due(seen.steps + 1):
+            self.keep(_BEFORE, look=True)
         else:
-            self.check(when)
+            self.check(_BEFORE)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Mask the weights after optimizers that move pruned ones, or may: those that are not PyTorch's own."""
-        if self.masks is None or not (binding := self._acting()) or not binding.is_trained_by(optimizer):
+        if self.masks is None or not (binding := self._acting()) or not (seen := self._seen.get(optimizer)):
             return
-        steps = self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
-        if _is_due(steps) and optimizer not in self._moving and self.masks.revived(binding.parameters):
+        seen.steps += 1
+        if _is_due(seen.steps) and not seen.moves and self.masks.revived(binding.parameters):
             rank_zero_warn(
                 f"{type(optimizer).__name__} moves weights that have no gradient; pruned ones are set back to 0.0."
             )
-            self._moving.add(optimizer)
-        if optimizer in self._moving or not type(optimizer).__module__.startswith("torch.optim."):
+            seen.moves = True
+        if seen.moves or not type(optimizer).__module__.startswith("torch.optim."):
             binding.zero_()
         else:
             binding.note()
+
+
+_BEFORE = "before an optimizer's step"
+
+
+@dataclass
+class _Seen:
+    """What was seen of an optimizer: how many steps it took, and whether they move pruned weights."""
+
+    steps: int = 0
+    moves: bool = False
 
 
 def _is_due(count: int) -> bool:

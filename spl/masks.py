@@ -125,6 +125,8 @@ class BoundMasks:
         self.parameters = [parameters[name] for name in masks]
         pairs = zip(self.parameters, masks.values(), strict=True)
         self.factors = [_factor(shard(p.detach()), shard_like(mask, p)) for p, mask in pairs]
+        self._memory: list[int] = []
+        self._weights: list[Tensor] = []
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
@@ -132,12 +134,16 @@ class BoundMasks:
         gradients = [p.grad for p in self.parameters]
         live = [(_bits(shard(g)), f) for g, f in zip(gradients, self.factors, strict=True) if g is not None]
         if live:
-            _multiply_(live)
+            tensors = [bits for bits, _ in live]  # of another precision than the weights', where a strategy keeps it so
+            torch._foreach_mul_(tensors, [f if f.dtype == g.dtype else f.to(g.dtype) for g, f in live])
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
-        """Set the pruned weights to 0.0, in place and unseen by autograd, as an optimizer's step may be anywhere."""
-        _multiply_([(_bits(shard(p.data)), f) for p, f in zip(self.parameters, self.factors, strict=True)])
+        """Set the pruned weights to 0.0, in place and without a trace for autograd."""
+        memory = [shard(p).data_ptr() for p in self.parameters]
+        if memory != self._memory:
+            self._memory, self._weights = memory, [_bits(shard(p.data)) for p in self.parameters]
+        torch._foreach_mul_(self._weights, self.factors)
 
     def fits(self) -> bool:
         """Return whether the parameters still have the devices and the sizes of their factors."""
@@ -155,6 +161,8 @@ def _integer(tensor: Tensor) -> torch.dtype:
 
 def _bits(tensor: Tensor) -> Tensor:
     """View the numbers of a tensor as integers."""
+    if tensor.dtype == torch.float32:  # the usual case, and there is little time
+        return tensor.view(torch.int32)
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.view(_integer(tensor))
 
@@ -163,9 +171,3 @@ def _factor(like: Tensor, mask: Tensor) -> Tensor:
     """Make a mask a factor of the bits of `like`, in its memory format, without which products are slow."""
     factor = torch.empty_like(_bits(like))
     return factor.copy_(mask[..., None] if like.is_complex() else mask)
-
-
-def _multiply_(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Multiply tensors of bits by factors, which gradients of another precision than their weights need converted."""
-    tensors = [tensor for tensor, _ in pairs]
-    torch._foreach_mul_(tensors, [f if f.dtype == t.dtype else f.to(t.dtype) for t, f in pairs])

@@ -272,6 +272,25 @@ def test_weights_that_are_moved_in_a_step_are_back_after_it(move):
         trained(partial(MovedInTheStep, move, at))
 
 
+def test_in_a_large_network_what_leaves_no_trace_is_undone_within_a_few_batches(monkeypatch):
+    """And within each batch once it was seen, when the weights are looked at for the 16th time."""
+    monkeypatch.setattr("spl.binding._LOOKED_AT_ONCE", 400)  # of 832 weights: every third batch
+    network, acting = Small(), []
+    prune(network, Random(), sparsity=0.9).apply_(dict(network.named_parameters()))
+    held = MaskedWeights(network)
+    held.hold(Masks({name: p != 0 for name, p in network.named_parameters() if p.ndim == 2}))
+    for batch in range(1, 20):
+        if batch >= 10:
+            written_unseen(network)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            held.keep()
+        if said:
+            assert "no optimizer's step" in str(said[0].message)
+        acting.append(bool(held.masks.revived(held.parameters)))
+    assert acting == [batch in (10, 11, 13, 14) for batch in range(1, 20)]
+
+
 class MovedBetween(L.Callback):
     """Moves the weights when no batch is being trained on."""
 
@@ -292,7 +311,7 @@ class Started(Small):
 @pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start"])
 @pytest.mark.parametrize("move", SEEN)
 def test_weights_that_are_moved_between_steps_do_not_act_in_the_next(move, hook):
-    match = "Another parameter has been put in the place" if move in (replaced, module_replaced) else MOVED
+    match = "Another parameter has taken the place" if move in (replaced, module_replaced) else MOVED
     with pytest.warns(UserWarning, match=match) as said:
         trained(Started, callbacks=[MovedBetween(move, hook)])
     assert sum("Pruned weights" in str(each.message) for each in said) == 1
