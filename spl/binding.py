@@ -1,6 +1,6 @@
 """Binding: masks and the very parameters that they act on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -53,8 +53,9 @@ class Binding:
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer has one of the parameters, or one that has taken the place of these."""
-        own = {id(p) for p in self._network.parameters()} if self.replaced() else self._own
-        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+        if self.replaced():
+            return has_any(optimizer, self._network.parameters())
+        return any(id(parameter) in self._own for group in optimizer.param_groups for parameter in group["params"])
 
     def replaced(self) -> bool:
         """Return whether a parameter is no longer in its place."""
@@ -73,3 +74,9 @@ class Binding:
         """Set the pruned weights to 0.0, and accept them."""
         self.masks.mask_weights_()
         self.note()
+
+
+def has_any(optimizer: Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Return whether the optimizer has one of the parameters."""
+    own = {id(parameter) for parameter in parameters}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spl.binding import Binding
+from spl.binding import Binding, has_any
 from spl.errors import InputError
 from spl.masks import Masks
 from spl.optimizer_hooks import Arguments, listen
@@ -37,6 +37,8 @@ class MaskedWeights:
         kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
     """
 
+    _binding: Binding | None
+
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.masks: Masks | None = None
@@ -57,7 +59,7 @@ class MaskedWeights:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin()
+        self._begin()  # without a look at the network, which need not be whole yet
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -80,11 +82,8 @@ class MaskedWeights:
 
     def restart(self) -> None:
         """Forget what was seen of optimizers, and which memory the weights have: a fit begins."""
-        self._paused = False
-        self._binding = None if self.masks is None else Binding(self.network, self.masks, self.parameters)
-        self._looks, self._suspicions = 0, 0
-        self._seen: weakref.WeakKeyDictionary[Optimizer, _Seen] = weakref.WeakKeyDictionary()
-        self._said: set[str] = set()
+        self._forget()
+        self._acting()  # so that what is written from here on is noticed
 
     def mask_gradients_(self) -> None:
         """Set the gradients of pruned weights to 0.0."""
@@ -168,12 +167,23 @@ class MaskedWeights:
     def _begin(self) -> None:
         self.kept_by_callback = False
         self._gradients_masked = False
-        self.restart()
+        self._forget()
         listen(self)
 
-    def _acting(self) -> "Binding | None":
+    def _forget(self) -> None:
+        self._paused = False
+        self._binding = None
+        self._looks, self._suspicions = 0, 0
+        self._seen: weakref.WeakKeyDictionary[Optimizer, _Seen] = weakref.WeakKeyDictionary()
+        self._said: set[str] = set()
+
+    def _acting(self) -> Binding | None:
         """Return the masks bound to the parameters; None where there are none, or none that may act yet."""
-        return None if self._paused else self._binding
+        if self.masks is None or self._paused:
+            return None
+        if self._binding is None:
+            self._binding = Binding(self.network, self.masks, self.parameters)
+        return self._binding
 
     def _say(self, what: str, when: str, revived: Mapping[str, int]) -> None:
         """Warn, once a fit, of pruned weights that something else than an optimizer's step has made other than 0.0."""
@@ -193,7 +203,7 @@ class MaskedWeights:
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Mask the gradients; of a step that takes a closure, whenever the closure has computed them."""
-        if not (binding := self._acting()) or not binding.is_trained_by(optimizer):
+        if not self._is_trained_by(optimizer):
             return None
         seen = self._seen.setdefault(optimizer, _Seen())
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -213,6 +223,14 @@ class MaskedWeights:
 
         return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
 
+    def _is_trained_by(self, optimizer: Optimizer) -> bool:
+        """Return whether masks act on what the optimizer trains; of other optimizers' networks nothing is asked."""
+        if self.masks is None or self._paused:
+            return False
+        if self._binding is not None:
+            return self._binding.is_trained_by(optimizer)
+        return has_any(optimizer, self.network.parameters())
+
     def _look_before_step(self, seen: "_Seen") -> None:
         """Undo what was done before a step, and look for it where `after_step` looks for what the optimizer does."""
         if _is_due(seen.steps + 1):
@@ -222,7 +240,8 @@ class MaskedWeights:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Mask the weights after optimizers that move pruned ones, or may: those that are not PyTorch's own."""
-        if self.masks is None or not (binding := self._acting()) or not (seen := self._seen.get(optimizer)):
+        seen = self._seen.get(optimizer)
+        if seen is None or self.masks is None or not (binding := self._acting()):
             return
         seen.steps += 1
         if _is_due(seen.steps) and not seen.moves and self.masks.revived(binding.parameters):

@@ -19,7 +19,7 @@ from foreign import Plain, Trained, batches, images
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from spl import Masks, PruneAtInit, prune
+from spl import InputError, Masks, PruneAtInit, prune
 from spl.criteria import Random
 from spl.masked_weights import MaskedWeights
 from spl.masks import BoundMasks
@@ -450,6 +450,30 @@ def test_nobody_listens_any_more_once_the_masks_are_let_go():
     del held, twin, network
     gc.collect()
     assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == before
+
+
+def test_a_network_that_its_masks_no_longer_fit_leaves_the_training_of_others_alone():
+    broken = MaskedWeights(pruned_network()[0])
+    broken.hold(prune(broken.network, Random(), sparsity=0.8))
+    copied = copy.deepcopy(broken)
+    for held in (broken, copied):
+        held.network[0] = nn.Linear(6, 30)
+    other, masks = pruned_network()
+    masks.apply_(dict(other.named_parameters()))
+    loop(other, torch.optim.SGD(other.parameters(), lr=0.1))
+    for held in (broken, copied):
+        with pytest.raises(InputError, match=r"0\.weight \(mask \(20, 6\), weights \(30, 6\)\)"):
+            held.keep()
+
+
+def test_a_copy_of_a_module_that_holds_its_own_masks_keeps_them():
+    run = Trained(Small, DATA, loss=loss_of)
+    twin = copy.deepcopy(run.module)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    loss_of(twin, next(iter(DATA))).backward()
+    optimizer.step()
+    assert MaskedWeights.of(twin).network is twin
+    assert run.masks.revived(dict(twin.named_parameters())) == {}
 
 
 def test_a_parameter_of_another_shape_in_the_place_of_a_pruned_one_is_refused():

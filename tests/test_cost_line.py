@@ -94,6 +94,11 @@ def test_looking_leaves_no_trace(snapshot):
     assert looking.looked
 
 
+def test_the_line_is_there_once_beside_a_callback_of_its_own(caplog):
+    Trained(lambda: Plain(nn.Sequential(nn.Flatten(), nn.Linear(108, 4))), DATA, callbacks=[CostLine()])
+    assert caplog.text.count("The pruned network: kept") == 1
+
+
 def test_a_fit_that_does_not_train_has_no_line(caplog):
     fit(classifier(), [pruning()], limit_train_batches=0)
     assert "The pruned network" not in caplog.text

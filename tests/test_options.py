@@ -104,7 +104,7 @@ def test_channels_last_reaches_kernels_images_and_masks(tmp_path):
     assert seen[-1].is_contiguous(memory_format=torch.channels_last)
     assert kernel.is_contiguous(memory_format=torch.channels_last)
     assert not kernel.is_contiguous()
-    bound = model._masked_weights._bound
+    bound = model._masked_weights._binding.masks
     assert all(f.stride() == p.stride() for f, p in zip(bound.factors, bound.parameters, strict=True))
     plain = SparseClassifier.load_from_checkpoint(tmp_path / "x.ckpt", network=resnet().network)
     assert torch.equal(plain.network.stage1.block1.body.conv1.weight, kernel)

@@ -34,7 +34,7 @@ from spl.scopes import Global, Scope
 from spl.sharding import note_pieces
 
 
-class PruneAtInit(KeepMasks, CostLine):
+class PruneAtInit(KeepMasks):
     """Prune a LightningModule at initialization and bring what is left back to approximate isometry.
 
     Runs once, when fit starts: the weights are on their device, equal on all processes and not yet trained. A
@@ -113,6 +113,7 @@ class PruneAtInit(KeepMasks, CostLine):
         self._weights: MaskedWeights | None = None
         self._restored_step: int | None = None
         self._unreported: Scores | None = None
+        self._cost_line = CostLine()
 
     @property
     def masks(self) -> Masks | None:
@@ -174,7 +175,7 @@ class PruneAtInit(KeepMasks, CostLine):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where weights are sharded, do only now what depends on the checkpoint, which has been restored meanwhile."""
-        super().on_train_start(trainer, pl_module)
+        self._cost_line.on_train_start(trainer, pl_module)
         if shards(trainer):
             super().on_fit_start(trainer, pl_module)
             if self._unreported is not None and not trainer.ckpt_path:
@@ -182,6 +183,16 @@ class PruneAtInit(KeepMasks, CostLine):
             elif self.masks is not None:
                 self._check_restored(self.masks)
             self._unreported = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Undo what was written since the last batch, and keep an input for the line that tells what it costs."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._cost_line.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell what the pruned network costs, unless a CostLine of the Trainer's does."""
+        if not callbacks_of(trainer, CostLine):
+            self._cost_line.on_fit_end(trainer, pl_module)
 
     def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._unreported = self._prune(trainer, pl_module)
