@@ -26,16 +26,16 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spl.classifier import sgd
 from spl.criteria import ConnectionSensitivity, Criterion, GraSP, Magnitude, Random, SynFlow
 from spl.data import MNIST
 from spl.diagnosis import Evidence, diagnose, judge
 from spl.initializers import Gaussian, GlorotNormal, HeNormal, Initializer, LeCunNormal, Orthogonal
 from spl.isometry import EOI, ApproximateIsometry, Correction
-from spl.masks import BoundMasks, Masks
-from spl.module import sgd
+from spl.masks.masks import BoundMasks, Masks
 from spl.networks import MLP
 from spl.pruning import prune
-from spl.scopes import Global, Scope, Uniform
+from spl.pruning.scopes import Global, Scope, Uniform
 
 DOCS = Path(__file__).parent.parent / "docs"
 STEPS, EVERY, GOAL = 2000, 100, 0.9

@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
+from spl.classifier import SparseClassifier
 from spl.data import CIFAR10, MNIST
 from spl.data.tensors import ImageTensors
-from spl.module import SparseClassifier
 from spl.networks import ResNet
 
 BATCHES = 50

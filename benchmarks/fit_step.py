@@ -20,9 +20,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from ratios import compare
 
+from spl.classifier import SparseClassifier, sgd
 from spl.criteria import Random
 from spl.data import MNISTSample
-from spl.module import SparseClassifier, sgd
 from spl.networks import MLP
 from spl.pruning import prune
 

@@ -27,9 +27,9 @@ from torchvision.models import resnet18
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
 from spl.export import compact, save_onnx, to_csr, to_two_four
 from spl.networks import MLP
-from spl.patterns import NM, Channels
 from spl.pruning import prune
-from spl.scopes import Uniform
+from spl.pruning.patterns import NM, Channels
+from spl.pruning.scopes import Uniform
 
 
 def inferring(network: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:

@@ -21,10 +21,10 @@ from spl.criteria import Random
 from spl.initializers import Orthogonal
 from spl.isometry import ApproximateIsometry, Change, Correction
 from spl.jacobian import Spectrum, singular_values
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune
-from spl.scopes import Uniform
+from spl.pruning.scopes import Uniform
 
 
 def timed(correction: Correction, network: nn.Module, masks: Masks) -> tuple[dict[str, Change], float]:

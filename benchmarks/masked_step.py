@@ -24,8 +24,8 @@ from torchvision.models import resnet18
 
 import spl.pruning
 from spl.criteria import Random
-from spl.masked_weights import MaskedWeights
-from spl.masks import BoundMasks, Masks
+from spl.masks.masked_weights import MaskedWeights
+from spl.masks.masks import BoundMasks, Masks
 from spl.networks import MLP
 
 

@@ -23,12 +23,12 @@ from ratios import compare
 from tabulate import tabulate
 
 from spl.callbacks import LastCheckpoint
+from spl.classifier import SparseClassifier
 from spl.criteria import Random
 from spl.data import MNISTSample
-from spl.module import SparseClassifier
 from spl.networks import MLP
-from spl.population import Member, prepare, train
 from spl.pruning import prune
+from spl.reproduction.stacked import Member, prepare, train
 
 EPOCHS = 5
 STEPS = 41 * EPOCHS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spl.criteria import Batch, ConnectionSensitivity
 from spl.data import CIFAR10, MNIST
 from spl.initializers import Orthogonal
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP, VGG16, ResNet
 from spl.pruning import prune
 

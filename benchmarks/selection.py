@@ -22,8 +22,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from spl.masks import Masks
-from spl.selection import top_k
+from spl.masks.masks import Masks
+from spl.masks.top_k import top_k
 
 Scores = dict[str, Tensor]
 LAYERS = 10

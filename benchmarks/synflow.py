@@ -19,10 +19,10 @@ from ratios import compare
 from torch import Tensor, nn
 
 from spl.criteria import SynFlow
-from spl.masks import Masks
+from spl.criteria.schedules import Exponential
+from spl.masks.masks import Masks
 from spl.networks import VGG16, ResNet
 from spl.pruning import keep_count, prune
-from spl.schedules import Exponential
 
 SPARSITY, ROUNDS = 0.9, 100
 

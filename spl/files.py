@@ -103,3 +103,40 @@ def _reason(path: Path, error: Exception) -> str:
             if names := get_unsafe_globals_in_checkpoint(path):
                 return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
     return f"it is damaged ({first_line(error)})"
+
+
+_KINDS: dict[str, type] = {
+    "state_dict": dict,
+    "masks": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "hyper_parameters": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "epoch": int,
+    "global_step": int,
+}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU.
+
+    Raises:
+        InputError: there is no such file, it is not whole, has something to execute, or is no checkpoint.
+    """
+    if Path(path, "meta.pt").is_file():  # beside the shards, as FSDP's strategies write them
+        raise InputError(
+            f"{path} is a folder of shards, whose index is a pickle that could execute anything: if you wrote it, make "
+            f"a file of it, python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
+        )
+    checkpoint = read(path, "checkpoint", "spl fit")
+    if type(checkpoint) is not dict or "state_dict" not in checkpoint:
+        raise InputError(f"{path} is no checkpoint: it has no state_dict. Give a .ckpt file that `spl fit` wrote.")
+    wrong = [
+        f"{key} is {type(checkpoint[key]).__name__}, not {kind.__name__}"
+        for key, kind in _KINDS.items()
+        if not isinstance(checkpoint.get(key, kind()), kind)
+    ]
+    if wrong:
+        raise InputError(f"{path} was changed after it was written: {', '.join(wrong)}. Give another checkpoint.")
+    return checkpoint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
-from spl.layers import WEIGHTED
+from spl.functional.layers import WEIGHTED
 
 
 class Initializer(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spl.errors import InputError
-from spl.modes import BatchNormMode, undisturbed
+from spl.functional.undisturbed import BatchNormMode, undisturbed
 
 
 def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_norm: BatchNormMode = "eval") -> Tensor:
@@ -25,7 +25,7 @@ def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_
         network: maps [N, ...] to logits [N, C]; left as it was found.
         inputs: N examples, as the network takes them, on its device.
         chunk: examples at a time, at most; memory grows with chunk, and not with N beyond the result.
-        batch_norm: see `spl.modes.undisturbed`; `batch` couples examples, and is then an approximation.
+        batch_norm: see `undisturbed`; `batch` couples examples, and is then an approximation.
 
     Raises:
         InputError: the output is not [N, C], or memory runs out.

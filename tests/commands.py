@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spl import cli
+from spl import __main__
+from spl.cli import fit
 
 # of a network and a pruning that take next to no time
 SMALL = ["--config", Path(__file__).parent.parent / "configs" / "quickstart.yaml"]
@@ -15,7 +16,7 @@ SMALL += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.is
 SMALL += ["--spectrum.examples", 5, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
 
-class OnceParsed(cli.SplCLI):
+class OnceParsed(fit.SplCLI):
     """Keeps what it parses by: it takes a second to make, and 500 command lines would not be worth it."""
 
     _made: tuple | None = None
@@ -42,9 +43,9 @@ def command(*args: object) -> Ended:
     output, errors = io.StringIO(), io.StringIO()
     code = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(cli, "SplCLI", OnceParsed)
+        patch.setattr(fit, "SplCLI", OnceParsed)
         try:
-            cli.main([str(arg) for arg in args])
+            __main__.main([str(arg) for arg in args])
         except SystemExit as stopped:
             code = stopped.code or 0
     return Ended(code, output.getvalue(), errors.getvalue())

@@ -17,9 +17,9 @@ import yaml
 from commands import SMALL, command
 from kills import ended, same
 
+from spl.classifier import SparseClassifier
 from spl.criteria import ConnectionSensitivity
 from spl.data import MNISTSample
-from spl.module import SparseClassifier
 
 FIT = ["fit", *SMALL, "--trainer.max_epochs", 3, "--test_after_fit", "false"]
 PAIR = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--seed_everything", "true"]

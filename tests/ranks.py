@@ -26,15 +26,15 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
 from spl.criteria import FORCE, NTKSAP, GraSP, Magnitude, Random, ShuffledInLayers, SynFlow
+from spl.criteria.schedules import Exponential
 from spl.data import MNISTSample
 from spl.errors import InputError
 from spl.initializers import Orthogonal
 from spl.isometry import EOI, ApproximateIsometry
-from spl.masked_weights import MaskedWeights
-from spl.masks import Masks
+from spl.masks.masked_weights import MaskedWeights
+from spl.masks.masks import Masks
+from spl.masks.sharding import shard, shard_like
 from spl.networks import MLP, ResNet
-from spl.schedules import Exponential
-from spl.sharding import shard, shard_like
 
 
 def whole(module: L.LightningModule) -> AbstractContextManager[None]:

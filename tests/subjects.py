@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.criteria import Batch, LossOfLogits, Subject, scoring_loss
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 
 def subject(

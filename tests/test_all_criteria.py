@@ -24,10 +24,10 @@ from spl.criteria import (
     ShuffledInLayers,
     SynFlow,
 )
+from spl.criteria.schedules import Exponential, OneShot
 from spl.initializers import HeNormal
 from spl.networks import MLP, VGG16, ResNet
 from spl.pruning import find_masks, prunable_parameters, prune, score
-from spl.schedules import Exponential, OneShot
 
 CRITERIA = [
     Magnitude(),

@@ -25,7 +25,7 @@ from spl.criteria import (
 )
 from spl.initializers import HeNormal
 from spl.isometry import ApproximateIsometry
-from spl.masked_weights import MaskedWeights
+from spl.masks.masked_weights import MaskedWeights
 
 DATA = batches(images(24, side=6), 8)
 

@@ -21,8 +21,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from spl import InputError, Masks, PruneAtInit, prune
 from spl.criteria import Random
-from spl.masked_weights import MaskedWeights
-from spl.masks import BoundMasks
+from spl.masks.masked_weights import MaskedWeights
+from spl.masks.masks import BoundMasks
 
 DATA = batches(images(24, side=4), 4)
 MOVED = r"Pruned weights were not 0\.0 .*network\.\d\.weight \(\d+\).* no optimizer's step"
@@ -274,7 +274,7 @@ def test_weights_that_are_moved_in_a_step_are_back_after_it(move):
 
 def test_in_a_large_network_what_leaves_no_trace_is_undone_within_a_few_batches(monkeypatch):
     """And within each batch once it was seen, when the weights are looked at for the 16th time."""
-    monkeypatch.setattr("spl.binding._LOOKED_AT_ONCE", 400)  # of 832 weights: every third batch
+    monkeypatch.setattr("spl.masks.binding._LOOKED_AT_ONCE", 400)  # of 832 weights: every third batch
     network, acting = Small(), []
     prune(network, Random(), sparsity=0.9).apply_(dict(network.named_parameters()))
     held = MaskedWeights(network)

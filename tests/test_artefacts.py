@@ -12,8 +12,8 @@ import yaml
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from spl import tensorboard
-from spl.masks import Masks
+from spl.callbacks.reporting import tensorboard
+from spl.masks.masks import Masks
 from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
 from spl.reproduction.artefacts.figure_1 import Figure1
 from spl.reproduction.artefacts.figure_2 import Figure2

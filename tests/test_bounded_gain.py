@@ -10,9 +10,9 @@ from fits import fit
 from torch import nn
 
 from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
+from spl.functional.layers import ACTIVATIONS
 from spl.initializers import Orthogonal
-from spl.layers import ACTIVATIONS
-from spl.mean_field import bounded_gain, critical_gain
+from spl.isometry.mean_field import bounded_gain, critical_gain
 
 
 def made(kind: type[nn.Module]) -> nn.Module:

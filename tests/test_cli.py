@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from spl import SparseClassifier
-from spl.cli import main
+from spl.__main__ import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICK = ["--config", str(CONFIGS / "quickstart.yaml")]

@@ -15,11 +15,11 @@ from spl.criteria import Random
 from spl.diagnosis.paths import find_paths
 from spl.errors import InputError
 from spl.export import compact
-from spl.export.compaction.sums import PartialSum
-from spl.masks import Masks
+from spl.export.compaction.partial_sums import PartialSum
+from spl.masks.masks import Masks
 from spl.networks import MLP, VGG16, LeNet300, ResNet, WideResNet
-from spl.patterns import Channels
 from spl.pruning import prune
+from spl.pruning.patterns import Channels
 
 
 def chain(**layers):

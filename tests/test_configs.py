@@ -9,8 +9,8 @@ import torch
 import yaml
 from commands import OnceParsed
 
-from spl import cli
-from spl.cli import main
+from spl.__main__ import main
+from spl.cli import fit
 from spl.data import CIFAR10, MNIST, images
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
 def made_once():
     """The parsers and the images, of which each test would make its own: they are not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "SplCLI", OnceParsed)
+        patch.setattr(fit, "SplCLI", OnceParsed)
         for data in (CIFAR10, MNIST):
             patch.setattr(data, "load", _once(data.load))
         yield

@@ -12,13 +12,13 @@ from spl.criteria import (
     ShuffledInLayers,
     SynFlow,
 )
-from spl.criteria.streams import seeded
+from spl.criteria.schedules import Exponential
+from spl.functional.seeded import seeded
 from spl.initializers import Gaussian, HeNormal
-from spl.masks import Masks
+from spl.masks.masks import Masks
+from spl.masks.top_k import top_k
 from spl.networks import MLP
 from spl.pruning import prune
-from spl.schedules import Exponential
-from spl.selection import top_k
 
 
 def network() -> nn.Sequential:

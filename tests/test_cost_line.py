@@ -11,7 +11,7 @@ from torch import nn
 
 from spl.callbacks import CostLine
 from spl.export import cost_line
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 DATA = batches(images(8, side=6), 4)
 

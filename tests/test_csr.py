@@ -12,7 +12,7 @@ from spl.errors import InputError
 from spl.export import csr, save_program, to_csr
 from spl.export.csr import Timing
 from spl.export.csr_linear import CSRLinear
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune
 

@@ -14,9 +14,10 @@ from commands import SMALL, command
 from torch import nn
 
 from spl import InputError, SparseClassifier
-from spl.checkpoints import WholeCheckpoints, read_checkpoint
+from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.data import CIFAR10, MNIST
 from spl.export import load_sparse
+from spl.files import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of a run that goes on in another folder
 

@@ -17,8 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from spl.callbacks.batches import EvaluationBatches
-from spl.callbacks.dealing import deal
+from spl.callbacks.scoring.batches import EvaluationBatches
+from spl.callbacks.scoring.process_batches import deal
 from spl.criteria import ConnectionSensitivity, Processes, dealt
 from spl.errors import InputError
 from spl.pruning import find_masks, prunable_parameters

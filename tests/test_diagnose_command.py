@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 from spl import InputError, SparseClassifier
+from spl.__main__ import main
 from spl.callbacks import Diagnose
-from spl.cli import main
 from spl.diagnosis import Diagnosis
 
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]

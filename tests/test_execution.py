@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from spl.reproduction.budgets import BUDGETS
-from spl.reproduction.engine import LocalProcesses
 from spl.reproduction.execution import execute, missing
+from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_MAG, LDI_RAND, Experiment, mlp
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUN_FILE, RUNS, Run
@@ -79,7 +79,7 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
     command = [
         sys.executable,
         "-c",
-        "from spl.cli import main; main()",
+        "from spl.__main__ import main; main()",
         "fit",
         "--config",
         str(result.folder / RUN_FILE),

@@ -9,14 +9,14 @@ from onnx_files import infer
 from pytorch_lightning import Trainer
 
 from spl import PruneAtInit, SparseClassifier
-from spl.cli import main
+from spl.__main__ import main
 from spl.criteria import Random
 from spl.data import MNISTSample
 from spl.export import load_sparse, summarize
 from spl.files import serialized
 from spl.networks import MLP, VGG16
-from spl.patterns import Channels
 from spl.pruning import prune
+from spl.pruning.patterns import Channels
 
 CONFIG = {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 30}}
 

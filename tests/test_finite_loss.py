@@ -19,7 +19,7 @@ from spl.callbacks import FiniteLoss, LastCheckpoint
 from spl.errors import DivergedError
 from spl.networks import MLP
 from spl.reproduction.job import Group, Job, PlannedRun
-from spl.reproduction.work import work
+from spl.reproduction.worker import work
 
 HERE = Path(__file__).parent
 # after eight steps, which is in the second epoch of five steps, the learning rate is 1e30

@@ -24,7 +24,7 @@ from spl.isometry import (
     operator_residual,
     orthogonality_score,
 )
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 SHAPES = [(6, 6), (3, 8), (8, 3), (1, 5), (5, 1), (4, 2, 3, 3), (16, 1, 2, 2)]
 CORRECTIONS = [ApproximateIsometry(), OperatorIsometry(), GradientDescentIsometry(iterations=100)]

@@ -13,7 +13,7 @@ from spl.initializers import Gaussian, Orthogonal
 from spl.isometry import ApproximateIsometry
 from spl.isometry.solver import KeptEntries, minimize
 from spl.jacobian import singular_values
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP, VGG16, ResNet
 from spl.pruning import prune
 

@@ -12,7 +12,7 @@ from spl.initializers import LeCunNormal
 from spl.isometry import EOI, EdgeOfChaos
 from spl.isometry.givens import sparse_orthogonal
 from spl.jacobian import singular_values
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP, ResNet
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from spl.criteria import Magnitude
-from spl.masked_weights import MaskedWeights
-from spl.scopes import Uniform
+from spl.masks.masked_weights import MaskedWeights
+from spl.pruning.scopes import Uniform
 
 ADAM = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.9))
 

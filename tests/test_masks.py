@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from spl.errors import InputError
-from spl.masks import BoundMasks, Masks
-from spl.selection import top_k
+from spl.masks.masks import BoundMasks, Masks
+from spl.masks.top_k import top_k
 
 
 def masks_of(**bits: list) -> Masks:

@@ -6,9 +6,9 @@ from torch import nn
 
 from spl.initializers import Orthogonal
 from spl.isometry import ApproximateIsometry
+from spl.isometry.mean_field import critical_gain, layer_gains
 from spl.jacobian import singular_values
-from spl.masks import Masks
-from spl.mean_field import critical_gain, layer_gains
+from spl.masks.masks import Masks
 from spl.networks import MLP, VGG16, ResNet, WideResNet
 
 

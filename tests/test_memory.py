@@ -10,13 +10,13 @@ from torchvision.models import vit_b_16
 
 from spl import jacobian
 from spl.criteria import FORCE, NTKSAP, PHEW, ConnectionSensitivity, GraSP, IterativeSNIP, Magnitude, SynFlow
+from spl.criteria.schedules import Exponential
 from spl.diagnosis.trial import trial_loss
 from spl.errors import InputError
+from spl.functional.linearized import path_gradients
 from spl.jacobian import singular_values
-from spl.linearized import path_gradients
 from spl.networks import VGG16, ResNet
 from spl.pruning import prunable_parameters, prune, score
-from spl.schedules import Exponential
 
 
 def test_the_measure_counts_what_lives_at_once():

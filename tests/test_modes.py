@@ -4,8 +4,8 @@ from torch import nn
 
 from spl.criteria import ConnectionSensitivity
 from spl.errors import InputError
+from spl.functional.undisturbed import undisturbed
 from spl.jacobian import singular_values
-from spl.modes import undisturbed
 from spl.networks import ResNet
 from spl.pruning import prune
 

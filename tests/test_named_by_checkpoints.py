@@ -11,7 +11,7 @@ from commands import command
 from fits import PLAIN
 from pytorch_lightning import Trainer
 
-from spl import InputError, SparseClassifier, module
+from spl import InputError, SparseClassifier, classifier
 from spl.criteria import Random
 from spl.networks import MLP
 from spl.pruning import prune
@@ -200,7 +200,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_unpickled(checkpoint, t
             return __import__, ("canary",)
 
     torch.save(checkpoint | {"x": Hostile()}, "hostile.ckpt")
-    monkeypatch.setattr(module, "read_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr(classifier, "read_checkpoint", lambda path: checkpoint)
     with pytest.raises(pickle.UnpicklingError):
         SparseClassifier.load_from_checkpoint("hostile.ckpt")
     assert_untouched(tmp_path)

@@ -6,11 +6,11 @@ from subjects import chain, subject
 from torch import nn
 
 from spl.criteria import NTKSAP
-from spl.criteria.streams import seeded
+from spl.criteria.schedules import Exponential
 from spl.errors import InputError
+from spl.functional.seeded import seeded
 from spl.initializers import Gaussian, HeNormal
-from spl.masks import Masks
-from spl.schedules import Exponential
+from spl.masks.masks import Masks
 
 
 def batch(n: int, features: int) -> list:

@@ -12,11 +12,11 @@ from trained import ResUNet, as_trained_, regnet_y
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import compact, program, save_onnx
-from spl.export.compaction.sums import PartialSum
+from spl.export.compaction.partial_sums import PartialSum
 from spl.export.csr_linear import CSRLinear
 from spl.networks import MLP, ResNet
-from spl.patterns import Channels
 from spl.pruning import prune
+from spl.pruning.patterns import Channels
 
 
 def computes_the_same(path, network, *shape):

@@ -12,14 +12,14 @@ from torch import nn
 
 from spl import prune
 from spl.criteria import Magnitude, Random
+from spl.criteria.schedules import Exponential, Linear
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry
 from spl.jacobian import singular_values
 from spl.networks import MLP
-from spl.patterns import NM, Blocks, Channels, TransposableNM, Unstructured
 from spl.pruning import select
-from spl.schedules import Exponential, Linear
-from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
+from spl.pruning.patterns import NM, Blocks, Channels, TransposableNM, Unstructured
+from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 PATTERNS = [Unstructured(), Blocks(2, 3), Blocks(1, 4), Channels()]
 SCOPES = [Global(), Uniform(), ERK(), SmartRatio()]

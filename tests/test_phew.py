@@ -6,9 +6,9 @@ from torch import nn
 from spl.criteria import PHEW
 from spl.criteria.phew import Steps, first_walks
 from spl.errors import InputError
+from spl.masks.top_k import top_k
 from spl.networks import MLP, VGG16, LeNet300, ResNet, WideResNet
 from spl.pruning import prunable_parameters, prune
-from spl.selection import top_k
 
 
 def on_paths(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,12 +16,12 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spl import InputError, SparseClassifier
-from spl.cli import main
+from spl.__main__ import main
 from spl.data import MNISTSample
-from spl.population import prepare, train
-from spl.population.data import PopulationData
-from spl.population.population import Population
-from spl.population.products import RoundAsSingle
+from spl.reproduction.stacked import prepare, train
+from spl.reproduction.stacked.data import PopulationData
+from spl.reproduction.stacked.linear import RoundAsSingle
+from spl.reproduction.stacked.stacked_classifier import Population
 
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
 QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]

@@ -24,18 +24,18 @@ from spl.criteria import (
     ShuffledInLayers,
     SynFlow,
 )
+from spl.criteria.schedules import Exponential, Linear, OneShot
 from spl.errors import InputError
 from spl.export import compact, restored
 from spl.export.csr import CSRLinear
 from spl.export.sparse_file import packed
 from spl.files import serialized
 from spl.initializers import HeNormal
-from spl.masked_weights import MaskedWeights
+from spl.masks.masked_weights import MaskedWeights
 from spl.networks import MLP
-from spl.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning import keep_count, prunable_parameters, prune
-from spl.schedules import Exponential, Linear, OneShot
-from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
+from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
+from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 CASES = 400  # of each network: 2,000 in all
 

@@ -14,18 +14,18 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from spl import InputError, JacobianSpectrum, PruneAtInit, prune
 from spl.callbacks import Diagnose, StageListener
-from spl.callbacks.batches import EvaluationBatches
-from spl.callbacks.record import described
-from spl.callbacks.whole import before_sharding
+from spl.callbacks.reporting.record import described
+from spl.callbacks.scoring.batches import EvaluationBatches
+from spl.callbacks.scoring.sharded_weights import before_sharding
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random
+from spl.criteria.schedules import Exponential, Linear
 from spl.data import MNISTSample
 from spl.initializers import Gaussian
 from spl.isometry import EOI, ApproximateIsometry
 from spl.networks import MLP
-from spl.patterns import NM, Blocks, Channels
 from spl.pruning import Rule, prunable_parameters
-from spl.schedules import Exponential, Linear
-from spl.scopes import GivenDensities, SmartRatio
+from spl.pruning.patterns import NM, Blocks, Channels
+from spl.pruning.scopes import GivenDensities, SmartRatio
 
 
 class Stages(StageListener):

@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random, scoring_loss
+from spl.criteria.schedules import Exponential, Linear, OneShot
 from spl.errors import InputError
-from spl.masks import Masks
-from spl.patterns import NM, Blocks, Channels, Unstructured
+from spl.masks.masks import Masks
 from spl.pruning import Rule, find_masks, keep_count, prunable_parameters, prune, score, select
-from spl.schedules import Exponential, Linear, OneShot
-from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
+from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
+from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
 SPARSITIES = st.floats(0.0, 0.99)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spl.cli import main
+from spl.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,12 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
-from spl import tensorboard
-from spl.figures import compare_spectra, draw
+from spl.callbacks.reporting import tensorboard
+from spl.callbacks.reporting.figures import compare_spectra, draw
+from spl.callbacks.reporting.tables import dead_outputs, layer_table, spectrum_table
 from spl.isometry import Change, Residuals
 from spl.jacobian import Spectrum
-from spl.masks import Masks
-from spl.report import dead_outputs, layer_table, spectrum_table
+from spl.masks.masks import Masks
 
 MASKS = Masks(
     {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from spl.cli import main
+from spl.__main__ import main
 from spl.reproduction import command
 from spl.reproduction.artefacts import ARTEFACTS
 from spl.reproduction.budgets import BUDGETS

@@ -13,12 +13,12 @@ from spl.errors import InputError
 from spl.reproduction import engine
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
-from spl.reproduction.engine import Cluster, LocalProcesses
+from spl.reproduction.executors import Cluster, LocalProcesses
 from spl.reproduction.job import Group, Job, PlannedRun, batches, planned, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
-from spl.reproduction.work import work
+from spl.reproduction.worker import work
 
 SMOKE, SHORT, PAPER = BUDGETS.values()
 TANH = Experiment(mlp("tanh"))
@@ -269,7 +269,7 @@ def test_a_job_that_is_asked_to_stop_begins_no_further_run(tmp_path, monkeypatch
         begun.append(args)
         raise stopped
 
-    monkeypatch.setattr("spl.reproduction.work.run_command", begin)
+    monkeypatch.setattr("spl.reproduction.worker.run_command", begin)
     runs = [PlannedRun(name, {"name": name}, []) for name in "ab"]
     file = Job("0", [Group(runs, together=False)]).write(tmp_path)
     with pytest.raises(SystemExit):

@@ -5,10 +5,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spl.apportionment import apportion, seats_before_first
 from spl.errors import InputError
 from spl.pruning import select
-from spl.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
+from spl.pruning.apportionment import apportion, seats_before_first
+from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
 LAYERS = {"conv.weight": (4, 2, 3, 3), "fc1.weight": (10, 10), "fc1.bias": (10,), "fc2.weight": (2, 10)}
 SIZE = 72 + 100 + 10 + 20

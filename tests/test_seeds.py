@@ -11,12 +11,12 @@ from subjects import subject
 from torch import nn
 
 from spl.criteria import NTKSAP, PHEW, Criterion, Magnitude, Random, RedrawnWeights, ShuffledInLayers
+from spl.functional.seeds import derived_seed
 from spl.initializers import HeNormal, LeCunNormal, Orthogonal
 from spl.isometry import EOI
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune, score
-from spl.seeds import derived_seed
 
 CRITERIA = {
     "Random": Random,

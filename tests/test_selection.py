@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from memory import PeakMemory
 from torch import Tensor
 
-from spl import selection
 from spl.errors import InputError
-from spl.masks import Masks
-from spl.selection import lowered, ranks_of_largest, top_k
+from spl.masks.masks import Masks
+from spl.masks.top_k import lowered, ranks_of_largest, top_k
 
 KINDS = {
     "normal": torch.randn,
@@ -107,7 +106,7 @@ def test_top_k_refuses_a_count_out_of_range(keep):
 
 def small_pieces():
     """Few scores are many: samples and pieces are tiny, and the bracket misses often."""
-    return patch.multiple(selection, _CHUNK=50, _CANDIDATES=8)
+    return patch.multiple("spl.masks.top_k", _CHUNK=50, _CANDIDATES=8)
 
 
 def ranked(scores: dict[str, Tensor], alive: list[bool]) -> list[int]:

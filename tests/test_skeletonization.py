@@ -3,9 +3,9 @@ from subjects import chain, subject
 from torch import nn
 
 from spl.criteria import FORCE, ConnectionSensitivity, IterativeSNIP
-from spl.masks import Masks
+from spl.criteria.schedules import Exponential, OneShot
+from spl.masks.masks import Masks
 from spl.pruning import find_masks
-from spl.schedules import Exponential, OneShot
 
 BATCH = (torch.ones(1, 1, dtype=torch.float64), torch.tensor([0]))
 

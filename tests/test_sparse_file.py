@@ -13,7 +13,7 @@ from torch import nn
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import load_sparse, restored, save_sparse
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP, ResNet
 from spl.pruning import prune
 

@@ -9,13 +9,13 @@ from subjects import chain, subject
 from torch import nn
 
 from spl.criteria import Magnitude, SynFlow
-from spl.flow import Flow
-from spl.linearized import path_gradients
-from spl.masks import Masks
+from spl.criteria.schedules import Exponential, OneShot
+from spl.criteria.synaptic_flow import Flow
+from spl.functional.linearized import path_gradients
+from spl.masks.masks import Masks
+from spl.masks.top_k import top_k
 from spl.networks import MLP, VGG16, ResNet, WideResNet
 from spl.pruning import prunable_parameters, prune
-from spl.schedules import Exponential, OneShot
-from spl.selection import top_k
 
 
 def synflow(network: nn.Module, shape: tuple[int, ...], masks: Masks | None = None) -> dict[str, torch.Tensor]:
@@ -134,7 +134,7 @@ def test_no_layer_collapses_where_one_shot_pruning_loses_some():
 def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_die(
     monkeypatch, network, shape, precision
 ):
-    monkeypatch.setattr("spl.flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
     network = network().to(precision).train()
     parameters = dict(network.named_parameters())
     flow = Flow(network, parameters, torch.zeros(1, *shape, dtype=precision))
@@ -150,7 +150,7 @@ def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_d
 
 
 def test_dead_channels_drop_out_of_the_products(monkeypatch):
-    monkeypatch.setattr("spl.flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
     network = chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]])
     flow = Flow(network, ["fc1.weight", "fc2.weight", "fc3.weight"], torch.zeros(1, 2))
     network.fc1.weight.data[0] = 0.0
@@ -185,7 +185,7 @@ def test_a_layer_that_the_output_does_not_need_has_no_flow():
 
 
 def test_rounds_share_their_work_and_give_the_masks_of_rounds_that_do_not(monkeypatch):
-    monkeypatch.setattr("spl.flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
     network = ResNet(1)
     weights = prunable_parameters(network)
     batches = [(torch.zeros(1, 3, 16, 16), torch.zeros(1))]

@@ -12,10 +12,10 @@ from spl.criteria import Magnitude
 from spl.errors import InputError
 from spl.export import to_two_four
 from spl.export.two_four import is_two_four
-from spl.masks import Masks
+from spl.masks.masks import Masks
 from spl.networks import MLP
-from spl.patterns import NM, TransposableNM
 from spl.pruning import prune
+from spl.pruning.patterns import NM, TransposableNM
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device with sparse tensor cores")
 

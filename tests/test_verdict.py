@@ -12,7 +12,7 @@ from spl import Masks
 from spl.diagnosis import Evidence, Verdict, diagnose, judge
 from spl.diagnosis.trial import trial_loss
 from spl.diagnosis.verdict import FAINT, SILENT, SMALL, STUCK, TRAINED, UNSEEN, WHOLE
-from spl.modes import undisturbed
+from spl.functional.undisturbed import undisturbed
 from spl.networks import MLP
 from spl.pruning import prunable_parameters
 

@@ -2,12 +2,12 @@
 
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.diagnose import Diagnose
-from spl.callbacks.finite_loss import FiniteLoss
-from spl.callbacks.interrupt import SafeInterrupt
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
-from spl.callbacks.last_checkpoint import LastCheckpoint
 from spl.callbacks.prune_at_init import PruneAtInit
-from spl.callbacks.requeue import Requeue
+from spl.callbacks.safety.finite_loss import FiniteLoss
+from spl.callbacks.safety.interrupt import SafeInterrupt
+from spl.callbacks.safety.last_checkpoint import LastCheckpoint
+from spl.callbacks.safety.requeue import Requeue
 from spl.callbacks.stages import StageListener
 from spl.callbacks.summary import Summary
 from spl.callbacks.two_four_training import TwoFourTraining

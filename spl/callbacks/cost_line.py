@@ -9,7 +9,7 @@ from torch import Tensor
 from spl.criteria import first_tensor
 from spl.errors import InputError
 from spl.export import cost_line
-from spl.masked_weights import MaskedWeights
+from spl.masks.masked_weights import MaskedWeights
 
 
 class CostLine(Callback):

@@ -4,15 +4,15 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spl import tensorboard
-from spl.callbacks.batches import LabelledBatches
 from spl.callbacks.prune_at_init import PruneAtInit
-from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
-from spl.callbacks.whole import check_whole
+from spl.callbacks.reporting import tensorboard
+from spl.callbacks.scoring.batches import LabelledBatches
+from spl.callbacks.scoring.sharded_weights import check_whole
+from spl.callbacks.trainer import callbacks_of, datamodule_of, run_folder
+from spl.classifier import SparseClassifier
 from spl.diagnosis import Diagnosis, diagnose
 from spl.errors import InputError
 from spl.files import write_whole
-from spl.module import SparseClassifier
 
 
 class Diagnose(Callback):

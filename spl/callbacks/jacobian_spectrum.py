@@ -7,17 +7,17 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from spl import tensorboard
-from spl.callbacks.batches import EvaluationBatches
 from spl.callbacks.prune_at_init import PruneAtInit
-from spl.callbacks.run import callbacks_of, datamodule_of, run_folder
+from spl.callbacks.reporting import tensorboard
+from spl.callbacks.reporting.figures import compare_spectra, draw
+from spl.callbacks.scoring.batches import EvaluationBatches
+from spl.callbacks.scoring.sharded_weights import check_whole
 from spl.callbacks.stages import Stage, StageListener
-from spl.callbacks.whole import check_whole
+from spl.callbacks.trainer import callbacks_of, datamodule_of, run_folder
 from spl.errors import InputError
-from spl.figures import compare_spectra, draw
+from spl.functional.undisturbed import BatchNormMode
 from spl.jacobian import Spectrum, singular_values
-from spl.masked_weights import MaskedWeights
-from spl.modes import BatchNormMode
+from spl.masks.masked_weights import MaskedWeights
 
 
 class JacobianSpectrum(StageListener):

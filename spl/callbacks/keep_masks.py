@@ -7,9 +7,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from spl.callbacks.run import callbacks_of
-from spl.masked_weights import MaskedWeights
-from spl.module import SparseClassifier
+from spl.callbacks.trainer import callbacks_of
+from spl.classifier import SparseClassifier
+from spl.masks.masked_weights import MaskedWeights
 
 
 class KeepMasks(Callback):

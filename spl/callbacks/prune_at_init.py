@@ -10,28 +10,28 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from spl.callbacks.batches import EvaluationBatches, LabelledBatches
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
-from spl.callbacks.pruning_log import log_pruning
-from spl.callbacks.ranks import Ranks
-from spl.callbacks.record import described
-from spl.callbacks.run import callbacks_of, datamodule_of
+from spl.callbacks.reporting.pruning_log import log_pruning
+from spl.callbacks.reporting.record import described
+from spl.callbacks.scoring.batches import EvaluationBatches, LabelledBatches
+from spl.callbacks.scoring.ranks import Ranks
+from spl.callbacks.scoring.sharded_weights import before_sharding, shards
+from spl.callbacks.scoring.step_loss import StepLoss, check_objective, objective
 from spl.callbacks.stages import Stage, announce
-from spl.callbacks.step_loss import StepLoss, check_objective, objective
-from spl.callbacks.whole import before_sharding, shards
+from spl.callbacks.trainer import callbacks_of, datamodule_of
+from spl.classifier import SparseClassifier
 from spl.criteria import ConnectionSensitivity, Criterion, LossOfLogits, Objective, Scores, Targets
+from spl.criteria.schedules import Schedule
 from spl.errors import InputError
+from spl.functional.undisturbed import BatchNormMode
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
-from spl.masked_weights import MaskedWeights
-from spl.masks import Masks
-from spl.modes import BatchNormMode
-from spl.module import SparseClassifier
-from spl.patterns import Pattern, Unstructured
+from spl.masks.masked_weights import MaskedWeights
+from spl.masks.masks import Masks
+from spl.masks.sharding import note_pieces
 from spl.pruning import Rule, check_sparsity, find_masks, keep_count, prunable_parameters
-from spl.schedules import Schedule
-from spl.scopes import Global, Scope
-from spl.sharding import note_pieces
+from spl.pruning.patterns import Pattern, Unstructured
+from spl.pruning.scopes import Global, Scope
 
 
 class PruneAtInit(KeepMasks):

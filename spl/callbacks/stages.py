@@ -4,7 +4,7 @@ from typing import Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spl.callbacks.run import callbacks_of
+from spl.callbacks.trainer import callbacks_of
 
 Stage = Literal["dense", "pruned", "corrected"]
 

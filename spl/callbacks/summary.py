@@ -4,9 +4,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.prune_at_init import PruneAtInit
-from spl.callbacks.run import callbacks_of, run_folder
-from spl.masked_weights import MaskedWeights
-from spl.report import layer_table, spectrum_table
+from spl.callbacks.reporting.tables import layer_table, spectrum_table
+from spl.callbacks.trainer import callbacks_of, run_folder
+from spl.masks.masked_weights import MaskedWeights
 
 
 class Summary(Callback):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
 from spl.export.two_four import is_two_four, layers_of_use, obstacle, without_prototype_warning
-from spl.masked_weights import MaskedWeights
-from spl.masks import Masks
+from spl.masks.masked_weights import MaskedWeights
+from spl.masks.masks import Masks
 
 
 class TwoFourTraining(Callback):

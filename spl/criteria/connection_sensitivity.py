@@ -3,7 +3,7 @@
 import torch
 
 from spl.criteria.criterion import Criterion, Scores, Subject
-from spl.criteria.sums import GradientSum, rounded
+from spl.criteria.gradient_sum import GradientSum, rounded
 
 
 class ConnectionSensitivity(Criterion):

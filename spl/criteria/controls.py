@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
-from spl.criteria.streams import cpu_copy, seeded
+from spl.functional.seeded import cpu_copy, seeded
 from spl.initializers import Initializer
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from spl.criteria.objective import Objective
 from spl.criteria.processes import Processes, dealt
-from spl.masks import Masks
-from spl.schedules import OneShot, Schedule
-from spl.seeds import Seeded
+from spl.criteria.schedules import OneShot, Schedule
+from spl.functional.seeds import Seeded
+from spl.masks.masks import Masks
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -58,7 +58,7 @@ class Criterion(Seeded, ABC):
     """Scores the weights of a network; a larger score is kept first.
 
     A criterion only scores: which weights, in which mode, in how many rounds and how many to keep is the business
-    of `spl.pruning`. One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.seeds.Seeded`.
+    of `spl.pruning`. One that draws has an attribute `seed`, and begins its stream at `start`; see `Seeded`.
 
     Attributes:
         needs_data: whether it reads `Subject.batches`, if only for the shape of the inputs.

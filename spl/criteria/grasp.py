@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spl.criteria.criterion import Criterion, Scores, Subject
-from spl.criteria.sums import GradientSum, rounded
+from spl.criteria.gradient_sum import GradientSum, rounded
 from spl.errors import InputError
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.objective import floating_inputs
-from spl.criteria.streams import cpu_copy, seeded
+from spl.criteria.schedules import Exponential
 from spl.errors import InputError
+from spl.functional.seeded import cpu_copy, seeded
+from spl.functional.substitution import substituted
 from spl.initializers import HeNormal, Initializer
-from spl.schedules import Exponential
-from spl.substitution import substituted
 
 
 class NTKSAP(Criterion):

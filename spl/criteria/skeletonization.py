@@ -1,7 +1,7 @@
 """Progressive skeletonization: connection sensitivity again and again, while the network shrinks."""
 
 from spl.criteria.connection_sensitivity import ConnectionSensitivity
-from spl.schedules import Exponential
+from spl.criteria.schedules import Exponential
 
 
 class IterativeSNIP(ConnectionSensitivity):

@@ -2,15 +2,15 @@
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.objective import floating_inputs
-from spl.flow import Flow
-from spl.schedules import Exponential
+from spl.criteria.schedules import Exponential
+from spl.criteria.synaptic_flow import Flow
 
 
 class SynFlow(Criterion):
     """|w| ⊙ ∂R/∂|w|, the flow of R = 1ᵀ f(1) through each weight; of the data it reads the shape of one batch.
 
     Tanaka et al. 2020 (2006.05467), equation 2. f is the network without biases and activations and with absolute
-    weights (see `spl.linearized.path_gradients`), in float64. What flows into a hidden unit flows out of it, so in
+    weights (see `path_gradients`), in float64. What flows into a hidden unit flows out of it, so in
     rounds, 100 of exponentially falling density, no layer loses its last weight before the others have lost theirs.
     """
 

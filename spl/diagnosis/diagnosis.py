@@ -15,9 +15,9 @@ from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
 from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
+from spl.functional.undisturbed import undisturbed
 from spl.jacobian import Spectrum, singular_values
-from spl.masks import Masks
-from spl.modes import undisturbed
+from spl.masks.masks import Masks
 from spl.pruning import prunable_parameters
 
 _HEADERS = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from spl.functional.layers import ACTIVATIONS
 from spl.isometry import isometry_residual
 from spl.isometry.structure import isometry_floor
-from spl.layers import ACTIVATIONS
 
 _SLOPE_EXAMPLES = 5
 _PIXELS = 16

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spl.linearized import path_gradients
-from spl.modes import undisturbed
+from spl.functional.linearized import path_gradients
+from spl.functional.undisturbed import undisturbed
 
 _POOLINGS: dict[type[nn.Module], Any] = {
     nn.MaxPool1d: F.avg_pool1d,
@@ -43,7 +43,7 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
     """Which kept weights, inputs and outputs lie on a path: the number of such weights is the effective size.
 
     Effective sparsity, Vysogorets & Kempe 2021. A weight w does if and only if ∂R/∂w > 0 for the sum R over all paths
-    of the products of their kept weights, each set to 1; see `spl.linearized.path_gradients`. Every layer's output,
+    of the products of their kept weights, each set to 1; see `path_gradients`. Every layer's output,
     and every gradient that comes back to it, is replaced by whether it is positive, so that no depth over- or
     underflows. Biases carry no paths, nor do activations cut them; max pooling, which passes on one of its inputs,
     counts as an average over all of them (but not where it is dilated).

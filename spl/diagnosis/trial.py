@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spl.masks import BoundMasks, Masks
-from spl.module import sgd
-from spl.substitution import substituted
+from spl.functional.optimizer import sgd
+from spl.functional.substitution import substituted
+from spl.masks.masks import BoundMasks, Masks
 
 STEPS, BATCH, LAST = 100, 100, 10
 
 
 def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor) -> float:
-    """The mean cross-entropy over the last 10 of 100 steps of `spl.module.sgd`, pruned weights left at 0.
+    """The mean cross-entropy over the last 10 of 100 steps of `spl.functional.optimizer.sgd`, pruned weights left at 0.
 
     Steps are taken by a copy of the parameters; buffers move, as in training: call it inside `undisturbed`. Batches
     are 100 examples each, from the first on, over and over.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spl.layers import WEIGHTED
-from spl.modes import undisturbed
+from spl.functional.layers import WEIGHTED
+from spl.functional.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from spl.export.csr_linear import CSRLinear
 from spl.export.pruned import pruned_copy
-from spl.masks import Masks
-from spl.modes import undisturbed
+from spl.functional.undisturbed import undisturbed
+from spl.masks.masks import Masks
 
 _SECONDS = 0.1  # for which a layer is measured at least,
 _CALLS = 5  # and how many times

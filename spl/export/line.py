@@ -9,7 +9,7 @@ from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
 from spl.export.summary import layer_summaries
 from spl.files import serialized_size
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 
 def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = None) -> str:

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from spl.errors import InputError, first_line
 from spl.export.onnx_check import check_onnx
 from spl.files import write_whole
-from spl.modes import undisturbed
+from spl.functional.undisturbed import undisturbed
 
 
 def save_program(path: str | Path, network: nn.Module, example_input: Tensor) -> None:

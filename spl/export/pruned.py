@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 
 def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:

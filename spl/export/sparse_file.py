@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spl.errors import InputError
 from spl.files import read, serialized, write_whole
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 _FORMAT = "spl.sparse 1"
 

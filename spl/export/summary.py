@@ -12,7 +12,7 @@ from spl.export.cost import weight_macs
 from spl.export.pruned import pruned_copy
 from spl.export.sparse_file import packed
 from spl.files import serialized_size
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 
 @dataclass(frozen=True)

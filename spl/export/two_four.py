@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
 from spl.export.pruned import pruned_copy
-from spl.masks import Masks
+from spl.masks.masks import Masks
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from spl.errors import InputError
+from spl.functional.seeds import Seeded
+from spl.isometry.mean_field import layer_gains
 from spl.isometry.residuals import isometry_residual, operator_residual
 from spl.isometry.structure import floor_at_rank, structural_rank
-from spl.masks import Masks
-from spl.mean_field import layer_gains
-from spl.seeds import Seeded
+from spl.masks.masks import Masks
 
 Gain = Literal["mean_field"] | float
 
@@ -109,12 +109,12 @@ class Layer:
 class Correction(Seeded, ABC):
     """Changes the kept weights of a pruned network before training.
 
-    One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.seeds.Seeded`.
+    One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.functional.seeds.Seeded`.
 
     Args:
         gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the
             layer: √2 for ReLU, 1 for none, 1.024 for tanh, and never more than √2, so that signals cannot explode
-            whatever the activation; see `spl.mean_field.bounded_gain`. The paper's is 1 for every activation.
+            whatever the activation; see `spl.isometry.mean_field.bounded_gain`. The paper's is 1 for every activation.
 
     Attributes:
         redraws: whether it draws masks of its own, which keep as many weights of each layer.

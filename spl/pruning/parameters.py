@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from spl.errors import InputError
-from spl.layers import BIASES, EMBEDDINGS, WEIGHTS
+from spl.functional.layers import BIASES, EMBEDDINGS, WEIGHTS
 
 
 def prunable_parameters(

@@ -20,16 +20,16 @@ from spl.criteria import (
     dealt,
     scoring_loss,
 )
+from spl.criteria.schedules import Schedule
 from spl.errors import InputError
-from spl.masks import Masks
-from spl.modes import BatchNormMode, undisturbed
-from spl.patterns import Pattern, Unstructured
+from spl.functional.undisturbed import BatchNormMode, undisturbed
+from spl.masks.masks import Masks
+from spl.masks.top_k import check_finite, lowered
 from spl.pruning.parameters import prunable_parameters
+from spl.pruning.patterns import Pattern, Unstructured
 from spl.pruning.rule import Rule
+from spl.pruning.scopes import Global, Scope
 from spl.pruning.sparsity import keep_count
-from spl.schedules import Schedule
-from spl.scopes import Global, Scope
-from spl.selection import check_finite, lowered
 
 
 def find_masks(
@@ -48,7 +48,7 @@ def find_masks(
 
     Weights, buffers, gradients, modes and random streams are left as they were found; what a criterion without a seed
     draws is decided by the seed of torch's global stream, the last `torch.manual_seed`. The scores are those of the
-    units that the pattern keeps or prunes as a whole; see `spl.selection.lowered` for those that were pruned before.
+    units that the pattern keeps or prunes as a whole; see `spl.masks.top_k.lowered` for those that were pruned before.
 
     Args:
         network: the very network that will be trained.
@@ -59,7 +59,7 @@ def find_masks(
         rule: which weights are kept, given scores.
         schedule: the rounds; the criterion's own without one.
         loss: what criteria differentiate; cross-entropy of batches (inputs [N, ...], labels [N]) without one.
-        batch_norm: see `spl.modes.undisturbed`.
+        batch_norm: see `spl.functional.undisturbed.undisturbed`.
         processes: who scores together. All of them call this with equal arguments; batch k is scored by the k-th, in
             turn, and the masks are those of one process.
 

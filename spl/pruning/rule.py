@@ -12,11 +12,11 @@ from torch import Tensor
 
 from spl.criteria import Scores
 from spl.errors import InputError
-from spl.masks import Masks
-from spl.patterns import Pattern, Shape, Unstructured
+from spl.masks.masks import Masks
+from spl.masks.top_k import check_finite, lowered, top_k
+from spl.pruning.patterns import Pattern, Shape, Unstructured
+from spl.pruning.scopes import Global, Layer, Scope
 from spl.pruning.sparsity import keep_count
-from spl.scopes import Global, Layer, Scope
-from spl.selection import check_finite, lowered, top_k
 
 
 @dataclass(frozen=True)

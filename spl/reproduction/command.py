@@ -13,8 +13,8 @@ from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.cost import seconds
-from spl.reproduction.engine import Cluster, Engine, LocalProcesses
 from spl.reproduction.execution import Failure, duration, execute, missing
+from spl.reproduction.executors import Cluster, Engine, LocalProcesses
 from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS, Run

@@ -12,7 +12,7 @@ from pytorch_lightning.cli import instantiate_class
 from tqdm import tqdm
 
 from spl.reproduction.cost import seconds
-from spl.reproduction.engine import Engine
+from spl.reproduction.executors import Engine
 from spl.reproduction.job import Group, Job, batches, planned, waves
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run, with_ancestors

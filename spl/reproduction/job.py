@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from spl.files import write_whole
-from spl.population import can_be_stacked
 from spl.reproduction.cost import seconds
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
+from spl.reproduction.stacked import can_be_stacked
 
 _WORTH = 60.0  # seconds, from which a job is worth the start of a process
 _POPULATION = 16  # networks that train together, at most

@@ -14,8 +14,8 @@ from spl.export.compaction.tracing import trace
 from spl.export.comparison import relative_difference, tolerance
 from spl.export.cost import network_cost
 from spl.export.pruned import pruned_copy
-from spl.masks import Masks
-from spl.modes import undisturbed
+from spl.functional.undisturbed import undisturbed
+from spl.masks.masks import Masks
 
 __all__ = ["CompactResult", "LayerReport", "Report", "compact", "compact_"]
 

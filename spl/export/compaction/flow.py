@@ -19,7 +19,7 @@ from spl.export.compaction.channels import (
     is_depthwise,
     normalized,
 )
-from spl.export.compaction.sums import Sum
+from spl.export.compaction.partial_sums import Sum
 from spl.export.compaction.tracing import Traced
 
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from spl.layers import ACTIVATIONS
+from spl.functional.layers import ACTIVATIONS
 
 _ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), _DropoutNd, nn.Identity)
 _ELEMENTWISE_CALLS: set[Any] = {

@@ -11,8 +11,8 @@ from spl.export.compaction.channels import Channels
 from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
 from spl.export.cost import Cost, NetworkCost
-from spl.layers import WEIGHTED
-from spl.masks import Masks
+from spl.functional.layers import WEIGHTED
+from spl.masks.masks import Masks
 
 _GONE = Cost(0, 0, 0)
 _STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"

@@ -9,7 +9,7 @@ from spl.export.compaction import operations
 from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
 from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
-from spl.export.compaction.sums import PartialSum, Sum
+from spl.export.compaction.partial_sums import PartialSum, Sum
 from spl.export.compaction.tracing import Traced
 
 

@@ -1,0 +1,1 @@
+"""Reports: the record of a pruning, tables, figures and TensorBoard."""

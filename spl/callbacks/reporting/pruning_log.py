@@ -1,0 +1,50 @@
+"""What a run keeps of its pruning: scalars, `pruning.yaml`, pictures of masks and histograms of scores."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_info
+
+from spl.callbacks.reporting import tensorboard
+from spl.callbacks.trainer import run_folder
+from spl.criteria import Scores
+from spl.files import write_whole
+from spl.isometry import Change
+from spl.masks.masks import Masks
+
+
+def log_pruning(
+    trainer: Trainer,
+    masks: Masks,
+    scores: Scores,
+    record: Mapping[str, Any],
+    changes: Mapping[str, Change],
+    orthogonality: Mapping[str, float],
+) -> None:
+    """Write down what was pruned, on the first process.
+
+    Args:
+        trainer: whose logger to use.
+        masks: which weights are alive.
+        scores: what decided it.
+        record: the choices behind it.
+        changes: what the correction did, layer by layer.
+        orthogonality: of the layers, by the name of its scalar.
+    """
+    rank_zero_info(f"Pruned at initialization: {masks}")
+    if trainer.logger is None or not trainer.is_global_zero:
+        return
+    sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
+    gaps = {f"isometry/gap/{tensorboard.layer(n)}": c.after.matrix - c.floor for n, c in changes.items()}
+    trainer.logger.log_metrics({"sparsity/global": masks.sparsity} | sparsities | gaps | dict(orthogonality), step=0)
+    if folder := run_folder(trainer):
+        write_whole(folder / "pruning.yaml", yaml.safe_dump(dict(record), sort_keys=False).encode())
+    if writer := tensorboard.writer(trainer):
+        tensorboard.add_masks(writer, masks)
+        tensorboard.add_saliency(writer, scores)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
+        choices = {key: record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
+        tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])

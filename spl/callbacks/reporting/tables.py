@@ -1,0 +1,60 @@
+"""The table at the end of fit: what pruning and correction did, layer by layer."""
+
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+from spl.isometry import Change
+from spl.jacobian import Spectrum
+from spl.masks.masks import Masks
+
+
+def dead_outputs(masks: Masks) -> dict[str, int]:
+    """How many output units or channels of each layer have lost every incoming weight; biases have none."""
+    return {name: int((~mask.flatten(1).any(1)).sum()) if mask.ndim > 1 else 0 for name, mask in masks.items()}
+
+
+def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
+    """One row a layer: what pruning left of it and what the correction did to it; then the total.
+
+    Columns: weights, kept, sparsity, dead outputs; isometry residual before and after the correction, and its floor;
+    the residuals of the convolutions as operators where they differ; structural rank; how far the weights moved, and
+    how many of them vanished.
+    """
+    dead = dead_outputs(masks)
+    sparsity = masks.layer_sparsity()
+    operators = any(r.operator != r.matrix for change in changes.values() for r in (change.before, change.after))
+    rows = [
+        [
+            name,
+            mask.numel(),
+            int(mask.sum()),
+            f"{sparsity[name]:.4f}",
+            dead[name],
+            *_cells(changes, name, operators),
+        ]
+        for name, mask in masks.items()
+    ]
+    rows.append(["total", masks.size, masks.kept, f"{masks.sparsity:.4f}", sum(dead.values())])
+    headers = ["layer", "weights", "kept", "sparsity", "dead outputs"]
+    if changes:
+        headers += ["isometry before", "after", "floor"]
+        headers += ["operator before", "after"] if operators else []
+        headers += ["rank", "moved", "vanished"]
+    return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def _cells(changes: Mapping[str, Change], name: str, operators: bool) -> list[str]:
+    if name not in changes:
+        return []
+    change = changes[name]
+    residuals = [change.before.matrix, change.after.matrix, change.floor]
+    if operators:
+        residuals += [change.before.operator, change.after.operator]
+    return [*(f"{r:.4f}" for r in residuals), str(change.rank), f"{change.moved:.2f}", str(change.vanished)]
+
+
+def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:
+    """One row a stage: statistics of the Jacobian singular values."""
+    rows = [[stage, *spectrum.as_dict().values()] for stage, spectrum in spectra.items()]
+    return tabulate(rows, ["Jacobian", "mean", "std", "max", "min", "condition"], floatfmt=".4g")

@@ -1,0 +1,66 @@
+"""What TensorBoard shows of a sparse network: masks, saliency, spectra, hyperparameters."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from spl.masks.masks import Masks
+
+
+def writer(trainer: Trainer) -> SummaryWriter | None:
+    """The writer of the Trainer's TensorBoardLogger, on the process that logs; else None."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            experiment: SummaryWriter = logger.experiment
+            return experiment
+    return None
+
+
+def layer(name: str) -> str:
+    """The layer of a weight: `fc1.weight` → `fc1`; other parameters keep their names."""
+    return name.removesuffix(".weight")
+
+
+def add_masks(writer: SummaryWriter, masks: Masks) -> None:
+    """Each layer's mask as an image [out, in·k]: white is kept, black is pruned, as in Figure 1 of the paper."""
+    for name, mask in masks.items():
+        writer.add_image(f"masks/{layer(name)}", mask.flatten(1) if mask.ndim > 1 else mask[None], 0, dataformats="HW")
+
+
+def add_saliency(writer: SummaryWriter, scores: Mapping[str, Tensor]) -> None:
+    """Each layer's scores as a histogram of log10 s, since they span many decades; zeros are left out."""
+    for name, score in scores.items():
+        positive = score[score > 0]
+        if len(positive):
+            writer.add_histogram(f"saliency_log10/{layer(name)}", positive.log10(), 0)
+
+
+def add_singular_values(writer: SummaryWriter, tag: str, values: Tensor, step: int) -> None:
+    """A histogram of the finite singular values."""
+    finite = values[values.isfinite()]
+    if len(finite):
+        writer.add_histogram(tag, finite, step)
+
+
+def add_picture(writer: SummaryWriter, tag: str, pixels: NDArray[np.uint8]) -> None:
+    """A picture [H, W, 3]."""
+    writer.add_image(tag, pixels, 0, dataformats="HWC")
+
+
+def add_page(writer: SummaryWriter, tag: str, page: str, step: int) -> None:
+    """Text as the terminal shows it, set in one width."""
+    writer.add_text(tag, "\n".join(f"    {line}" for line in page.splitlines()), step)
+
+
+def add_hyperparameters(
+    writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str]
+) -> None:
+    """Fill the HPARAMS tab: `choices`, beside the last value that each scalar of `metrics` will have."""
+    for summary in hparams(dict(choices), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Safety: whole checkpoints, and fits that stop or end between two steps."""

@@ -1,0 +1,88 @@
+"""FiniteLoss: a fit whose loss becomes NaN or infinite ends with one sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from spl.errors import DivergedError
+from spl.masks.sharding import shard
+
+_MOST = 50  # steps between two looks, each of which waits for the device
+
+
+class FiniteLoss(Callback):
+    """End a fit with an error when the loss of a training step is NaN or infinite.
+
+    It stands beside any LightningModule, and looks at what `training_step` returns: one number, or a dictionary with
+    one as `loss`. Steps that return anything else, or nothing, pass.
+
+    Losses stay on their device. All processes look at theirs together: every `log_every_n_steps` steps (50 at most),
+    before validation, at the end of an epoch, and before a checkpoint that training can go on from is written. So a
+    network that has diverged takes the place of none that has not.
+
+    Raises:
+        DivergedError: in `fit`, on all processes after the same step.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[tuple[int, Tensor | None]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the losses of a fit that was interrupted."""
+        self._losses = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss; look at all that are kept where there are enough."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # under which Lightning logs
+        self._losses.append((step, _loss(outputs)))
+        if len(self._losses) >= min(trainer.log_every_n_steps or _MOST, _MOST):  # type: ignore[attr-defined]
+            self._look(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, before a ModelCheckpoint compares accuracies."""
+        self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, before what monitors the epoch does."""
+        self._look(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look, before the checkpoint is written."""
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        """Raise, on all processes, if one of them has kept a loss that is not finite."""
+        losses, self._losses = self._losses, []
+        if not losses:
+            return
+        last = _steps_from_first_fault([loss for _, loss in losses])
+        if trainer.world_size > 1:
+            mine = torch.tensor(last, device=trainer.strategy.root_device)
+            last = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        if last:
+            raise DivergedError(
+                f"The training loss is NaN or infinite at step {losses[-last][0]} (epoch {trainer.current_epoch}), so "
+                "fit ends here: lower the learning rate (--model.optimizer.lr), correct to a smaller gain "
+                "(--pruning.isometry.gain 1) or not at all (--pruning.isometry null), or compute in higher precision "
+                "(--trainer.precision 32)."
+            )
+
+
+def _loss(outputs: Any) -> Tensor | None:
+    """Return the loss among the outputs of a training step, if there is one."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss.detach().clone() if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def _steps_from_first_fault(losses: list[Tensor | None]) -> int:
+    """Return how many steps there are from the first loss that is not finite to the last step; 0 if all are finite."""
+    numbers = {i: shard(loss).isfinite().all() for i, loss in enumerate(losses) if loss is not None}
+    if not numbers:
+        return 0
+    finite = torch.stack([number.to(next(reversed(numbers.values())).device) for number in numbers.values()]).tolist()
+    return next((len(losses) - i for i, fine in zip(numbers, finite, strict=True) if not fine), 0)

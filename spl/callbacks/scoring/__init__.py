@@ -1,0 +1,1 @@
+"""Scoring within a Trainer: its batches, its loss and its processes."""

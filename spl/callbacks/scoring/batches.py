@@ -1,0 +1,183 @@
+"""Batches to score and measure on: prepared as for evaluation, in a fixed order, the same whichever process reads."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.data import sized_len
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from spl.callbacks.scoring.process_batches import deal, seed_streams
+from spl.callbacks.trainer import datamodule_of
+from spl.criteria import Batch, Processes, first_tensor
+from spl.errors import InputError
+
+
+class EvaluationBatches:
+    """The training examples of a fit, on the Trainer's device, not augmented; all of them, or those of one process.
+
+    A DataModule may offer `scoring_dataloader(seed)`; of others, and of a fit without one, the training dataloader is
+    read with the random stream seeded, as in a validation pass, so that transforms that ask `trainer.training` are
+    off. The training stream of random numbers is left alone, and so are the loader's own generators; what is drawn for
+    a batch, here and by those who read it, depends on the seed and its number alone.
+
+    Args:
+        trainer: gives the device.
+        datamodule: what to read; the dataloaders given to fit, or the LightningModule's own, where there is none.
+        limit: number of batches; None for all.
+        seed: of the order, and of what is drawn for each batch.
+
+    Attributes:
+        batches: how many were read in the last pass.
+        examples: how many examples they held.
+
+    Raises:
+        InputError: a batch holds no tensor.
+    """
+
+    def __init__(self, trainer: Trainer, datamodule: LightningDataModule | None, limit: int | None, seed: int) -> None:
+        self.trainer = trainer
+        self.datamodule = datamodule
+        self.limit = limit
+        self.seed = seed
+        self.batches = 0
+        self.examples = 0
+        self._size = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.dealt(0, 1)
+
+    def dealt(self, rank: int, size: int) -> Iterator[Any]:
+        """Batches rank, rank + size, …: those of one process of `size`, of which only these are fetched where possible.
+
+        See `spl.callbacks.scoring.process_batches.deal`.
+        """
+        self.batches, self.examples, self._size = 0, 0, size
+        with _streams_kept(), _as_in_validation(self.trainer):
+            torch.manual_seed(self.seed)
+            loader = self._loader()
+            with _generators_kept(loader):
+                for number, raw in deal(loader, rank, size, self.limit, self.seed):
+                    seed_streams(self.seed, number)
+                    batch = self._prepared(raw)
+                    self.batches += 1
+                    self.examples += len(first_tensor(batch))
+                    yield batch
+
+    def __len__(self) -> int:
+        total = len(self._loader())  # type: ignore[arg-type]
+        return total if self.limit is None else min(total, self.limit)
+
+    def counted(self, processes: Processes) -> tuple[int, int]:
+        """How many batches and examples the last pass had, in all processes that shared it."""
+        counts = torch.tensor([self.batches, self.examples], device=self.trainer.strategy.root_device)
+        if self._size > 1:
+            processes.add_up_([counts])
+        batches, examples = counts.tolist()
+        return batches, examples
+
+    @property
+    def end(self) -> bool:
+        """Whether a pass is known to end: not where an endless dataset is read without a limit."""
+        return self.limit is not None or sized_len(self._loader()) is not None
+
+    @property
+    def source(self) -> str:
+        """What is read, by name."""
+        return "training dataloader" if self.datamodule is None else type(self.datamodule).__name__
+
+    def first_inputs(self, examples: int | None) -> Tensor:
+        """The inputs of the first `examples`, of all without a number: the first tensors of batches."""
+        return torch.cat([first_tensor(batch) for batch in self._until(examples)])[:examples]
+
+    def _until(self, examples: int | None) -> list[Any]:
+        batches = []
+        for batch in self:
+            batches.append(batch)
+            if examples is not None and self.examples >= examples:
+                break
+        return batches
+
+    def _loader(self) -> Iterable[object]:
+        if self.datamodule is None:
+            # before fit_loop.setup_data, which would cut it over processes
+            loader: Any = self.trainer.fit_loop._data_source.dataloader()
+        else:
+            scoring = getattr(self.datamodule, "scoring_dataloader", None)
+            loader = scoring(self.seed) if scoring else self.datamodule.train_dataloader()
+        if isinstance(loader, Mapping | list | tuple):
+            loader = CombinedLoader(loader, "max_size_cycle")  # as fit reads several
+        if isinstance(loader, CombinedLoader):
+            iter(loader)  # without which it has no length
+        found: Iterable[object] = loader
+        return found
+
+    def _prepared(self, raw: object) -> Any:
+        if self.datamodule is None or self.datamodule is datamodule_of(self.trainer):
+            batch = self.trainer.strategy.batch_to_device(raw)
+        else:
+            batch = self.datamodule.on_before_batch_transfer(raw, 0)
+            batch = self.datamodule.transfer_batch_to_device(batch, self.trainer.strategy.root_device, 0)
+            batch = self.datamodule.on_after_batch_transfer(batch, 0)
+        return self.trainer.precision_plugin.convert_input(batch)
+
+
+class LabelledBatches(EvaluationBatches):
+    """Those of a classifier: inputs and labels.
+
+    Raises:
+        InputError: a batch is no such pair.
+    """
+
+    def first(self, examples: int | None) -> Batch:
+        """Inputs and labels of the first `examples`, of all without a number."""
+        inputs, labels = (torch.cat(parts)[:examples] for parts in zip(*self._until(examples), strict=True))
+        return inputs, labels
+
+    def _prepared(self, raw: object) -> Batch:
+        batch = super()._prepared(raw)
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+            raise InputError(
+                f"Scoring needs batches of (inputs, labels), got {type(batch).__name__} from {self.source}."
+            )
+        inputs, labels = batch
+        return inputs, labels
+
+
+@contextmanager
+def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
+    """Give the generators of loaders and samplers the state back that they had."""
+    loaders = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
+    holders = [*loaders, *(getattr(one, "sampler", None) for one in loaders)]
+    found = [getattr(holder, "generator", None) for holder in holders]
+    states = {generator: generator.get_state() for generator in found if isinstance(generator, torch.Generator)}
+    try:
+        yield
+    finally:
+        for generator, state in states.items():
+            generator.set_state(state)
+
+
+@contextmanager
+def _streams_kept() -> Iterator[None]:
+    """`isolate_rng`, also where a reader stops before the end."""
+    isolation = isolate_rng()
+    isolation.__enter__()
+    try:
+        yield
+    finally:
+        isolation.__exit__(None, None, None)
+
+
+@contextmanager
+def _as_in_validation(trainer: Trainer) -> Iterator[None]:
+    stage = trainer.state.stage
+    trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage

@@ -1,0 +1,154 @@
+"""The loss that a LightningModule is scored by: a classifier's cross-entropy, or what it trains by."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+
+from spl.classifier import SparseClassifier
+from spl.criteria import LossOfLogits, Objective, Targets, first_tensor, scoring_loss
+from spl.errors import InputError
+
+StepLoss = Callable[[LightningModule, Any], Any]  # a Tensor, of which the command line would list all subclasses
+
+
+def check_objective(pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> None:
+    """Refuse the way to score one kind of module where the other is given."""
+    classifies, name = isinstance(pl_module, SparseClassifier), type(pl_module).__name__
+    if classifies and loss is not None:
+        raise InputError(f"{name} is scored by the cross-entropy of its logits: choose targets instead of a loss.")
+    if not classifies and targets != "labels":
+        raise InputError(
+            f"targets: {targets} are those of a SparseClassifier's logits, and {name} is scored by its own loss: "
+            "pass a function loss(module, batch) instead."
+        )
+
+
+def objective(trainer: Trainer, pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> Objective:
+    """What to score by."""
+    if isinstance(pl_module, SparseClassifier):
+        return LossOfLogits(scoring_loss(targets))
+    return GivenLoss(loss, trainer) if loss else TrainingStepLoss(trainer)
+
+
+class TrainingStepLoss(Objective):
+    """What `training_step` returns, a mean over the examples of its batch, times their number.
+
+    It leaves no trace: what it logs goes nowhere, and metrics, counters and lists that are attributes of the module or
+    of its submodules are as before. Its hooks (`on_train_batch_start`, ...) are not called.
+
+    Args:
+        trainer: gives the precision, and what the module asks of its Trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:
+        """The loss of the LightningModule `network`.
+
+        Raises:
+            InputError: it optimizes by itself, or its training step returns no loss of its weights.
+        """
+        assert isinstance(network, LightningModule)
+        if not network.automatic_optimization:
+            raise InputError(
+                f"{type(network).__name__} optimizes manually, and its training_step takes whole steps: pass "
+                "PruneAtInit a function, loss=lambda module, batch: ..."
+            )
+        indexed = is_param_in_hook_signature(network.training_step, "batch_idx", min_args=2)
+        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
+            output = network.training_step(*((batch, 0) if indexed else (batch,)))
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        return _total(loss, batch, f"training_step of {type(network).__name__}")
+
+
+class GivenLoss(Objective):
+    """A user's function of module and batch, a mean over the examples of the batch, times their number.
+
+    Args:
+        function: differentiable by the module's weights.
+        trainer: of the module.
+    """
+
+    def __init__(self, function: StepLoss, trainer: Trainer) -> None:
+        self.function = getattr(function, "__qualname__", type(function).__name__)
+        self._function = function
+        self._trainer = trainer
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:
+        """The loss of the LightningModule `network`.
+
+        Raises:
+            InputError: the function returns no loss of its weights.
+        """
+        assert isinstance(network, LightningModule)
+        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
+            loss = self._function(network, batch)
+        return _total(loss, batch, f"loss={self.function}")
+
+
+def _total(loss: object, batch: Any, source: str) -> Tensor:
+    """The sum over the examples of a batch, of their mean."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(
+            f"{source} returned {found}, where one number that depends on the module's weights was expected: pass "
+            "PruneAtInit a function, loss=lambda module, batch: ..."
+        )
+    return loss.sum() * len(first_tensor(batch))
+
+
+@contextmanager
+def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
+    """Let `module` run without logging, and give it and its submodules their attributes back.
+
+    Attributes are those of Python: the states of metrics, counters, lists of outputs. Parameters, buffers and modes
+    are the business of `undisturbed`. What was not changed is not touched, for a graph may need it.
+    """
+    before = [(vars(part), _Attributes(vars(part))) for part in module.modules()]
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    module._trainer = trainer  # which a copy of the module has lost
+    for part in module.modules():
+        if isinstance(part, LightningModule):
+            vars(part).update(log=_log_nothing, log_dict=_log_nothing)
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+        for attributes, values in before:
+            values.restore(attributes)
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    """`LightningModule.log`, which refuses to be called outside of the training loop."""
+
+
+class _Attributes:
+    """The attributes of an object, and what was in those of them that can change in place."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        self.values = dict(attributes)
+        self.tensors = [(v, v._version, v.detach().clone()) for v in self.values.values() if type(v) is Tensor]
+        self.lists = [(v, list(v)) for v in self.values.values() if isinstance(v, list | deque)]
+        self.tables = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | set)]
+
+    def restore(self, attributes: dict[str, Any]) -> None:
+        """Give all of them back."""
+        attributes.clear()
+        attributes.update(self.values)
+        for tensor, version, content in self.tensors:
+            if tensor._version != version:
+                tensor.detach().copy_(content)
+        for items, held in self.lists:
+            items.clear()
+            items.extend(held)
+        for table, entries in self.tables:
+            table.clear()
+            table.update(entries)

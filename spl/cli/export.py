@@ -1,0 +1,142 @@
+"""`spl export` and `spl summary`: what a pruned network costs, and how to take it away."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
+
+from spl.classifier import SparseClassifier
+from spl.errors import InputError
+from spl.export.compaction import compact
+from spl.export.csr import to_csr
+from spl.export.program import save_onnx, save_program
+from spl.export.sparse_file import save_sparse
+from spl.export.summary import summarize
+from spl.export.two_four import to_two_four
+from spl.masks.masks import Masks
+from spl.networks import FullyConnected
+
+
+def export(
+    ckpt_path: Path,
+    to: Literal["dense", "csr", "2:4", "compact", "onnx", "sparse"],
+    output: Path,
+    input_shape: list[int] | None = None,
+    batch_size: int = 1,
+    trust: tuple[str, ...] | str = (),
+) -> None:
+    """Take a pruned network away, as a file that runs, or as its weights alone.
+
+    All but onnx and sparse write a program of PyTorch, which runs without this package, batches of any size:
+    torch.export.load(OUTPUT).module() (after `import spl.export` for csr).
+
+    Args:
+        ckpt_path: a checkpoint of `spl fit`.
+        to: dense: as it is. compact: without the units and channels that its masks have killed. csr: Linear layers on
+            CSR kernels where these are faster on this machine. 2:4: Linear layers with masks of that pattern on the
+            sparse tensor cores of a CUDA device, in float16. onnx: the compact network, for onnxruntime and others
+            that read ONNX. sparse: no program but the weights, kept values and their places alone, which
+            spl.export.load_sparse makes a state dict of.
+        output: the file; one that is there is left alone, and refused.
+        input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
+        batch_size: how many inputs csr is to be fast for.
+        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
+            Nothing else that the checkpoint names is imported, but for spl.networks.
+    """
+    _check_free(output)
+    network, masks = _pruned(ckpt_path, trust)
+    if to == "sparse":
+        save_sparse(output, network.state_dict(), masks)
+    else:
+        network, example = _converted(network, masks, to, _example(network, batch_size, input_shape))
+        (save_onnx if to == "onnx" else save_program)(output, network, example)
+    print(f"{to}: {output}, {output.stat().st_size:,} bytes")
+
+
+def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[str, ...] | str = ()) -> None:
+    """Tell what a pruned network costs: parameters, multiply-accumulates (MACs) for one input, bytes on disk.
+
+    Args:
+        ckpt_path: a checkpoint of `spl fit`.
+        input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
+        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
+            Nothing else that the checkpoint names is imported, but for spl.networks.
+    """
+    network, masks = _pruned(ckpt_path, trust)
+    print(summarize(network, masks, _example(network, 1, input_shape)).table())
+    print(f"checkpoint: {ckpt_path}, {ckpt_path.stat().st_size:,} bytes")
+
+
+def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network to write, and an example for it, after telling what became of its layers."""
+    if to in ("compact", "onnx"):
+        smaller = compact(network, masks, example)
+        print(smaller.report.table())
+        return smaller.network, example
+    if to == "csr":
+        faster = to_csr(network, masks, example)
+        print(f"{faster.table()}\nmeasured here, batch {len(example)}, threads {torch.get_num_threads()}")
+        return faster.network, example
+    if to == "2:4":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        halves = to_two_four(network.to(device, torch.float16), masks)
+        print(halves.table())
+        return halves.network, example.to(device, torch.float16)
+    return network, example
+
+
+def _check_free(output: Path) -> None:
+    """Refuse, before anything is computed, a path that is taken or in no folder."""
+    if output.exists():
+        raise InputError(f"{output} is there already, and nothing is overwritten: remove it, or give another --output.")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {output.parent}: make it, or give another --output.")
+
+
+def _pruned(ckpt_path: Path, trust: tuple[str, ...] | str) -> tuple[nn.Module, Masks]:
+    """The network of a checkpoint, on the CPU and in evaluation mode, and its masks."""
+    model = SparseClassifier.load_from_checkpoint(ckpt_path, map_location="cpu", trust=trust)
+    if model.masks is None:
+        raise InputError(f"{ckpt_path} has no masks: its network was never pruned. Give a checkpoint of a pruned one.")
+    return model.network.eval(), model.masks
+
+
+def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Tensor:
+    if shape is None and not isinstance(network, FullyConnected):
+        raise InputError(
+            f"{type(network).__name__} does not say of which size its inputs are: give --input_shape, such as "
+            "[3, 32, 32] for CIFAR-10 or [1, 28, 28] for MNIST."
+        )
+    sizes = [batch_size, *(shape if shape is not None else [network.in_features])]
+    if min(sizes) < 1:
+        raise InputError(f"--batch_size and --input_shape must be at least 1, got {batch_size} and {shape}.")
+    example = torch.randn(sizes)
+    try:
+        with torch.no_grad():
+            network(example[:1])
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(network).__name__} cannot read inputs of the size {sizes[1:]} ({error}): give --input_shape as "
+            "its data have it."
+        ) from error
+    return example
+
+
+def export_command(args: Sequence[str]) -> None:
+    """Run the command line `args` of `spl export`."""
+    _run("spl export", export, args)
+
+
+def summary_command(args: Sequence[str]) -> None:
+    """Run the command line `args` of `spl summary`."""
+    _run("spl summary", summary, args)
+
+
+def _run(name: str, function: Callable[..., None], args: Sequence[str]) -> None:
+    parser = ArgumentParser(prog=name, description=(function.__doc__ or "").partition("\n\n    Args:")[0])
+    parser.add_function_arguments(function, as_group=False)
+    chosen: dict[str, Any] = dict(parser.parse_args(list(args)))
+    function(**chosen)

@@ -1,0 +1,229 @@
+"""The `spl` command: fit, validate, test, predict and diagnose a SparseClassifier, from YAML and flags."""
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
+from spl.callbacks import (
+    Diagnose,
+    FiniteLoss,
+    JacobianSpectrum,
+    LastCheckpoint,
+    PruneAtInit,
+    Requeue,
+    SafeInterrupt,
+    Summary,
+)
+from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
+from spl.callbacks.trainer import callbacks_of, run_folder, runs_folder
+from spl.classifier import SparseClassifier
+from spl.cli.advice import advice, reason
+from spl.criteria import schedules  # noqa: F401
+from spl.errors import InputError
+from spl.files import read_checkpoint
+from spl.pruning import patterns, scopes  # noqa: F401
+
+_DESCRIPTION = (
+    "Prune neural networks at initialization, look at how signals propagate, repair it, and train what is left. Beside "
+    "the commands below, `spl summary` tells what a pruned network costs, `spl export` takes it away (smaller, faster, "
+    "or as a file of what is kept), and `spl reproduce` makes the figures and tables of the paper; each has "
+    "its own --help."
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the run's config.yaml; a folder that has one belongs to another run, and is left alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, or refuse."""
+        existing = Path(trainer.log_dir or ".", self.config_filename)
+        if not self.already_saved and trainer.strategy.broadcast(existing.exists()):
+            raise InputError(
+                f"{existing} is there already, and a run never overwrites another: leave the logger's version out, "
+                "or choose a new --name."
+            )
+        super().setup(trainer, pl_module, stage)
+
+
+class SplTrainer(Trainer):
+    """A Trainer that stops before its first step where it is asked to diagnose."""
+
+    def diagnose(self, **kwargs: Any) -> None:
+        """Will this sparse network train? Prepares it as fit does, or takes it from a checkpoint, and measures it."""
+        self.limit_train_batches = self.num_sanity_val_steps = 0
+        (spectrum,) = callbacks_of(self, JacobianSpectrum)
+        page = Diagnose(spectrum.examples, spectrum.chunk)
+        self.callbacks = [*(c for c in callbacks_of(self, Callback) if not isinstance(c, Summary)), page]
+        with warnings.catch_warnings():  # about checkpoints, none of which is written
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+            self.fit(**kwargs)
+
+
+class SplCLI(LightningCLI):
+    """LightningCLI with groups of its own: pruning, spectrum, checkpoint; runs go to lightning_logs/NAME.
+
+    Attributes:
+        default_callbacks: classes of callbacks that every Trainer of the command has.
+    """
+
+    default_callbacks: ClassVar[tuple[type[Callback], ...]] = (
+        FiniteLoss,
+        SafeInterrupt,
+        Requeue,
+        LastCheckpoint,
+        Summary,
+    )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Those of Lightning, and diagnose, which takes what fit takes."""
+        commands = LightningCLI.subcommands()
+        return commands | {"diagnose": commands["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the groups and their defaults."""
+        parser.add_argument(
+            "--name", type=str, default="default", help="Name of the run: its logs go to lightning_logs/NAME."
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Evaluate the final weights on the test set after fit.",
+        )
+        parser.add_lightning_class_args(PruneAtInit, "pruning")
+        parser.add_lightning_class_args(JacobianSpectrum, "spectrum")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "pruning.criterion": {"class_path": "spl.criteria.ConnectionSensitivity"},
+                "pruning.scope": {"class_path": "spl.pruning.scopes.Global"},
+                "pruning.pattern": {"class_path": "spl.pruning.patterns.Unstructured"},
+                "pruning.isometry": {"class_path": "spl.isometry.ApproximateIsometry"},
+                "checkpoint.monitor": "accuracy/val",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+            }
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args` where they are given, whatever the command line of the process."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
+            raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
+        _check_numbers("", config.as_dict())
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Go on where a requeued job was; refuse a checkpoint that is not whole, before network and data are made."""
+        config = self.config[str(self.subcommand)]
+        if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
+            plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+            config.ckpt_path = requeued_checkpoint(config.trainer.default_root_dir, plain)
+        if _names_file(config.ckpt_path):
+            read_checkpoint(config.ckpt_path)
+
+    def instantiate_classes(self) -> None:
+        """Make Trainer, network and data.
+
+        Raises:
+            InputError: they cannot be made as they are asked for, whoever finds that out, and however late.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if advice(error) is not None:
+                raise
+            raise InputError(
+                f"What the configuration asks for cannot be made ({reason(error)}): correct it; --help tells what is "
+                "possible."
+            ) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, logging to lightning_logs/NAME unless a logger is given."""
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] in (None, True):
+            name = self._get(self.config_init, "name")
+            kwargs["logger"] = TensorBoardLogger(
+                runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False
+            )
+        if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
+            bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
+            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Let checkpoints say how their network is built; spare a resumed fit the weights that it once started from."""
+        if _names_file(self.config[str(self.subcommand)].ckpt_path):
+            self.model.pretrained = None
+        primitives = yaml.safe_load(self.parser.dump(self.config))
+        self.model.network_config = primitives[str(self.subcommand)]["model"]["network"]
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the class probabilities of every example to predictions.csv in the run's folder."""
+        outputs = self.trainer.predict(**kwargs) or []
+        probabilities = torch.cat([torch.as_tensor(batch) for batch in outputs])
+        path = (run_folder(self.trainer) or Path()) / "predictions.csv"
+        with path.open("w", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(["example", "predicted", *(f"p{k}" for k in range(probabilities.shape[1]))])
+            for i, row in enumerate(probabilities):
+                rows.writerow([i, int(row.argmax()), *(f"{p:.6g}" for p in row.tolist())])
+        print(f"Predictions of {len(probabilities)} examples: {path}")
+
+    def after_fit(self) -> None:
+        """Evaluate the final weights on the test set."""
+        if self._get(self.config_init, "test_after_fit"):
+            self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse whole numbers that a double does not hold, of which counts in 64 bits are soon too many."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{name}.{key}" if name else str(key), part)
+    elif isinstance(value, int) and abs(value) > 2**53:
+        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give one that can be meant.")
+
+
+def _names_file(ckpt_path: str | Path | None) -> bool:
+    """Whether it is not one of the words by which Lightning looks for a checkpoint, and may find none."""
+    return ckpt_path not in (None, "best", "last", "hpc", "registry")
+
+
+C = TypeVar("C", bound=SplCLI)
+
+
+def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
+    """Do what the command line `args`, that of the process without any, asks for, by a CLI of this class."""
+    return cli(
+        SparseClassifier,
+        LightningDataModule,
+        subclass_mode_data=True,
+        trainer_class=SplTrainer,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
+        trainer_defaults={"callbacks": [callback() for callback in cli.default_callbacks]},
+        parser_kwargs={"description": _DESCRIPTION},
+        args=args,
+        **options,
+    )

@@ -1,0 +1,183 @@
+"""Synaptic flow through a network that loses weights round by round."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, TypeGuard, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from spl.functional.linearized import (
+    absolute_state,
+    batch_norm_scale,
+    forwards,
+    linear_forwards,
+    one_example,
+    scales,
+    times,
+)
+from spl.functional.substitution import substituted
+
+_ROUNDS = 5  # from one search for dead channels to the next
+_FEW = 4  # a product of patches is the faster where there are so many times more channels than positions, and
+_FEWER = 1  # channel by channel of a position is the faster order in memory where there are so many times more
+_WORTH = 0.9  # dead channels are dropped where that spares a tenth of a layer's products
+
+
+class Flow:
+    """|w| ⊙ ∂R/∂|w| of `spl.functional.linearized.path_gradients`, again and again while weights become 0.
+
+    What takes the time of a round is done once or not at all: absolute weights and scores stay where they are in
+    memory, channels through which nothing flows any more drop out of the products, and convolutions with many more
+    channels than positions are products of their patches.
+
+    Args:
+        network: the network, whose parameters are read in each round; weights and scores that are 0 stay 0.
+        names: of the parameters to score; biases carry no flow, and score 0.
+        inputs: [N, ...]; only its shape counts.
+    """
+
+    def __init__(self, network: nn.Module, names: Iterable[str], inputs: Tensor) -> None:
+        parameters = dict(network.named_parameters())
+        self.network = network
+        self.ones = one_example(inputs)
+        self.scored = {name: parameters[name] for name in names}
+        owners = {id(parameter): name for name, parameter in self.scored.items()}
+        self.layers: dict[str, _Layer] = {}
+        self.forwards = linear_forwards(network)
+        for module in network.modules():
+            name = owners.get(id(getattr(module, "weight", None)))
+            if name is not None and _is_product(module):
+                layer = self.layers.setdefault(name, _Layer(module.weight))
+                self.forwards[module] = partial(layer.forward, module)
+            elif name is None and scales(module):
+                self.forwards[module] = partial(times, batch_norm_scale(module).detach())
+        self.others = [n for n in self.scored if n not in self.layers and n.rpartition(".")[2] != "bias"]
+        replaced = {path for path, module in network.named_modules() if module in self.forwards}
+        self.state = {n: t for n, t in absolute_state(network).items() if n.rpartition(".")[0] not in replaced}
+        self.rounds = 0
+
+    def scores(self) -> dict[str, Tensor]:
+        """The scores, 0 where a weight is 0; they share their memory with those of the next call."""
+        self.rounds += 1
+        layers = list(self.layers.values())
+        others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
+        leaves = [*others.values(), *(layer.begin() for layer in layers)]
+
+        def work(linear: nn.Module) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(linear(self.ones).sum(), leaves, allow_unused=True)
+
+        with torch.enable_grad(), forwards(self.forwards):
+            gradients = substituted(self.network, self.state | others, work)
+        scores = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.scored.items() if n not in self.layers}
+        for (name, other), gradient in zip(others.items(), gradients, strict=False):
+            if gradient is not None:
+                scores[name] = gradient.mul_(other.detach())
+        for (name, layer), gradient in zip(self.layers.items(), gradients[len(others) :], strict=True):
+            scores[name] = layer.end(gradient, drop=self.rounds % _ROUNDS == 0)
+        return {name: scores[name] for name in self.scored}
+
+
+def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Whether its output is one product of its weight with patches of its input."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    # attention multiplies by the weight of its output projection, and never calls it
+    return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+class _Layer:
+    """A matrix or kernel [out, in, ...] without sign, of which only rows and columns that carry flow are multiplied."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self.parameter = parameter
+        self.rows = torch.arange(parameter.shape[0], device=parameter.device)
+        self.columns = torch.arange(parameter.shape[1], device=parameter.device)
+        self.scores = torch.empty(parameter.shape, dtype=torch.float64, device=parameter.device)
+        self.weight, self.gradient = torch.empty_like(self.scores), self.scores
+        self.is_whole, self.has_gradient = True, False
+
+    def begin(self) -> Tensor:
+        """The weights of this round, as a leaf."""
+        weight = self.parameter.detach()
+        if not self.is_whole:
+            weight = weight.index_select(0, self.rows).index_select(1, self.columns)
+        self.weight.copy_(weight).abs_()
+        self.has_gradient = False
+        self.leaf = self.weight.detach().requires_grad_()
+        return self.leaf
+
+    def forward(self, module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+        """The layer's output, without bias."""
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        x = x if self.is_whole else x.index_select(axis, self.columns)
+        product = _Product.apply(x, self.leaf, self) if isinstance(module, nn.Linear) else self._convolved(module, x)
+        return self._spread(product, axis)
+
+    def _convolved(self, module: nn.Conv2d, x: Tensor) -> Tensor:
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        padding = cast(tuple[int, ...], module.padding)
+        window = zip(x.shape[2:], kernel, dilation, padding, stride, strict=True)
+        sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in window]
+        positions = math.prod(sides)
+        if len(self.weight) <= _FEW * positions:
+            order = torch.channels_last if len(self.weight) >= _FEWER * positions else torch.contiguous_format
+            images, kernels = (tensor.contiguous(memory_format=order) for tensor in (x, self.leaf))
+            return F.conv2d(images, kernels, None, stride, padding, dilation)
+        patches = F.unfold(x, kernel, dilation, padding, stride)
+        output: Tensor = _Product.apply(patches.mT, self.leaf, self).mT.unflatten(-1, sides)
+        return output
+
+    def _spread(self, y: Tensor, axis: int) -> Tensor:
+        """Rows that carry flow among those that do not."""
+        if self.is_whole:
+            return y
+        shape = list(y.shape)
+        shape[axis] = len(self.scores)
+        return y.new_zeros(shape).index_copy(axis, self.rows, y)
+
+    def add_(self, back: Tensor, x: Tensor) -> None:
+        """Add backᵀ x, the sum over positions, to the gradient."""
+        gradient = self.gradient.view(len(self.weight), -1)
+        torch.addmm(gradient, back.flatten(0, -2).mT, x.flatten(0, -2), beta=float(self.has_gradient), out=gradient)
+        self.has_gradient = True
+
+    def end(self, gradient: Tensor | None, drop: bool) -> Tensor:
+        """The scores; from now on, if asked, without the rows and columns that have none."""
+        if gradient is not None and self.has_gradient:  # in different modules, as patches and as an image
+            self.gradient.add_(gradient).mul_(self.weight)
+        elif self.has_gradient:
+            self.gradient.mul_(self.weight)
+        else:
+            torch.mul(self.weight, 0.0 if gradient is None else gradient, out=self.gradient)
+        if not self.is_whole:
+            self.scores[self.rows[:, None], self.columns] = self.gradient
+        if drop:
+            self._drop_dead()
+        return self.scores
+
+    def _drop_dead(self) -> None:
+        flat = self.gradient.flatten(1)
+        rows = flat.amax(1) > 0
+        columns = flat.amax(0).view(len(self.columns), -1).amax(1) > 0
+        if 0 < int(rows.sum()) * int(columns.sum()) < _WORTH * rows.numel() * columns.numel():
+            self.rows, self.columns = self.rows[rows], self.columns[columns]
+            self.weight = self.scores.new_empty(len(self.rows), len(self.columns), *self.scores.shape[2:])
+            self.gradient, self.is_whole = torch.empty_like(self.weight), False
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ, with a gradient of W that goes where the scores are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, leaf: Tensor, layer: _Layer) -> Tensor:
+        ctx.x, ctx.layer = x, layer
+        return F.linear(x, leaf.flatten(1))
+
+    @staticmethod
+    def backward(ctx: Any, *backs: Tensor) -> tuple[Tensor | None, None, None]:
+        ctx.layer.add_(backs[0], ctx.x)
+        return backs[0] @ ctx.layer.weight.flatten(1) if ctx.needs_input_grad[0] else None, None, None

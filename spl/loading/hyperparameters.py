@@ -1,0 +1,53 @@
+"""Hyperparameters in a checkpoint: arguments of a classifier that saves them, which Lightning passes on.
+
+`SparseClassifier` saves none; a subclass may. Plain values are data. Lightning would call what `_instantiator` names,
+and that would import and call whatever is named by the others.
+"""
+
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule
+from pytorch_lightning.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
+
+from spl.errors import InputError
+from spl.loading.plain import NotAllowedError, class_paths, shown
+
+_KEYS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, *CHECKPOINT_PAST_HPARAMS_KEYS)
+_CALLED = ("_instantiator", "_class_path")
+
+
+def check_hyperparameters(checkpoint: Mapping[str, Any], path: str | Path, given: Container[str]) -> None:
+    """Refuse hyperparameters that would have something imported or called.
+
+    Args:
+        checkpoint: what is in the file.
+        path: of the file.
+        given: names of arguments that the caller passes, which replace those in the file.
+
+    Raises:
+        InputError: one is not plain and not given, or names what is to be called.
+    """
+    try:
+        class_paths(checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_TYPE))
+        for key in _KEYS:
+            _check(checkpoint.get(key, {}), given)
+    except NotAllowedError as error:
+        raise InputError(
+            f"{path} asks for {error} in its hyperparameters, and nothing that a checkpoint names is imported or "
+            "called. In Python, pass such arguments, load_from_checkpoint(path, network=..., optimizer=...), or make "
+            "the classifier and let a Trainer restore it, which reads no hyperparameters: "
+            "Trainer().test(model, ckpt_path=path, weights_only=True)."
+        ) from error
+
+
+def _check(saved: object, given: Container[str]) -> None:
+    if type(saved) is not dict:
+        raise NotAllowedError(f"a value of the type {type(saved).__name__}")
+    for name in _CALLED:
+        if name in saved:
+            raise NotAllowedError(f"{shown(str(saved[name]))} as {name}")
+    for name, value in saved.items():
+        if name not in given and (asked := class_paths(value)):
+            raise NotAllowedError(", ".join(map(shown, asked[:5])))

@@ -1,0 +1,108 @@
+"""The network that a checkpoint names, by a class and its arguments.
+
+A file is data: nothing that it names is imported or called, outside an allow-list. On this list are the public classes
+of `spl.networks` and the classes that the user names; their arguments are plain values and objects of such classes.
+The whole entry is checked before anything is imported or called.
+"""
+
+import pkgutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spl import networks
+from spl.errors import InputError
+from spl.loading.annotations import Classes, make
+from spl.loading.plain import NotAllowedError, class_paths, shown
+
+
+def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | Iterable[str] = ()) -> nn.Module:
+    """Build the network that a checkpoint names.
+
+    Args:
+        checkpoint: what is in the file.
+        path: of the file.
+        trust: class paths that the file may name beside those of `spl.networks`. They are imported.
+
+    Raises:
+        InputError: the checkpoint names no network or another class, has arguments that are not plain, or the network
+            cannot be built with them or is larger than the file; or `trust` names what is no class.
+    """
+    if "network" not in checkpoint:
+        raise InputError(
+            f"{path} does not say how to build its network, as those of the `spl` command do. In Python, pass it, "
+            "load_from_checkpoint(path, network=...); what `spl export` does, spl.export does to any network."
+        )
+    entry, own, names = checkpoint["network"], _own_classes(), frozenset([trust] if isinstance(trust, str) else trust)
+    try:
+        _check_allowed(entry, own.keys() | names)
+        classes = own | {name: _class(name) for name in names}
+        if entry["class_path"] in own:
+            _check_size(entry, classes, path)
+        return _made(entry, classes, path)
+    except NotAllowedError as error:
+        raise InputError(
+            f"{path} asks for {error}, and a checkpoint may ask for no more than a class of spl.networks with plain "
+            "arguments. In Python, pass the network: load_from_checkpoint(path, network=...). On the command line, "
+            "name each class that it needs, if you know what it does: --trust mynet.Net."
+        ) from error
+
+
+def _own_classes() -> dict[str, type]:
+    """Return the public classes of `spl.networks`, by the path of the package and by that of their module."""
+    public = {name: getattr(networks, name) for name in networks.__all__}
+    return {f"{networks.__name__}.{name}": cls for name, cls in public.items()} | {
+        f"{cls.__module__}.{cls.__qualname__}": cls for cls in public.values()
+    }
+
+
+def _check_allowed(entry: object, allowed: Iterable[str]) -> None:
+    asked = class_paths(entry)
+    if not (isinstance(entry, dict) and "class_path" in entry):
+        raise NotAllowedError(f"a network by a {type(entry).__name__} that has no class_path")
+    if unknown := sorted(set(asked).difference(allowed)):
+        raise NotAllowedError(", ".join(map(shown, unknown[:5])))
+
+
+def _class(name: str) -> type:
+    """Import a class that the user names."""
+    try:
+        found = pkgutil.resolve_name(name)
+    except Exception as error:
+        raise InputError(
+            f"{name} is to be trusted, and cannot be imported ({error}): give the path of a class, such as mynet.Net."
+        ) from error
+    if not isinstance(found, type):
+        raise InputError(f"{name} is a {type(found).__name__}, and only a class can be trusted: give the path of one.")
+    return found
+
+
+def _made(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> nn.Module:
+    if not issubclass(classes[entry["class_path"]], nn.Module):
+        raise NotAllowedError(f"{shown(entry['class_path'])}, which is no network")
+    try:
+        network = make(entry, classes)
+    except NotAllowedError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"The network of {path} cannot be built ({error}): pass it, load_from_checkpoint(path, network=...)."
+        ) from error
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _check_size(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> None:
+    """Refuse, before memory is taken for it, a network that has more numbers than the file has bytes."""
+    with torch.device("meta"):
+        network = _made(entry, classes, path)
+    numbers = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+    held = Path(path).stat().st_size
+    if numbers > held:
+        raise InputError(
+            f"{path} has {held:,} bytes, and the network that it names has {numbers:,} parameters: it was changed "
+            "after it was written. Give another checkpoint."
+        )

@@ -1,0 +1,82 @@
+"""Binding: masks and the very parameters that they act on."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from spl.masks.masks import BoundMasks, Masks
+from spl.masks.sharding import is_sharded
+from spl.masks.watch import ParameterWatch
+
+_LOOKED_AT_ONCE = 2**20  # weights that a CPU masks in next to no time
+
+
+class Binding:
+    """Masks and the parameters that have their names, for as long as these are the same.
+
+    Args:
+        network: whose parameters they are.
+        masks: what is kept.
+        parameters: all parameters of the network, by name.
+    """
+
+    def __init__(self, network: nn.Module, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
+        masks.check_fits(parameters)
+        self._masks = masks
+        self.parameters = {name: parameters[name] for name in masks}
+        self._network = network
+        self._own = {id(parameter) for parameter in self.parameters.values()}
+        # strategies that shard weights give them other memory all the time
+        sharded = any(is_sharded(parameter) for parameter in self.parameters.values())
+        self._watch = None if sharded else ParameterWatch(network, self.parameters)
+
+    @cached_property
+    def stride(self) -> int:
+        """How many batches may pass until weights are masked that show no trace of a write.
+
+        A pass over ten million weights takes a CPU some hundredths of a training step on a few small images; an
+        accelerator does not notice it.
+        """
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
+        return 1 + sum(p.numel() for p in self.parameters.values()) // _LOOKED_AT_ONCE if on_cpu else 1
+
+    @cached_property
+    def masks(self) -> BoundMasks:
+        """The masks as factors, which take memory, and are made where they are needed."""
+        return BoundMasks(self._masks, self.parameters)
+
+    def fits(self) -> bool:
+        """Return whether the parameters still have the devices and sizes of numbers that the factors are for."""
+        return self.masks.fits()
+
+    def is_trained_by(self, optimizer: Optimizer) -> bool:
+        """Return whether the optimizer has one of the parameters, or one that has taken the place of these."""
+        if self.replaced():
+            return has_any(optimizer, self._network.parameters())
+        return any(id(parameter) in self._own for group in optimizer.param_groups for parameter in group["params"])
+
+    def replaced(self) -> bool:
+        """Return whether a parameter is no longer in its place."""
+        return self._watch is not None and self._watch.replaced()
+
+    def touched(self) -> bool:
+        """Return whether a parameter shows a trace of a write, or is no longer in its place."""
+        return self._watch is not None and (self._watch.written() or self._watch.replaced())
+
+    def note(self) -> None:
+        """Accept the weights as they are now."""
+        if self._watch is not None:
+            self._watch.note()
+
+    def zero_(self) -> None:
+        """Set the pruned weights to 0.0, and accept them."""
+        self.masks.mask_weights_()
+        self.note()
+
+
+def has_any(optimizer: Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Return whether the optimizer has one of the parameters."""
+    own = {id(parameter) for parameter in parameters}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])

@@ -1,0 +1,230 @@
+"""Selection: the k largest of many scores, exactly, without sorting them; of more than a few, without joining them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, reduce
+
+import torch
+from torch import Tensor
+
+from spl.errors import InputError
+from spl.masks.masks import Masks
+
+_FEW = 2**20  # scores that may be joined
+_CHUNK = 2**18  # scores that are looked at together: they stay in the cache
+_CANDIDATES = 2**16  # scores in the bracket that may be gathered, or a 16th of all, whichever is more
+
+
+def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -> Masks:
+    """Keep exactly the `keep` largest of all scores together.
+
+    The k-th value is found by selection, after Floyd and Rivest (1975): a sample of n^⅔ brackets it, a pass over all
+    counts what lies above and inside, and where the bracket misses, or is still too wide to gather what is in it, it is
+    narrowed. A mere comparison with a threshold would not do: `score >= threshold` keeps too many of equal scores and
+    `>` too few. Among equal scores the earlier one wins, in the order of the mapping and then of the flattened tensor,
+    so the result is the same on every device, and the masks of a smaller `keep` are contained in those of a larger one.
+    Scores go to the CPU piece by piece; beside the masks, a fraction of their memory is taken.
+
+    Args:
+        scores: one floating-point tensor of any shape per parameter name; a larger score is kept first.
+        keep: how many scores to keep, from 0 to their number.
+        among: the scores to choose from; all without one.
+
+    Returns:
+        Masks on the CPU.
+
+    Raises:
+        InputError: a score is NaN or infinite; the message names the layer.
+        ValueError: `keep` is out of range.
+    """
+    check_finite(scores)
+    size = sum(score.numel() for score in scores.values()) if among is None else among.kept
+    if not 0 <= keep <= size:
+        raise ValueError(f"keep must lie in [0, {size}], got {keep}")
+    if keep == 0:
+        return Masks({name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()})
+    sizes = [score.numel() for score in scores.values()]
+    if len(scores) == 1 or sum(sizes) > _FEW:
+        return Masks(_largest(scores, keep, size, among))
+    # many small layers then take no longer than one
+    flat = {"": torch.cat([score.detach().flatten() for score in scores.values()])}
+    alive = None if among is None else Masks({"": torch.cat([among[name].flatten() for name in scores])})
+    parts = torch.split(_largest(flat, keep, size, alive)[""], sizes)
+    return Masks({name: part.view(s.shape).clone() for (name, s), part in zip(scores.items(), parts, strict=True)})
+
+
+def check_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise an `InputError` that names the first layer with a NaN or infinite score."""
+    for name, score in scores.items():
+        if score.numel() and not all(math.isfinite(extreme.item()) for extreme in score.detach().aminmax()):
+            raise InputError(
+                f"{name}: {int((~score.isfinite()).sum())} of {score.numel()} saliency scores are NaN or infinite. "
+                "Check the initialization (too large a variance overflows) and the scoring data."
+            )
+
+
+def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many scores `top_k` keeps before the first one of each layer.
+
+    Every score is compared with the largest of each layer in one pass. Scores of the lowest value of their type
+    are those of `lowered`, and are not counted.
+    """
+    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))
+    largest = torch.stack([score.detach().max().to("cpu", dtype) for score in scores.values()])
+    marks, places = torch.unique(largest, return_inverse=True)  # ascending
+    greater, equal = torch.zeros(len(marks), dtype=torch.int64), torch.zeros(len(marks), dtype=torch.int64)
+    ties = []
+    for (name, score), place in zip(scores.items(), places, strict=True):
+        ties.append(int(equal[place]))
+        for chunk, _ in _pieces({name: score}, None, dtype):
+            high = chunk[(chunk >= marks[0]) & (chunk > torch.finfo(score.dtype).min)]
+            above = _at_least(torch.searchsorted(marks, high), len(marks))
+            greater += above
+            equal += _at_least(torch.searchsorted(marks, high, right=True), len(marks)) - above
+    return {name: int(greater[p]) + t for name, p, t in zip(scores, places, ties, strict=True)}
+
+
+def lowered(scores: Mapping[str, Tensor], alive: Masks | None) -> dict[str, Tensor]:
+    """The scores, those that are not `alive` below all others: the lowest value of their type."""
+    if alive is None:
+        return dict(scores)
+    return {
+        name: score.masked_fill(~alive[name].to(score.device), torch.finfo(score.dtype).min)
+        for name, score in scores.items()
+    }
+
+
+def _at_least(numbers: Tensor, size: int) -> Tensor:
+    """How many of `numbers`, each in [0, size], are greater than 0, 1, …, size − 1."""
+    return torch.bincount(numbers, minlength=size + 1).flip(0).cumsum(0).flip(0)[1:]
+
+
+def _largest(scores: Mapping[str, Tensor], keep: int, size: int, among: Masks | None) -> dict[str, Tensor]:
+    """Masks of the `keep` largest of the `size` scores that are alive."""
+    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # in which all of them are exact
+    threshold, greater = _kth_largest(partial(_pieces, scores, among, dtype), size, keep)
+    ties = keep - greater
+    masks = {}
+    for name, score in scores.items():
+        mask = torch.empty(score.numel(), dtype=torch.bool)
+        for kept, (chunk, alive) in zip(_cut(mask), _pieces({name: score}, among, dtype), strict=True):
+            _and(torch.gt(chunk, threshold, out=kept), alive)
+            if ties:
+                tied = _and(chunk == threshold, alive).nonzero().flatten()[:ties]
+                kept[tied] = True
+                ties -= len(tied)
+        masks[name] = mask.view(score.shape)
+    return masks
+
+
+def _pieces(
+    scores: Mapping[str, Tensor], among: Masks | None, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The flattened scores piece by piece on the CPU, and which of them are alive."""
+    for name, score in scores.items():
+        chunks = _cut(score.detach().flatten())
+        alive = [None] * len(chunks) if among is None else _cut(among[name].flatten())
+        for chunk, living in zip(chunks, alive, strict=True):
+            yield chunk.to("cpu", dtype), None if living is None else living.cpu()
+
+
+def _cut(flat: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(flat, _CHUNK)
+
+
+_Pieces = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]
+
+
+def _kth_largest(pieces: _Pieces, size: int, k: int) -> tuple[float, int]:
+    """The k-th largest of the `size` values that are alive, and how many are greater.
+
+    `low` and `high` are values, at first infinite, between which it lies; a pass over all narrows them to two of a
+    sample, or finds it to be one of these, or, where few enough lie between the two, among those. Each pass leaves
+    fewer between, so it ends whatever the distribution.
+    """
+    low, high = -math.inf, math.inf
+    above, between = 0, size  # how many are at least `high`, and how many lie strictly between
+    most = max(_CANDIDATES, size // 16)
+    generator = torch.Generator().manual_seed(0)
+    while between > most and len(sample := _sample(pieces, low, high, between ** (-1 / 3), generator)):
+        expected = len(sample) * (k - above) / between
+        margin = 4 * math.sqrt(expected * max(0.0, 1 - expected / len(sample))) + 1
+        upper, lower = (
+            float(sample[min(max(int(place), 0), len(sample) - 1)]) for place in (expected - margin, expected + margin)
+        )
+        counts, inside = _compared(pieces, upper, lower, most)
+        if inside is not None and counts[0] < k <= counts[3]:
+            return _kth(inside, k, counts[0])
+        if k <= counts[0]:
+            low, between = upper, counts[0] - above
+        elif k <= counts[1]:
+            return upper, counts[0]
+        elif k <= counts[2]:
+            low, high, above, between = lower, upper, counts[1], counts[2] - counts[1]
+        elif k <= counts[3]:
+            return lower, counts[2]
+        else:
+            high, between, above = lower, above + between - counts[3], counts[3]
+    return _kth(torch.cat([_between(chunk, alive, low, high) for chunk, alive in pieces()]), k, above)
+
+
+def _kth(candidates: Tensor, k: int, above: int) -> tuple[float, int]:
+    """The k-th largest of all, of which `above` are greater than each of the candidates; and how many are greater."""
+    threshold = candidates.kthvalue(len(candidates) - (k - above) + 1).values
+    return threshold.item(), above + int((candidates > threshold).count_nonzero())
+
+
+def _compared(
+    pieces: _Pieces, upper: float, lower: float, most: int
+) -> tuple[tuple[int, int, int, int], Tensor | None]:
+    """How many are > upper, ≥ upper, > lower, ≥ lower; and those from lower to upper, if there are no more than `most`.
+
+    While these are few, they are gathered and counted afterwards: one comparison less for each of all.
+    """
+    over, gathered, few = 0, [], 0
+    for chunk, alive in pieces():
+        greater = chunk > upper
+        inside = (chunk >= lower).logical_xor_(greater)
+        over += int(_and(greater, alive).count_nonzero())
+        gathered.append(chunk[_and(inside, alive)])
+        few += len(gathered[-1])
+        if few > most:
+            break
+    else:
+        inside = torch.cat(gathered)
+        ties = [int((inside == bound).count_nonzero()) for bound in (upper, lower)]
+        return (over, over + ties[0], over + few - ties[1], over + few), inside
+    counts = [0, 0, 0, 0]
+    for chunk, alive in pieces():
+        for i, part in enumerate((chunk > upper, chunk >= upper, chunk > lower, chunk >= lower)):
+            counts[i] += int(_and(part, alive).count_nonzero())
+    return (counts[0], counts[1], counts[2], counts[3]), None
+
+
+def _sample(
+    pieces: _Pieces,
+    low: float,
+    high: float,
+    share: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """A random `share` of the values strictly between, in descending order."""
+    drawn = []
+    for chunk, alive in pieces():
+        places = torch.randint(len(chunk) or 1, (math.ceil(share * len(chunk)),), generator=generator)
+        drawn.append(_between(chunk[places], None if alive is None else alive[places], low, high))
+    return torch.cat(drawn).sort(descending=True).values
+
+
+def _between(chunk: Tensor, alive: Tensor | None, low: float, high: float) -> Tensor:
+    """The values alive strictly between `low` and `high`."""
+    if (low, high) == (-math.inf, math.inf):
+        return chunk if alive is None else chunk[alive]
+    inside = chunk > low
+    inside &= chunk < high
+    return chunk[_and(inside, alive)]
+
+
+def _and(mask: Tensor, alive: Tensor | None) -> Tensor:
+    """Those of `mask` that are alive, in place."""
+    return mask if alive is None else mask.logical_and_(alive)

@@ -1,0 +1,173 @@
+"""What the process of a job does: `python -m spl.reproduction.worker JOB.json`; its output is the job's log."""
+
+import hashlib
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import LightningDataModule, Trainer
+
+from spl.callbacks.trainer import run_folder
+from spl.classifier import SparseClassifier
+from spl.cli.fit import run as run_command
+from spl.cli.fit_cli import FitCLI
+from spl.reproduction.job import Job, PlannedRun
+from spl.reproduction.results import Result, scalars_of
+from spl.reproduction.run import RUN_FILE
+from spl.reproduction.stacked import prepare, train
+
+_QUIET: dict[str, Any] = dict.fromkeys(
+    ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+)
+_REFUSED = 2  # the exit status of the parser; Lightning's are others, of runs that were asked to stop
+_CHECKPOINTS = {"final": "last.ckpt", "best": "best.ckpt"}
+
+
+class _Fit(FitCLI):
+    """`spl fit` that leaves the run's own YAML in its folder before it begins."""
+
+    def __init__(self, *args: Any, run_yaml: Path, **kwargs: Any) -> None:
+        self.run_yaml = run_yaml
+        super().__init__(*args, **kwargs)
+
+    def before_fit(self) -> None:
+        """Leave it."""
+        _leave(self.run_yaml, self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        folder = run_folder(self.trainer)
+        assert folder is not None
+        return folder
+
+
+def _leave(run_yaml: Path, folder: Path) -> None:
+    shutil.move(run_yaml, folder / RUN_FILE)
+
+
+def work(file: Path) -> list[str]:
+    """Make the runs of the job in `file`, and write the result of each; the names of those that failed.
+
+    A run that fails says why in the log, and the others go on.
+    """
+    failed = []
+    for group in Job.read(file).groups:
+        yamls = {run.digest: _write_yaml(run, file) for run in group.runs}
+        failed += (_together if group.together else _one_by_one)(group.runs, file, yamls)
+    return failed
+
+
+def _write_yaml(run: PlannedRun, file: Path) -> Path:
+    path = file.with_suffix(f".{run.digest[:12]}.yaml")
+    path.write_text(f"# spl fit --config {RUN_FILE}\n{yaml.safe_dump(run.config, sort_keys=False)}")
+    return path
+
+
+def _one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+    failed = []
+    for run in runs:
+        start = time.monotonic()
+        try:
+            earlier = [folder for folder in map(Path, run.attempts) if _last(folder).is_file()]
+            resume = ["--ckpt_path", str(_last(earlier[-1]))] if earlier else []
+            arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
+            cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
+            _finish(run, [*earlier, cli.folder], cli.datamodule, file, time.monotonic() - start, 1)
+        except (Exception, SystemExit) as error:
+            _explain(error)
+            failed.append(run.config["name"])
+    return failed
+
+
+def _explain(error: BaseException) -> None:
+    """Say why a run failed; one that was asked to stop ends the job."""
+    if isinstance(error, SystemExit) and error.code != _REFUSED:
+        raise error
+    traceback.print_exception(error)
+
+
+def _last(folder: Path) -> Path:
+    return folder / "checkpoints" / _CHECKPOINTS["final"]
+
+
+def _together(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+    failed, members = [], []
+    start = time.monotonic()
+    for run in runs:
+        run_yaml = yamls[run.digest]
+        try:
+            members.append((run, prepare(["--config", str(run_yaml)], partial(_leave, run_yaml))))
+        except (Exception, SystemExit) as error:
+            _explain(error)
+            failed.append(run.config["name"])
+    if not members:
+        return failed
+    try:
+        train([member for _, member in members], _state_of([run for run, _ in members], file))
+        seconds = (time.monotonic() - start) / len(members)
+        for run, member in members:
+            _finish(run, [member.folder], member.data, file, seconds, len(members))
+    except Exception:
+        traceback.print_exc()
+        failed += [run.config["name"] for run, _ in members]
+    return failed
+
+
+def _state_of(runs: list[PlannedRun], file: Path) -> Path:
+    """Where these runs, as a population, keep their state, and a later job of the same runs finds it."""
+    members = hashlib.sha256(" ".join(run.digest for run in runs).encode()).hexdigest()
+    return file.parent.parent / f"{members}.ckpt"
+
+
+def _finish(
+    run: PlannedRun, folders: list[Path], data: LightningDataModule, file: Path, seconds: float, together: int
+) -> None:
+    """Test the checkpoints in the last of the run's folders, write the result, and count the run as done.
+
+    The folders before it are of attempts that it goes on from.
+    """
+    folder = folders[-1]
+    checkpoints = {which: folder / "checkpoints" / name for which, name in _CHECKPOINTS.items()}
+    test = {which: _test(path, data, run) for which, path in checkpoints.items() if path.is_file()}
+    record = _surroundings() | {"seconds": seconds, "population": together}
+    Result(folder, run.digest, test, scalars_of(folders), record).write()
+    with file.with_suffix(".done").open("a") as stream:
+        stream.write(f"{run.digest}\n")
+
+
+def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[str, float]:
+    """Loss and accuracy of a checkpoint on the test set."""
+    asked = run.config["trainer"]
+    settings: dict[str, Any] = {
+        key: asked[key] for key in ("accelerator", "devices", "limit_test_batches") if key in asked
+    }
+    model = SparseClassifier.load_from_checkpoint(checkpoint)
+    (metrics,) = Trainer(**_QUIET, **settings).test(model, datamodule=data, verbose=False)
+    return {name.removesuffix("/test"): value for name, value in metrics.items()}
+
+
+def _surroundings() -> dict[str, Any]:
+    """Where and by what a run was made."""
+    versions = {name: version(name) for name in ("spl", "torch", "pytorch-lightning")}
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "versions": versions | {"python": platform.python_version()},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+if __name__ == "__main__":
+    failed = work(Path(sys.argv[1]))
+    print("".join(f"failed: {name}\n" for name in failed), end="", flush=True)
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,99 @@
+"""Where things live: rooms on floors, imports that only go down, and a core without Lightning."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import spl
+
+ROOT = Path(spl.__file__).parent
+
+FLOORS = [  # from the ground up
+    {"errors"},
+    {"data", "files", "functional", "masks", "networks"},
+    {"export", "initializers", "isometry", "jacobian", "loading"},
+    {"classifier", "criteria"},
+    {"pruning"},
+    {"diagnosis"},
+    {"callbacks"},
+    {"cli"},
+    {"reproduction"},
+    {"__main__"},
+]
+
+
+def imported(file):
+    """The rooms that a file imports from."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "spl":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spl."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("spl."))
+
+
+def test_every_room_stands_above_all_that_it_imports():
+    floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms - {"__init__"} == floor_of.keys()
+    assert len(rooms) <= 20
+    assert len(FLOORS) <= 10
+    for file in ROOT.rglob("*.py"):
+        room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        for other in set(imported(file)) - {room}:
+            if room != "__init__":  # which hands names on from everywhere, when they are asked for
+                assert floor_of[other] < floor_of[room], f"{file} imports {other}"
+
+
+def fresh(code, *args):
+    """What a new interpreter prints, and how many seconds of CPU it took."""
+    before = os.times()
+    done = subprocess.run([sys.executable, *args, *(["-c", code] if code else [])], capture_output=True, text=True)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return done.stdout.strip(), seconds
+
+
+def test_the_core_loads_neither_lightning_nor_what_draws_and_reads():
+    core = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning"
+    heavy = "('pytorch_lightning', 'lightning_fabric', 'matplotlib', 'torchvision', 'tensorboard')"
+    out, _ = fresh(f"import sys; from spl import {core}; print([name for name in {heavy} if name in sys.modules])")
+    assert out == "[]"
+
+
+def test_names_are_imported_when_they_are_asked_for():
+    code = (
+        "import sys, time; start = time.process_time(); import spl; spent = time.process_time() - start; "
+        "print('torch' in sys.modules, spent < 0.1); from spl import *; print(len(spl.__all__), PruneAtInit.__name__)"
+    )
+    assert fresh(code)[0] == f"False True\n{len(spl.__all__)} PruneAtInit"
+    assert set(spl.__all__) <= set(dir(spl))
+    with pytest.raises(AttributeError, match="module 'spl' has no attribute 'nonsense'"):
+        spl.nonsense  # noqa: B018
+
+
+def test_help_and_version_wait_for_nothing():
+    started = time.monotonic()
+    out, seconds = fresh("", "-m", "spl", "--version")
+    assert out == f"spl {spl.__version__}"
+    assert seconds < 0.3 or time.monotonic() - started > 5  # on a machine that is busy otherwise nothing is told
+    out, seconds = fresh("", "-m", "spl", "--help")
+    assert seconds < 1.5
+    assert all(f"\n  {name} " in out for name in ("fit", "diagnose", "summary", "export", "reproduce"))
+
+
+def test_what_saved_configurations_name_is_found_where_it_has_moved_to():
+    code = (
+        "import sys; from spl.scopes import Global; from spl.patterns import NM; from spl.schedules import Linear; "
+        "from spl.module import sgd; "
+        "print(*(sys.modules[found.__module__].__spec__.name for found in (Global, NM, Linear, sgd)))"
+    )
+    homes = ["spl.pruning.scopes", "spl.pruning.patterns", "spl.criteria.schedules", "spl.functional.optimizer"]
+    assert fresh(code)[0].split() == homes
