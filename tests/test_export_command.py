@@ -188,8 +188,7 @@ def test_each_has_its_help(capsys, command, explained):
 
 
 def test_help_of_the_whole_command_names_them(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "`spl export`" in said
-    assert "`spl summary`" in said
+    main(["--help"])
+    said = capsys.readouterr().out
+    assert "\n  export " in said
+    assert "\n  summary " in said

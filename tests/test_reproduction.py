@@ -10,7 +10,7 @@ import yaml
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from spl.errors import InputError
-from spl.reproduction import engine
+from spl.reproduction import executors
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.executors import Cluster, LocalProcesses
@@ -190,11 +190,11 @@ def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, 
         "import os, sys; from pathlib import Path; "
         "print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[1])"
     )
-    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(engine.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(executors.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(executors.os, "cpu_count", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(engine, "COMMAND", [sys.executable, "-c", script])
+    monkeypatch.setattr(executors, "COMMAND", [sys.executable, "-c", script])
     files = [tmp_path / f"{k}.json" for k in range(3)]
     ended = [file for some in LocalProcesses().run(files) for file in some]
     assert sorted(ended) == files
@@ -209,7 +209,7 @@ def test_an_engine_that_is_closed_stops_its_processes_with_one_interrupt(tmp_pat
         "try:\n    print('started', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.2); print('saved', flush=True)"
     )
-    monkeypatch.setattr(engine, "COMMAND", [sys.executable, "-c", script])
+    monkeypatch.setattr(executors, "COMMAND", [sys.executable, "-c", script])
     files = [tmp_path / "0.json", tmp_path / "1.json"]
     jobs = LocalProcesses(1).run(files)
     log = tmp_path / "0.log"

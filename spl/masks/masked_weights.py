@@ -1,19 +1,15 @@
 """MaskedWeights: masks held on the weights of one network, through training and checkpoints."""
 
-import warnings
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spl.errors import InputError
 from spl.masks.binding import Binding, has_any
+from spl.masks.masked_steps import MaskedSteps, is_due, warn
 from spl.masks.masks import Masks
-from spl.masks.optimizer_hooks import Arguments, listen
 from spl.masks.sharding import whole_name
 
 
@@ -35,6 +31,7 @@ class MaskedWeights:
     Attributes:
         masks: which weights are alive, on the CPU; None until the network is pruned.
         kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
+        gradients_masked: whether gradients have been masked since this was last set to False.
     """
 
     _binding: Binding | None
@@ -83,13 +80,13 @@ class MaskedWeights:
     def restart(self) -> None:
         """Forget what was seen of optimizers, and which memory the weights have: a fit begins."""
         self._forget()
-        self._acting()  # so that what is written from here on is noticed
+        self.acting()  # so that what is written from here on is noticed
 
     def mask_gradients_(self) -> None:
         """Set the gradients of pruned weights to 0.0."""
-        if binding := self._acting():
+        if binding := self.acting():
             binding.masks.mask_gradients_()
-            self._gradients_masked = True
+            self.gradients_masked = True
 
     def check(self, when: str = "between two batches") -> None:
         """Do what `keep` does if the weights show a trace of a write that no optimizer's step announced.
@@ -97,7 +94,7 @@ class MaskedWeights:
         Args:
             when: see `keep`.
         """
-        if (binding := self._acting()) and binding.touched():
+        if (binding := self.acting()) and binding.touched():
             self.keep(when)
 
     def keep(self, when: str = "in a batch", look: bool = False) -> bool:
@@ -117,7 +114,7 @@ class MaskedWeights:
         Raises:
             InputError: a parameter was replaced by one of another shape, or is gone.
         """
-        if self.masks is None or not (binding := self._acting()):
+        if self.masks is None or not (binding := self.acting()):
             return False
         touched = binding.touched()
         replaced = touched and binding.replaced()
@@ -125,13 +122,29 @@ class MaskedWeights:
             binding = self._binding = Binding(self.network, self.masks, self.parameters)
         self._looks += 1
         self._suspicions += touched
-        look = look or _is_due(self._looks) or (touched and _is_due(self._suspicions))
+        look = look or is_due(self._looks) or (touched and is_due(self._suspicions))
         revived = self.masks.revived(binding.parameters) if look else {}
         if revived:
             self._say("replaced" if replaced else "moved", when, revived)
         if look or touched or self._said or self._looks % binding.stride == 0:
             binding.zero_()
         return bool(revived)
+
+    def acting(self) -> Binding | None:
+        """Return the masks bound to the parameters; None where there are none, or none that may act yet."""
+        if self.masks is None or self._paused:
+            return None
+        if self._binding is None:
+            self._binding = Binding(self.network, self.masks, self.parameters)
+        return self._binding
+
+    def is_trained_by(self, optimizer: Optimizer) -> bool:
+        """Return whether masks act on what the optimizer trains; of other optimizers' networks nothing is asked."""
+        if self.masks is None or self._paused:
+            return False
+        if self._binding is not None:
+            return self._binding.is_trained_by(optimizer)
+        return has_any(optimizer, self.network.parameters())
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the masks, bool tensors by name, at `masks`, and zeros in the tensors that the checkpoint refers to."""
@@ -166,24 +179,15 @@ class MaskedWeights:
 
     def _begin(self) -> None:
         self.kept_by_callback = False
-        self._gradients_masked = False
+        self.gradients_masked = False
         self._forget()
-        listen(self)
 
     def _forget(self) -> None:
         self._paused = False
         self._binding = None
         self._looks, self._suspicions = 0, 0
-        self._seen: weakref.WeakKeyDictionary[Optimizer, _Seen] = weakref.WeakKeyDictionary()
         self._said: set[str] = set()
-
-    def _acting(self) -> Binding | None:
-        """Return the masks bound to the parameters; None where there are none, or none that may act yet."""
-        if self.masks is None or self._paused:
-            return None
-        if self._binding is None:
-            self._binding = Binding(self.network, self.masks, self.parameters)
-        return self._binding
+        self._steps = MaskedSteps(self)
 
     def _say(self, what: str, when: str, revived: Mapping[str, int]) -> None:
         """Warn, once a fit, of pruned weights that something else than an optimizer's step has made other than 0.0."""
@@ -197,79 +201,4 @@ class MaskedWeights:
             "replaced": "Another parameter has taken the place of a pruned one; optimizers that were made before do "
             "not train it.",
         }[what]
-        _warn(f"Pruned weights were not 0.0 {when}, and are set back to 0.0: {counts}. {how}")
-
-    # What `listen` tells
-
-    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """Mask the gradients; of a step that takes a closure, whenever the closure has computed them."""
-        if not self._is_trained_by(optimizer):
-            return None
-        seen = self._seen.setdefault(optimizer, _Seen())
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if not callable(closure):
-            self._look_before_step(seen)
-            self.mask_gradients_()
-            return None
-        self.check(_BEFORE)
-
-        def masking(*given: Any, **named: Any) -> Any:
-            self._gradients_masked = False
-            result = closure(*given, **named)
-            self._look_before_step(seen)
-            if not self._gradients_masked:  # as Lightning's hook has done, before it clips them
-                self.mask_gradients_()
-            return result
-
-        return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
-
-    def _is_trained_by(self, optimizer: Optimizer) -> bool:
-        """Return whether masks act on what the optimizer trains; of other optimizers' networks nothing is asked."""
-        if self.masks is None or self._paused:
-            return False
-        if self._binding is not None:
-            return self._binding.is_trained_by(optimizer)
-        return has_any(optimizer, self.network.parameters())
-
-    def _look_before_step(self, seen: "_Seen") -> None:
-        """Undo what was done before a step, and look for it where `after_step` looks for what the optimizer does."""
-        if _is_due(seen.steps + 1):
-            self.keep(_BEFORE, look=True)
-        else:
-            self.check(_BEFORE)
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Mask the weights after optimizers that move pruned ones, or may: those that are not PyTorch's own."""
-        seen = self._seen.get(optimizer)
-        if seen is None or self.masks is None or not (binding := self._acting()):
-            return
-        seen.steps += 1
-        if _is_due(seen.steps) and not seen.moves and self.masks.revived(binding.parameters):
-            _warn(f"{type(optimizer).__name__} moves weights that have no gradient; pruned ones are set back to 0.0.")
-            seen.moves = True
-        if seen.moves or not type(optimizer).__module__.startswith("torch.optim."):
-            binding.zero_()
-        else:
-            binding.note()
-
-
-_BEFORE = "before an optimizer's step"
-
-
-@dataclass
-class _Seen:
-    """What was seen of an optimizer: how many steps it took, and whether they move pruned weights."""
-
-    steps: int = 0
-    moves: bool = False
-
-
-def _is_due(count: int) -> bool:
-    """Return whether a count is 1, 2, 4, 8, …"""
-    return count & (count - 1) == 0
-
-
-def _warn(message: str) -> None:
-    """Warn, of several processes on the first alone."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0):
-        warnings.warn(message, stacklevel=4)
+        warn(f"Pruned weights were not 0.0 {when}, and are set back to 0.0: {counts}. {how}")
