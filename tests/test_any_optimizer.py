@@ -274,7 +274,8 @@ def test_weights_that_are_moved_in_a_step_are_back_after_it(move):
 
 def test_in_a_large_network_what_leaves_no_trace_is_undone_within_a_few_batches(monkeypatch):
     """And within each batch once it was seen, when the weights are looked at for the 16th time."""
-    monkeypatch.setattr("spl.masks.binding._LOOKED_AT_ONCE", 400)  # of 832 weights: every third batch
+    monkeypatch.setattr("spl.masks.binding._SMALL", 800)  # of 832 weights
+    monkeypatch.setattr("spl.masks.binding._STRIDE", 3)
     network, acting = Small(), []
     prune(network, Random(), sparsity=0.9).apply_(dict(network.named_parameters()))
     held = MaskedWeights(network)

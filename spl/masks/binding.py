@@ -10,7 +10,8 @@ from spl.masks.masks import BoundMasks, Masks
 from spl.masks.sharding import is_sharded
 from spl.masks.watch import ParameterWatch
 
-_LOOKED_AT_ONCE = 2**20  # weights that a CPU masks in next to no time
+_SMALL = 2**15  # weights that a CPU masks in a few microseconds
+_STRIDE = 8
 
 
 class Binding:
@@ -36,11 +37,11 @@ class Binding:
     def stride(self) -> int:
         """How many batches may pass until weights are masked that show no trace of a write.
 
-        A pass over ten million weights takes a CPU some hundredths of a training step on a few small images; an
-        accelerator does not notice it.
+        To mask more than some ten thousand weights after each batch is felt on a CPU where a step takes a millisecond
+        or two. An accelerator does not notice it.
         """
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
-        return 1 + sum(p.numel() for p in self.parameters.values()) // _LOOKED_AT_ONCE if on_cpu else 1
+        return _STRIDE if on_cpu and sum(p.numel() for p in self.parameters.values()) > _SMALL else 1
 
     @cached_property
     def masks(self) -> BoundMasks:

@@ -101,8 +101,8 @@ class MaskedWeights:
         """Set the pruned weights to exactly 0.0 again, and warn once of what moved them.
 
         Looking at them costs more than setting them to 0.0. So it is done where there is a trace of a write, and the
-        1st, 2nd, 4th, 8th, … time. On a CPU even setting them costs too much for networks of millions of weights:
-        while there is no trace of a write, and none was found so far, it is done every few times; see `Binding.stride`.
+        1st, 2nd, 4th, 8th, … time. On a CPU even setting them is felt in larger networks: while there is no trace of a
+        write, and none was found so far, it is done every eighth time; see `Binding.stride`.
 
         Args:
             when: when they were found to be moved, in words, for the warning.
