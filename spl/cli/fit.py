@@ -32,13 +32,6 @@ from spl.errors import InputError
 from spl.files import read_checkpoint
 from spl.pruning import patterns, scopes  # noqa: F401
 
-_DESCRIPTION = (
-    "Prune neural networks at initialization, look at how signals propagate, repair it, and train what is left. Beside "
-    "the commands below, `spl summary` tells what a pruned network costs, `spl export` takes it away (smaller, faster, "
-    "or as a file of what is kept), and `spl reproduce` makes the figures and tables of the paper; each has "
-    "its own --help."
-)
-
 
 class SaveConfig(SaveConfigCallback):
     """Writes the run's config.yaml; a folder that has one belongs to another run, and is left alone."""
@@ -223,7 +216,6 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
         trainer_defaults={"callbacks": [callback() for callback in cli.default_callbacks]},
-        parser_kwargs={"description": _DESCRIPTION},
         args=args,
         **options,
     )

@@ -28,7 +28,7 @@ class Binding:
         self._masks = masks
         self.parameters = {name: parameters[name] for name in masks}
         self._network = network
-        self._own = {id(parameter) for parameter in self.parameters.values()}
+        self._own = ids_of(self.parameters.values())
         # strategies that shard weights give them other memory all the time
         sharded = any(is_sharded(parameter) for parameter in self.parameters.values())
         self._watch = None if sharded else ParameterWatch(network, self.parameters)
@@ -54,9 +54,7 @@ class Binding:
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer has one of the parameters, or one that has taken the place of these."""
-        if self.replaced():
-            return has_any(optimizer, self._network.parameters())
-        return any(id(parameter) in self._own for group in optimizer.param_groups for parameter in group["params"])
+        return has_any(optimizer, ids_of(self._network.parameters()) if self.replaced() else self._own)
 
     def replaced(self) -> bool:
         """Return whether a parameter is no longer in its place."""
@@ -77,7 +75,11 @@ class Binding:
         self.note()
 
 
-def has_any(optimizer: Optimizer, parameters: Iterable[Tensor]) -> bool:
-    """Return whether the optimizer has one of the parameters."""
-    own = {id(parameter) for parameter in parameters}
-    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+def ids_of(parameters: Iterable[Tensor]) -> set[int]:
+    """Return the identities of parameters, by which they are known: as tensors they compare by their numbers."""
+    return {id(parameter) for parameter in parameters}
+
+
+def has_any(optimizer: Optimizer, ids: set[int]) -> bool:
+    """Return whether the optimizer has a parameter of one of these identities."""
+    return any(id(parameter) in ids for group in optimizer.param_groups for parameter in group["params"])

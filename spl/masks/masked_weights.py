@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spl.errors import InputError
-from spl.masks.binding import Binding, has_any
+from spl.masks.binding import Binding, has_any, ids_of
 from spl.masks.masked_steps import MaskedSteps, is_due, warn
 from spl.masks.masks import Masks
 from spl.masks.sharding import whole_name
@@ -144,7 +144,7 @@ class MaskedWeights:
             return False
         if self._binding is not None:
             return self._binding.is_trained_by(optimizer)
-        return has_any(optimizer, self.network.parameters())
+        return has_any(optimizer, ids_of(self.network.parameters()))
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the masks, bool tensors by name, at `masks`, and zeros in the tensors that the checkpoint refers to."""
