@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+collect_ignore = ["support"]  # what tests share, and the programs that they run
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
 settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)

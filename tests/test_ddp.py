@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "support"
 
 
 def run(command, folder, timeout=180):
@@ -203,7 +203,7 @@ def test_a_failure_on_one_rank_ends_both(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(tmp_path):
-    config = HERE.parent / "configs" / "quickstart.yaml"
+    config = HERE.parent.parent / "configs" / "quickstart.yaml"
     short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     short += ["--spectrum.examples", "50", "--pruning.isometry.max_iterations", "20"]
     command = [str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]

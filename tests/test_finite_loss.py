@@ -21,7 +21,7 @@ from spl.networks import MLP
 from spl.reproduction.job import Group, Job, PlannedRun
 from spl.reproduction.worker import work
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "support"
 # after eight steps, which is in the second epoch of five steps, the learning rate is 1e30
 EXPLODING = ["--model.network.activation", "relu", "--model.lr_scheduler", "StepLR"]
 EXPLODING += ["--model.lr_scheduler.step_size", 8, "--model.lr_scheduler.gamma", 1e31]

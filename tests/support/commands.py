@@ -11,7 +11,7 @@ from spl import __main__
 from spl.cli import fit
 
 # of a network and a pruning that take next to no time
-SMALL = ["--config", Path(__file__).parent.parent / "configs" / "quickstart.yaml"]
+SMALL = ["--config", Path(__file__).parents[2] / "configs" / "quickstart.yaml"]
 SMALL += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.isometry", "null", "--pruning.batches", 2]
 SMALL += ["--spectrum.examples", 5, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
