@@ -207,7 +207,9 @@ def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str
     network = MLP(case.depth, 100, case.activation)
     INITIALIZERS[case.initializer](network)
     parameters = dict(network.named_parameters())
-    masks = prune(network, criterion(case.criterion, case.seed), case.sparsity, images.scoring, SCOPES[case.scope])
+    masks = prune(
+        network, criterion(case.criterion, case.seed), case.sparsity, images.scoring, scope=SCOPES[case.scope]
+    )
     masks.apply_(parameters)
     if (correction := CORRECTIONS[case.correction]) is not None:
         masks = correction(network, masks).masks

@@ -22,12 +22,12 @@ from spl.criteria import (
     ConnectionSensitivity,
     Criterion,
     GraSP,
-    LossOfLogits,
     Magnitude,
     Subject,
     SynFlow,
     scoring_loss,
 )
+from spl.criteria.objective import LossOfLogits
 from spl.networks import MLP, ResNet
 from spl.pruning import prunable_parameters
 

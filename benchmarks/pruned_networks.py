@@ -8,7 +8,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from spl.criteria import Batch, ConnectionSensitivity
+from spl.criteria import ConnectionSensitivity
+from spl.criteria.criterion import Batch
 from spl.data import CIFAR10, MNIST
 from spl.initializers import Orthogonal
 from spl.masks.masks import Masks

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from spl.classifier import SparseClassifier
     from spl.diagnosis import diagnose
     from spl.errors import InputError
+    from spl.jacobian import Spectrum, singular_values
     from spl.masks import MaskedWeights, Masks
     from spl.pruning import prune
+    from spl.sparsify import sparsify
 
     __version__: str
 
@@ -25,9 +27,12 @@ __all__ = [
     "Masks",
     "PruneAtInit",
     "SparseClassifier",
+    "Spectrum",
     "__version__",
     "diagnose",
     "prune",
+    "singular_values",
+    "sparsify",
 ]
 
 _HOMES = {
@@ -37,8 +42,11 @@ _HOMES = {
     "Masks": "spl.masks",
     "PruneAtInit": "spl.callbacks",
     "SparseClassifier": "spl.classifier",
+    "Spectrum": "spl.jacobian",
     "diagnose": "spl.diagnosis",
     "prune": "spl.pruning",
+    "singular_values": "spl.jacobian",
+    "sparsify": "spl.sparsify",
 }
 _MOVED = {
     "spl.module": "spl.classifier",
@@ -49,7 +57,7 @@ _MOVED = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: only what is used of Lightning and PyTorch is waited for."""
+    """Import a public name when it is asked for, so that nothing waits for libraries that it does not use."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -63,11 +71,20 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+class _Face(ModuleType):
+    """The module `spl`, in which `sparsify` is always the function, though a module of that name is imported too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "sparsify" and isinstance(value, ModuleType):
+            value = value.sparsify
+        super().__setattr__(name, value)
+
+
 class _Moved(MetaPathFinder, Loader):
-    """Finds modules by the names that saved configurations have for them, from before they moved."""
+    """Import modules by the names that saved configurations have for them, from before they moved."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return how to import a module that has moved; None for every other."""
+        """Return how to import a module that has moved; None for every other module."""
         return ModuleSpec(name, self) if name in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -82,3 +99,4 @@ class _Moved(MetaPathFinder, Loader):
 
 
 sys.meta_path.append(_Moved())
+sys.modules[__name__].__class__ = _Face

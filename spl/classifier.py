@@ -9,40 +9,43 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from spl.data.tensors import Batch
 from spl.errors import InputError
 from spl.files import read_checkpoint
-from spl.functional.optimizer import sgd
+from spl.functional.metrics import ClassifierMetrics
+from spl.functional.optimizer import check_learning_rate, parameter_groups, sgd
 from spl.initializers import Initializer
 from spl.loading.hyperparameters import check_hyperparameters
 from spl.loading.network_entry import build_network
+from spl.loading.state import check_state_fits, load_pretrained
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import note_pieces
 
 
 class SparseClassifier(LightningModule):
-    """Trains a classifier whose pruned weights stay exactly 0.0, by cross-entropy.
+    """Train a classifier by cross-entropy, and keep its pruned weights at exactly 0.0.
 
-    Masks come from a callback such as `PruneAtInit`, from a checkpoint, or from `set_masks`. They are applied to
-    the gradients before each optimizer step: after the reduction over processes and the unscaling of mixed
-    precision, before clipping, so that norms and moments see live weights only.
+    The masks come from a callback such as `PruneAtInit`, from a checkpoint, or from `set_masks`. They are applied to
+    the gradients before each optimizer step: after the reduction over processes and the unscaling of mixed precision,
+    and before clipping, so that norms and moments see only the weights that are kept.
 
     Args:
         network: maps inputs [N, ...] to logits [N, classes].
-        num_classes: number of classes.
-        initializer: draws the weights; without one they are as the network made them.
-        optimizer: from parameters to an optimizer. Weight decay spares BatchNorm's parameters.
-        lr_scheduler: from an optimizer to a learning rate schedule.
+        num_classes: the number of classes.
+        initializer: draws the weights; without one they stay as the network made them.
+        optimizer: makes an optimizer from parameters. Weight decay is not applied to BatchNorm's parameters.
+        lr_scheduler: makes a learning rate schedule from an optimizer.
         lr_interval: whether the schedule counts optimizer steps or epochs.
-        pretrained: checkpoint of this command whose weights fit starts from, for pruning after training.
-        channels_last: lay images and kernels out in memory channel by channel of a pixel, which convolutions in
-            mixed precision prefer.
-        compile: train through `torch.compile`; scores and spectra are taken without it.
+        pretrained: a checkpoint of the spl command from whose weights fit starts, to prune after training.
+        channels_last: store images and kernels in this memory format, which convolutions in mixed precision prefer.
+        compile: train through `torch.compile`. Scores and spectra are computed without it.
+
+    Example:
+        >>> from spl.networks import MLP
+        >>> print(SparseClassifier(MLP()).masks)  # until PruneAtInit prunes it
+        None
     """
 
     def __init__(
@@ -70,18 +73,14 @@ class SparseClassifier(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.pretrained = pretrained
-        self.metrics = nn.ModuleDict({"loss/train": MeanMetric(), "accuracy/train": MeanMetric()})
-        for split in ("val", "test"):
-            self.metrics[f"loss/{split}"] = MeanMetric()
-            self.metrics[f"accuracy/{split}"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self._unlogged: list[tuple[Tensor, Tensor, int]] = []
+        self.metrics = ClassifierMetrics(num_classes)
         self._masked_weights = MaskedWeights(network)
 
     # Masks
 
     @property
     def masks(self) -> Masks | None:
-        """Which weights of `network` are alive, by its parameter names; None until it is pruned."""
+        """Which weights of `network` are kept, by its parameter names; None until it is pruned."""
         return self._masked_weights.masks
 
     def set_masks(self, masks: Masks) -> None:
@@ -93,7 +92,7 @@ class SparseClassifier(LightningModule):
         self._masked_weights.hold(masks)
 
     def on_fit_start(self) -> None:
-        """Set weights that were changed since they were pruned back to 0.0, before the sanity check sees them."""
+        """Set pruned weights that were changed back to 0.0, before the sanity check sees them."""
         if not self._masked_weights.kept_by_callback:
             self._masked_weights.restart()
             self._masked_weights.keep("when fit started")
@@ -109,117 +108,82 @@ class SparseClassifier(LightningModule):
             self._masked_weights.mask_gradients_()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Set pruned weights back to 0.0 that something else than an optimizer's step has moved."""
+        """Set pruned weights back to 0.0 if something other than an optimizer's step has moved them."""
         if not self._masked_weights.kept_by_callback:
             self._masked_weights.keep()
 
     def on_validation_start(self) -> None:
-        """Let no pruned weight act in validation."""
+        """Set pruned weights to 0.0 before validation."""
         self._masked_weights.keep("before validation", look=True)
 
     def on_test_start(self) -> None:
-        """Let no pruned weight act in the test."""
+        """Set pruned weights to 0.0 before the test."""
         self._masked_weights.keep("before the test", look=True)
 
     def on_predict_start(self) -> None:
-        """Let no pruned weight act in predictions."""
+        """Set pruned weights to 0.0 before predictions."""
         self._masked_weights.keep("before predictions", look=True)
 
     # Training
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, classes] of inputs [N, ...]."""
+        """Return the logits [N, classes] of inputs [N, ...]."""
         if x.ndim == 4:
             x = x.to(memory_format=self.memory_format)
         logits: Tensor = self.network(x)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch. Logged are means since the last log, not single batches."""
+        """Return the mean cross-entropy of a batch. What is logged are means since the last log, not single batches."""
         inputs, labels = batch
         logits = self(inputs)
         loss = F.cross_entropy(logits, labels)
-        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
         trainer = self.trainer
         if every := trainer.log_every_n_steps:  # type: ignore[attr-defined]  # 0 for never
-            self._unlogged.append((loss.detach(), accuracy, len(labels)))
+            self.metrics.add_training_batch(loss, logits, labels)
             if (trainer.global_step + 1) % every == 0:
-                self._log_train()
+                self._log(self.metrics.read_training())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the validation metrics."""
-        self._evaluate("val", batch)
+        self.metrics.evaluate("val", self(batch[0]), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics."""
-        self._evaluate("test", batch)
+        self.metrics.evaluate("test", self(batch[0]), batch[1])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities [N, classes]."""
+        """Return the class probabilities [N, classes] of a batch."""
         logits: Tensor = self(batch[0])
         return logits.softmax(-1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self._log("val")
+        self._log(self.metrics.read("val"))
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log("test")
+        self._log(self.metrics.read("test"))
 
-    def _metric(self, name: str) -> Metric:
-        metric = self.metrics[name]
-        assert isinstance(metric, Metric)
-        return metric
-
-    def _evaluate(self, split: str, batch: Batch) -> None:
-        inputs, labels = batch
-        logits = self(inputs)
-        self._metric(f"loss/{split}").update(F.cross_entropy(logits, labels), weight=len(labels))
-        self._metric(f"accuracy/{split}").update(logits, labels)
-
-    def _log_train(self) -> None:
-        """Feed the metrics all batches since the last log at once: one update a step would be felt on a small net."""
-        losses, accuracies, sizes = zip(*self._unlogged, strict=True)
-        self._unlogged = []
-        weights = torch.tensor(sizes, device=self.device)
-        self._metric("loss/train").update(torch.stack(losses), weights)
-        self._metric("accuracy/train").update(torch.stack(accuracies), weights)
-        self._log("train")
-
-    def _log(self, split: str) -> None:
-        for name in (f"loss/{split}", f"accuracy/{split}"):
-            metric = self._metric(name)
-            self.log(name, metric.compute(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
-            metric.reset()
+    def _log(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.log(name, value, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and the schedule that were given.
+        """Make the optimizer and the learning rate schedule.
 
         Raises:
-            InputError: they cannot be made with the arguments they were given.
+            InputError: they cannot be made with the arguments that they were given.
         """
-        norms = {
-            id(p) for module in self.network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()
-        }
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.network.parameters() if id(p) not in norms]}]
-        if norms:
-            norm_parameters = [p for p in self.network.parameters() if id(p) in norms]
-            groups.append({"params": norm_parameters, "weight_decay": 0.0})
         try:
-            optimizer = self.optimizer(groups)
+            optimizer = self.optimizer(parameter_groups(self.network))
             schedule = self.lr_scheduler(optimizer) if self.lr_scheduler is not None else None
         except Exception as error:
             raise InputError(
                 f"The optimizer or its schedule cannot be made: {error}. Correct model.optimizer or model.lr_scheduler."
             ) from error
-        for group in optimizer.param_groups:  # other numbers may be infinite by design, such as Prodigy's growth rate
-            if not abs(rate := float(group.get("lr", 0.0))) <= torch.finfo(torch.float32).max:
-                raise InputError(
-                    f"The optimizer's lr is {rate}, which is no finite number in single precision: correct "
-                    "model.optimizer."
-                )
+        check_learning_rate(optimizer)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
@@ -227,32 +191,28 @@ class SparseClassifier(LightningModule):
     # Checkpoints
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained weights, which a checkpoint that is resumed, and not known here yet, replaces."""
-        self._masked_weights.kept_by_callback = False  # until one says that it does, as fit starts
+        """Load the pretrained weights. A checkpoint that is resumed is not known here yet, and will replace them."""
+        self._masked_weights.kept_by_callback = False  # until a callback says so when fit starts
         if stage == "fit" and self.pretrained is not None:
-            state = read_checkpoint(self.pretrained)["state_dict"]
-            prefix = "network."
-            weights = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            _check_state_fits(weights, self.network, self.pretrained)
-            self.network.load_state_dict(weights)
+            load_pretrained(self.network, self.pretrained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the masks (bool tensors by name) and, from the command line, the network's class and arguments."""
+        """Add the masks (bool tensors by name) and, for the command line, the network's class and arguments."""
         self._masked_weights.save(checkpoint)
         if self.network_config is not None:
             checkpoint["network"] = self.network_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the masks back, before the weights are loaded.
+        """Take the masks from the checkpoint, before its weights are loaded.
 
         Raises:
-            InputError: it is of another network, or its masks and weights disagree.
+            InputError: the checkpoint is of another network, or its masks and weights disagree.
         """
         if self._trainer is not None:
             note_pieces(self.trainer.strategy.model)
         self._masked_weights.load(checkpoint, prefix="network.")
-        if "state_dict" in checkpoint:  # which a strategy that shards weights has taken out and loaded
-            _check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
+        if "state_dict" in checkpoint:  # a strategy that shards weights has taken it out and loaded it
+            check_state_fits(checkpoint["state_dict"], self, "The checkpoint")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -269,15 +229,15 @@ class SparseClassifier(LightningModule):
 
         Args:
             checkpoint_path: a checkpoint of this class.
-            map_location: where to put it; see `torch.load`.
+            map_location: the device to load it to; see `torch.load`.
             trust: paths of the classes that a checkpoint of the `spl` command may name as its network or in the
                 network's arguments, such as "mynet.Net". They are imported.
             kwargs: arguments of `SparseClassifier`. `network` is needed where the checkpoint was not made by the
                 `spl` command, which records how to build it.
 
         Raises:
-            InputError: there is no such file, it is not whole, it asks for other classes, or it does not say how to
-                build the network and none is given.
+            InputError: there is no such file, it is not whole, it names classes that are not trusted, or it does not
+                say how to build the network and none is given.
         """
         checkpoint = read_checkpoint(checkpoint_path)
         check_hyperparameters(checkpoint, checkpoint_path, kwargs)
@@ -287,23 +247,3 @@ class SparseClassifier(LightningModule):
         model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)
         assert isinstance(model, cls)
         return model
-
-
-def _check_state_fits(state: dict[str, Tensor], module: nn.Module, what: str | Path) -> None:
-    own = module.state_dict()
-    wrong = [
-        f"{name} ({_shape(state[name]) if name in state else 'absent'}, wanted {_shape(tensor)})"
-        for name, tensor in own.items()
-        if name not in state or _shape(state[name]) != _shape(tensor)
-    ]
-    wrong += [f"{name} (not wanted)" for name in state if name not in own]
-    if wrong:
-        raise InputError(
-            f"{what} does not fit the network: {', '.join(wrong)}. Use the network that it was made with: the "
-            "config.yaml of its run names it."
-        )
-
-
-def _shape(value: Any) -> Any:
-    """Of a tensor; of anything else, which a changed checkpoint may have, its type."""
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

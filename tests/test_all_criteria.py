@@ -27,7 +27,7 @@ from spl.criteria import (
 from spl.criteria.schedules import Exponential, OneShot
 from spl.initializers import HeNormal
 from spl.networks import MLP, VGG16, ResNet
-from spl.pruning import find_masks, prunable_parameters, prune, score
+from spl.pruning import PruningChoices, find_masks, prunable_parameters, prune, score
 
 CRITERIA = [
     Magnitude(),
@@ -94,13 +94,14 @@ def test_exactly_the_weights_asked_for_are_kept_and_chosen_alike_each_time(crite
     network = make().to(dtype)
     parameters = prunable_parameters(network)
     data = batches(shape, dtype)
-    masks, scores = find_masks(network, parameters, criterion, 0.9, data, schedule=rounds(criterion))
+    choices = PruningChoices(criterion=criterion, sparsity=0.9, schedule=rounds(criterion))
+    masks, scores = find_masks(network, choices, data)
     assert masks.kept == round(masks.size * 0.1)
     assert {n: s.shape for n, s in scores.items()} == {n: p.shape for n, p in parameters.items()}
     assert all(torch.isfinite(s).all() and not s.requires_grad for s in scores.values())
     torch.rand(7)  # how far the global stream has gone does not matter
     twin = copy.deepcopy(network)
-    again, _ = find_masks(twin, prunable_parameters(twin), criterion, 0.9, data, schedule=rounds(criterion))
+    again, _ = find_masks(twin, choices, data)
     assert again.digest() == masks.digest()
 
 

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from spl.criteria import (
-    Batch,
     ConnectionSensitivity,
     Criterion,
-    Loss,
-    LossOfLogits,
     Magnitude,
     Random,
     Scores,
     Subject,
     scoring_loss,
 )
+from spl.criteria.criterion import Batch
+from spl.criteria.losses import Loss
+from spl.criteria.objective import LossOfLogits
 
 LABELS = scoring_loss("labels")
 # softmax of these logits is (1/4, 3/4)

@@ -18,10 +18,10 @@ from torch.utils.data import (
 )
 
 from spl.callbacks.scoring.batches import EvaluationBatches
-from spl.callbacks.scoring.process_batches import deal
-from spl.criteria import ConnectionSensitivity, Processes, dealt
+from spl.callbacks.scoring.process_batches import batches_of_process
+from spl.criteria.processes import Processes
 from spl.errors import InputError
-from spl.pruning import find_masks, prunable_parameters
+from spl.pruning import PruningChoices, find_masks
 
 
 class Noisy(Dataset):
@@ -67,7 +67,7 @@ def streams():
 
 
 def read(loader, rank=0, size=1, limit=None, seed=0):
-    return [(number, repr(batch)) for number, batch in deal(loader, rank, size, limit, seed)]
+    return [(number, repr(batch)) for number, batch in batches_of_process(loader, rank, size, limit, seed)]
 
 
 @pytest.mark.parametrize("limit", [None, 3])
@@ -85,16 +85,16 @@ def test_processes_read_together_what_one_reads(make, limit):
 def test_the_order_is_that_of_the_loader_itself(name):
     torch.manual_seed(0)
     plain = [indices.tolist() for indices, _ in LOADERS[name]()]
-    assert [indices.tolist() for _, (indices, _) in deal(LOADERS[name](), 0, 1, None, seed=0)] == plain
+    assert [indices.tolist() for _, (indices, _) in batches_of_process(LOADERS[name](), 0, 1, None, seed=0)] == plain
 
 
 @pytest.mark.parametrize("loader", [DataLoader, Backwards])
 def test_a_loader_that_is_cut_already_is_read_whole(loader):
     sampler = DistributedSampler(Noisy(), num_replicas=2, rank=1, shuffle=False)
     cut = loader(Noisy(), batch_size=4, sampler=sampler)
-    assert [number for number, _ in deal(cut, 1, 2, None, seed=0)] == [1, 3, 5]
-    assert [number for number, _ in deal(cut, 1, 2, 4, seed=0)] == [1, 3]
-    indices = [indices.tolist() for _, (indices, _) in deal(cut, 1, 2, None, seed=0)]
+    assert [number for number, _ in batches_of_process(cut, 1, 2, None, seed=0)] == [1, 3, 5]
+    assert [number for number, _ in batches_of_process(cut, 1, 2, 4, seed=0)] == [1, 3]
+    indices = [indices.tolist() for _, (indices, _) in batches_of_process(cut, 1, 2, None, seed=0)]
     assert sorted(index for batch in indices for index in batch) == list(range(1, 22, 2))
 
 
@@ -102,32 +102,30 @@ def test_another_seed_draws_otherwise():
     assert read(LOADERS["shuffled"]()) != read(LOADERS["shuffled"](), seed=1)
 
 
+class OneOf(Processes):
+    def __init__(self, size, rank):
+        self.rank, self.size = rank, size
+
+
 def test_a_share_of_any_batches_is_every_nth():
-    assert list(dealt("abcdefg", 1, 3)) == ["b", "e"]
-    assert list(dealt("abc", 0, 1)) == ["a", "b", "c"]
-
-
-class OneOfTwo(Processes):
-    def __init__(self, rank):
-        self.rank, self.size = rank, 2
+    assert list(OneOf(3, 1).batches("abcdefg")) == ["b", "e"]
+    assert list(Processes().batches("abc")) == ["a", "b", "c"]
 
 
 def test_the_first_of_two_processes_misses_data_that_is_not_there():
     network = nn.Linear(4, 3)
     with pytest.raises(InputError, match="The scoring data has no batches"):
-        find_masks(network, prunable_parameters(network), ConnectionSensitivity(), 0.5, [], processes=OneOfTwo(0))
-    masks, scores = find_masks(
-        network, prunable_parameters(network), ConnectionSensitivity(), 0.5, [], processes=OneOfTwo(1)
-    )
+        find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 0))
+    masks, scores = find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 1))
     assert masks.kept == 6
     assert scores["weight"].count_nonzero() == 0  # nothing was added to
 
 
 def test_two_processes_score_half_the_batches_each():
     network, batches = nn.Linear(4, 3), [(torch.randn(5, 4), torch.arange(5) % 3) for _ in range(4)]
-    weights = {"weight": network.weight}
-    own = find_masks(network, weights, ConnectionSensitivity(), 0.5, batches, processes=OneOfTwo(1))[1]
-    alone = find_masks(network, weights, ConnectionSensitivity(), 0.5, batches[1::2])[1]
+    choices = PruningChoices(sparsity=0.5)
+    own = find_masks(network, choices, batches, processes=OneOf(2, 1))[1]
+    alone = find_masks(network, choices, batches[1::2])[1]
     assert torch.equal(own["weight"], alone["weight"])
 
 

@@ -49,7 +49,7 @@ def test_blocks_and_channels_are_whole_and_miss_the_number_by_less_than_one(shap
     keep = round(size * (1 - sparsity))
     largest = max(block.numel() for s in scores.values() for block in rectangles(s, pattern))
     assume(keep >= largest + (sum(s.numel() for s in scores.values()) if isinstance(scope, SmartRatio) else 0) * 0.5)
-    masks = select(scores, sparsity, scope, pattern)
+    masks = select(scores, sparsity, scope=scope, pattern=pattern)
     assert keep - largest < masks.kept <= keep
     for mask in masks.values():
         assert all(bool(block.all()) or not block.any() for block in rectangles(mask, pattern))
@@ -58,7 +58,7 @@ def test_blocks_and_channels_are_whole_and_miss_the_number_by_less_than_one(shap
 @given(SHAPES, st.sampled_from(PATTERNS), st.sampled_from(SCOPES), st.tuples(*[st.floats(0, 0.4)] * 2))
 def test_masks_of_every_pattern_are_nested_over_sparsities(shapes, pattern, scope, sparsities):
     scores = scores_of([(8, 6), *shapes])
-    large, small = (select(scores, sparsity, scope, pattern) for sparsity in sorted(sparsities))
+    large, small = (select(scores, sparsity, scope=scope, pattern=pattern) for sparsity in sorted(sparsities))
     assert all(not (small[name] & ~large[name]).any() for name in scores)
 
 
@@ -116,7 +116,7 @@ def test_less_than_a_unit_is_an_error():
 def test_of_every_m_weights_exactly_the_n_largest_are_kept_in_every_scope(sizes, n_of_m, scope):
     n, m = n_of_m
     scores = scores_of([(out, groups * m) for out, groups in sizes])
-    masks = select(scores, 1 - n / m, scope, NM(n, m))
+    masks = select(scores, 1 - n / m, scope=scope, pattern=NM(n, m))
     for name, mask in masks.items():
         for kept, values in zip(mask.view(-1, m), scores[name].view(-1, m), strict=True):
             best = sorted(range(m), key=lambda i: (-values[i], i))[:n]
@@ -196,7 +196,7 @@ def test_blocks_without_sides_are_refused():
 
 def test_a_density_that_contradicts_n_of_m_is_an_error():
     with pytest.raises(InputError, match=r"fc1: density 0\.25 keeps 4 of 16, but pattern or minimum keep 8 at least"):
-        select({"fc1": torch.rand(4, 4)}, 0.5, GivenDensities({"fc1": 0.25}), NM())
+        select({"fc1": torch.rand(4, 4)}, 0.5, scope=GivenDensities({"fc1": 0.25}), pattern=NM())
 
 
 # In use

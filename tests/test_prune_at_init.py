@@ -1,5 +1,6 @@
 """PruneAtInit: once, before training, exactly, and on the record."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ from spl.data import MNISTSample
 from spl.initializers import Gaussian
 from spl.isometry import EOI, ApproximateIsometry
 from spl.networks import MLP
-from spl.pruning import Rule, prunable_parameters
-from spl.pruning.patterns import NM, Blocks, Channels
+from spl.pruning import prunable_parameters
+from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning.scopes import GivenDensities, SmartRatio
 
 
@@ -357,10 +358,10 @@ def test_a_strategy_whose_weights_masks_cannot_follow_is_refused(strategy, messa
 
 
 @pytest.mark.parametrize("measuring", [JacobianSpectrum(), Diagnose()])
-def test_what_measures_on_one_process_is_refused_where_it_has_but_a_shard(measuring):
+def test_measuring_on_one_process_is_refused_where_weights_are_sharded(measuring):
     trainer = L.Trainer(**PLAIN)
     trainer._accelerator_connector.strategy = DeepSpeedStrategy()
-    with pytest.raises(InputError, match="measures on one process, which has but a shard of the weights"):
+    with pytest.raises(InputError, match="measures on one process, which has only a shard of the weights"):
         measuring.setup(trainer, classifier(), "fit")
 
 
@@ -417,9 +418,9 @@ def test_masks_that_keep_fewer_than_asked_are_known_by_record_or_size(known):
     again = pruning(pattern=Channels(), sparsity=0.5)
     if known:
         again.load_state_dict(callback.state_dict())
-        again.rule = Rule()  # which would not have made them
+        again.choices = replace(again.choices, pattern=Unstructured())  # which would not have made them
     fit(model, [again])
-    again.sparsity = 0.6
+    again.choices = replace(again.choices, sparsity=0.6)
     refused("is pruned already, to sparsity 0.5", [again], model=model)
 
 

@@ -15,7 +15,7 @@ from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random, sc
 from spl.criteria.schedules import Exponential, Linear, OneShot
 from spl.errors import InputError
 from spl.masks.masks import Masks
-from spl.pruning import Rule, find_masks, keep_count, prunable_parameters, prune, score, select
+from spl.pruning import PruningChoices, Rule, find_masks, keep_count, prunable_parameters, prune, score, select
 from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
@@ -68,7 +68,7 @@ def test_exactly_the_weights_asked_for_are_kept(sizes, sparsity, scope, criterio
     expected = round(size * (1 - sparsity))
     assume(expected > 0)
     batches = [(torch.randn(3, sizes[0]), torch.randint(sizes[-1], (3,)))]
-    masks = prune(network, criterion, sparsity, batches, scope, include_bias=include_bias)
+    masks = prune(network, criterion, sparsity, batches, scope=scope, include_bias=include_bias)
     assert (masks.size, masks.kept) == (size, expected)
     masks.apply_(dict(network.named_parameters()))
     assert masks.revived(dict(network.named_parameters())) == {}
@@ -84,7 +84,7 @@ def test_masks_are_nested_over_sparsities(scope, sizes, data):
     scores = layer_scores(sizes)
     low, high = sorted(data.draw(st.tuples(SPARSITIES, SPARSITIES)))
     assume(round(sum(sizes) * (1 - high)) > 0)
-    small, large = select(scores, high, scope), select(scores, low, scope)
+    small, large = select(scores, high, scope=scope), select(scores, low, scope=scope)
     assert all(not (small[name] & ~large[name]).any() for name in scores)
 
 
@@ -92,7 +92,7 @@ def test_masks_are_nested_over_sparsities(scope, sizes, data):
 def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
     scores = layer_scores(sizes)
-    for name, mask in select(scores, sparsity, Uniform()).items():
+    for name, mask in select(scores, sparsity, scope=Uniform()).items():
         order = scores[name].argsort(descending=True)
         assert mask[order].tolist() == sorted(mask.tolist(), reverse=True)
 
@@ -100,7 +100,7 @@ def test_layerwise_keeps_the_largest_of_each_layer(sizes, sparsity):
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8), SPARSITIES)
 def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsity):
     assume(round(sum(sizes) * (1 - sparsity)) > 0)
-    kept = counts(select(layer_scores(sizes), sparsity, Uniform()))
+    kept = counts(select(layer_scores(sizes), sparsity, scope=Uniform()))
     lowest = max((k - 0.5) / n for k, n in zip(kept, sizes, strict=True))
     highest = min((k + 0.5) / n for k, n in zip(kept, sizes, strict=True))
     assert lowest <= highest
@@ -108,11 +108,11 @@ def test_layerwise_layers_have_one_density_to_within_half_a_weight(sizes, sparsi
 
 def test_layerwise_by_hand():
     scores = {"fc1": torch.tensor([9.0, 8.0, 7.0, 6.0]), "fc2": torch.tensor([[1.0, 2.0]]), "fc3": torch.zeros(4)}
-    masks = select(scores, 0.5, Uniform())
+    masks = select(scores, 0.5, scope=Uniform())
     assert masks["fc1"].tolist() == [True, True, False, False]
     assert masks["fc2"].tolist() == [[False, True]]
     assert masks["fc3"].tolist() == [True, True, False, False]
-    assert counts(select(scores, 0.5, Global())) == [4, 1, 0]
+    assert counts(select(scores, 0.5, scope=Global())) == [4, 1, 0]
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=20, max_size=60), SPARSITIES)
@@ -122,13 +122,13 @@ def test_of_equal_scores_the_earliest_are_kept_in_every_scope(values, sparsity):
     keep = round(len(values) * (1 - sparsity))
     first = sorted(range(len(values)), key=lambda i: (-values[i], i))[:keep]
     for scope in (Global(), Uniform()):
-        assert select(scores, sparsity, scope)["fc1"].nonzero().flatten().tolist() == sorted(first)
+        assert select(scores, sparsity, scope=scope)["fc1"].nonzero().flatten().tolist() == sorted(first)
 
 
 @pytest.mark.parametrize("scope", [Global(), Uniform()])
 def test_scores_that_are_not_finite_are_an_error_in_every_scope(scope):
     with pytest.raises(InputError, match="fc2: 1 of 2 saliency scores are NaN or infinite"):
-        select({"fc1": torch.ones(2), "fc2": torch.tensor([1.0, float("nan")])}, 0.5, scope)
+        select({"fc1": torch.ones(2), "fc2": torch.tensor([1.0, float("nan")])}, 0.5, scope=scope)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 90.0, float("nan")])
@@ -389,7 +389,7 @@ def test_rounds_are_nested_and_end_at_what_is_asked_for(shapes, scope, pattern, 
     unit = {Unstructured: 1, NM: 1, Blocks: 8, Channels: max(b for _, b in shapes)}[type(pattern)]
     assume(keep >= (unit + minimum) * len(shapes) * 2)
     criterion = Iterative()
-    last = prune(network, criterion, sparsity, None, scope, pattern, minimum, schedule)
+    last = prune(network, criterion, sparsity, scope=scope, pattern=pattern, minimum=minimum, schedule=schedule)
     assert keep - unit < last.kept <= keep
     assert min(counts(last)) >= minimum
     masks = [*criterion.seen[1:], last]
@@ -437,7 +437,7 @@ def test_a_minimum_is_kept_of_every_layer_and_the_total_stays():
     assert masks["fc2"].tolist() == [False, True, True, True]
     assert counts(select(scores, 0.25, minimum=1)) == [10, 1, 1]
     with pytest.raises(InputError, match=r"8 of 16 weights .* scope Uniform, .* minimum 4 keep at least 10.* 0\.375\."):
-        select(scores, 0.5, Uniform(), minimum=4)
+        select(scores, 0.5, scope=Uniform(), minimum=4)
 
 
 def test_a_negative_minimum_is_an_error():
@@ -483,9 +483,9 @@ def test_every_layer_is_empty_from_its_collapse_sparsity_on(sizes, scope, patter
     size = sum(s.numel() for s in scores.values())
     for name, limit in collapse(scores, scope, pattern).items():
         if limit < 1:
-            assert select(scores, max(0.0, limit - 1 / size), scope, pattern)[name].any()
+            assert select(scores, max(0.0, limit - 1 / size), scope=scope, pattern=pattern)[name].any()
             with suppress(InputError):  # where so little cannot be kept
-                assert not select(scores, limit, scope, pattern)[name].any()
+                assert not select(scores, limit, scope=scope, pattern=pattern)[name].any()
 
 
 def test_a_layer_that_an_early_round_emptied_collapses_within_what_that_round_kept():
@@ -496,6 +496,6 @@ def test_a_layer_that_an_early_round_emptied_collapses_within_what_that_round_ke
             return {"0.weight": torch.zeros(4, 4), "2.weight": torch.arange(16.0).view(4, 4) + 1}
 
     network, criterion = mlp([4, 4, 4]), SecondOnly()
-    masks, scores = find_masks(network, prunable_parameters(network), criterion, 0.9)
+    masks, scores = find_masks(network, PruningChoices(criterion=criterion, sparsity=0.9))
     assert counts(masks) == [0, 3]
     assert Rule().collapse_sparsities(scores, dict.fromkeys(scores, (4, 4))) == {"0.weight": 0.6875, "2.weight": 1}

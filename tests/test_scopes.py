@@ -21,7 +21,7 @@ def scores_of(**shapes) -> dict[str, torch.Tensor]:
 
 def kept(scores, number, scope, **options) -> list[int]:
     size = sum(s.numel() for s in scores.values())
-    return [int(mask.sum()) for mask in select(scores, 1 - number / size, scope, **options).values()]
+    return [int(mask.sum()) for mask in select(scores, 1 - number / size, scope=scope, **options).values()]
 
 
 @given(
@@ -61,21 +61,21 @@ def test_totals_are_exact(scope, number, minimum):
 @given(st.sampled_from(SCOPES[:-1]), st.tuples(st.integers(12, 202), st.integers(12, 202)), st.integers(0, 1))
 def test_masks_of_fewer_weights_are_contained_in_those_of_more(scope, numbers, minimum):
     scores = scores_of(**LAYERS)
-    small, large = (select(scores, 1 - n / SIZE, scope, minimum=minimum) for n in sorted(numbers))
+    small, large = (select(scores, 1 - n / SIZE, scope=scope, minimum=minimum) for n in sorted(numbers))
     assert all(not (small[name] & ~large[name]).any() for name in scores)
 
 
 @pytest.mark.parametrize("scope", SCOPES[1:])
 def test_each_layer_keeps_its_largest_scores(scope):
     scores = scores_of(**LAYERS)
-    for name, mask in select(scores, 1 - 75 / SIZE, scope).items():
+    for name, mask in select(scores, 1 - 75 / SIZE, scope=scope).items():
         order = scores[name].flatten().argsort(descending=True)
         assert mask.flatten()[order].tolist() == sorted(mask.flatten().tolist(), reverse=True)
 
 
 @pytest.mark.parametrize("scope", SCOPES[:-1])
 def test_sparsity_zero_keeps_everything(scope):
-    assert select(scores_of(**LAYERS), 0.0, scope).kept == SIZE
+    assert select(scores_of(**LAYERS), 0.0, scope=scope).kept == SIZE
 
 
 def test_erk_by_hand():

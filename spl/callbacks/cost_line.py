@@ -6,7 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from spl.criteria import first_tensor
+from spl.criteria.objective import first_tensor
 from spl.errors import InputError
 from spl.export import cost_line
 from spl.masks.masked_weights import MaskedWeights

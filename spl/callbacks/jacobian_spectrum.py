@@ -12,12 +12,13 @@ from spl.callbacks.reporting import tensorboard
 from spl.callbacks.reporting.figures import compare_spectra, draw
 from spl.callbacks.scoring.batches import EvaluationBatches
 from spl.callbacks.scoring.sharded_weights import check_whole
-from spl.callbacks.stages import Stage, StageListener
+from spl.callbacks.stages import StageListener
 from spl.callbacks.trainer import callbacks_of, datamodule_of, run_folder
 from spl.errors import InputError
 from spl.functional.undisturbed import BatchNormMode
 from spl.jacobian import Spectrum, singular_values
 from spl.masks.masked_weights import MaskedWeights
+from spl.sparsify import Stage
 
 
 class JacobianSpectrum(StageListener):

@@ -1,4 +1,4 @@
-"""KeepMasks: the masks of a LightningModule that knows nothing of them."""
+"""KeepMasks: keep the masks of any LightningModule."""
 
 from typing import Any
 
@@ -7,34 +7,47 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
+from spl.callbacks.scoring.sharded_weights import shards
 from spl.callbacks.trainer import callbacks_of
 from spl.classifier import SparseClassifier
 from spl.masks.masked_weights import MaskedWeights
+from spl.masks.sharding import note_pieces
 
 
 class KeepMasks(Callback):
-    """Keeps the pruned weights of any LightningModule at exactly 0.0, and its masks in its checkpoints at `masks`.
+    """Keep the pruned weights of any LightningModule at exactly 0.0, and its masks in its checkpoints at `masks`.
 
-    Gradients are masked before the step of whichever optimizer, in automatic and in manual optimization; pruned weights
-    are set back to 0.0 when fit starts, after each batch, and before any evaluation; see `MaskedWeights`. A checkpoint
-    of the weights alone (`save_weights_only`), in which Lightning lets no callback write, has the zeros and not the
-    masks.
+    Gradients are masked before the step of any optimizer, in automatic and in manual optimization. Pruned weights are
+    set back to 0.0 when fit starts, after each batch, and before any evaluation; see `MaskedWeights`. A checkpoint of
+    the weights alone (`save_weights_only`) has the zeros but not the masks, because Lightning lets no callback write
+    into it.
+
+    `PruneAtInit` adds this callback to its Trainer.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[KeepMasks()], logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set weights that were changed since they were pruned back to 0.0, before the sanity check sees them."""
-        weights = MaskedWeights.of(pl_module)
-        weights.kept_by_callback = True
-        weights.restart()
-        if weights.keep("when fit started"):
-            restart_averages(trainer, pl_module)
+        """Set pruned weights that were changed back to 0.0, before the sanity check sees them."""
+        MaskedWeights.of(pl_module).kept_by_callback = True
+        if shards(trainer):
+            note_pieces(trainer.strategy.model)
+        else:
+            self._start(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do so now if the weights are sharded: the checkpoint has been restored only after on_fit_start."""
+        if shards(trainer):
+            self._start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Undo what was written since the last batch."""
+        """Undo what was written to pruned weights since the last batch."""
         MaskedWeights.of(pl_module).check()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mask the gradients in manual optimization, where an optimizer may use them without a step (SAM)."""
+        """Mask the gradients in manual optimization: an optimizer may use them without a step (SAM)."""
         if not pl_module.automatic_optimization:
             MaskedWeights.of(pl_module).mask_gradients_()
 
@@ -45,37 +58,43 @@ class KeepMasks(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Undo what no optimizer's step announced."""
+        """Undo what was written to pruned weights other than by an optimizer's step."""
         MaskedWeights.of(pl_module).keep()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no pruned weight act in validation."""
+        """Set pruned weights to 0.0 before validation."""
         MaskedWeights.of(pl_module).keep("before validation", look=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no pruned weight act in the test."""
+        """Set pruned weights to 0.0 before the test."""
         MaskedWeights.of(pl_module).keep("before the test", look=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no pruned weight act in predictions."""
+        """Set pruned weights to 0.0 before predictions."""
         MaskedWeights.of(pl_module).keep("before predictions", look=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the masks."""
+        """Add the masks to the checkpoint."""
         if not isinstance(pl_module, SparseClassifier):
             MaskedWeights.of(pl_module).save(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the masks back."""
+        """Take the masks from the checkpoint."""
         if not isinstance(pl_module, SparseClassifier):
             MaskedWeights.of(pl_module).load(checkpoint)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = MaskedWeights.of(pl_module)
+        weights.restart()
+        if weights.keep("when fit started"):
+            restart_averages(trainer, pl_module)
 
 
 @torch.no_grad()
 def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     """Let averages of weights (WeightAveraging, StochasticWeightAveraging) begin at the weights as they are now.
 
-    Their copies are made in `setup`, of the dense weights, which validation and checkpoints would see until the first
+    Their copies are made of the dense weights, in `setup`. Validation and checkpoints would see these until the first
     average is taken.
     """
     for callback in callbacks_of(trainer, Callback):

@@ -1,12 +1,9 @@
 """The stages of a network on its way to training, and how callbacks hear of them."""
 
-from typing import Literal
-
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spl.callbacks.trainer import callbacks_of
-
-Stage = Literal["dense", "pruned", "corrected"]
+from spl.sparsify import Stage
 
 
 class StageListener(Callback):

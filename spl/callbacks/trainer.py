@@ -16,6 +16,14 @@ def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
+def add_callback(trainer: Trainer, callback: Callback, behind: Callback) -> None:
+    """Add a callback to the Trainer right behind another one, unless it has one of that class."""
+    callbacks = callbacks_of(trainer, Callback)
+    if not any(type(other) is type(callback) for other in callbacks):
+        place = next((i for i, other in enumerate(callbacks, 1) if other is behind), len(callbacks))
+        trainer.callbacks.insert(place, callback)  # type: ignore[attr-defined]
+
+
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     """The DataModule that it was given."""
     datamodule: LightningDataModule | None = getattr(trainer, "datamodule")  # noqa: B009 (set without a declaration)

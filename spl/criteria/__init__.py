@@ -1,4 +1,4 @@
-"""Saliency criteria: how much each weight matters, as scores from a network and batches.
+"""Saliency criteria, which score how much each weight of a network matters (its importance).
 
 | criterion | reads | rounds |
 |---|---|---|
@@ -14,14 +14,12 @@
 
 from spl.criteria.connection_sensitivity import ConnectionSensitivity
 from spl.criteria.controls import RedrawnWeights, ShuffledInLayers
-from spl.criteria.criterion import Batch, Criterion, Scores, Subject
+from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.data_free import Magnitude, Random
 from spl.criteria.grasp import GraSP
-from spl.criteria.losses import Loss, Targets, scoring_loss
+from spl.criteria.losses import Targets, scoring_loss
 from spl.criteria.ntk_sap import NTKSAP
-from spl.criteria.objective import LossOfLogits, Objective, first_tensor, floating_inputs
 from spl.criteria.phew import PHEW
-from spl.criteria.processes import Processes, dealt
 from spl.criteria.skeletonization import FORCE, IterativeSNIP
 from spl.criteria.synflow import SynFlow
 
@@ -29,16 +27,11 @@ __all__ = [
     "FORCE",
     "NTKSAP",
     "PHEW",
-    "Batch",
     "ConnectionSensitivity",
     "Criterion",
     "GraSP",
     "IterativeSNIP",
-    "Loss",
-    "LossOfLogits",
     "Magnitude",
-    "Objective",
-    "Processes",
     "Random",
     "RedrawnWeights",
     "Scores",
@@ -46,8 +39,5 @@ __all__ = [
     "Subject",
     "SynFlow",
     "Targets",
-    "dealt",
-    "first_tensor",
-    "floating_inputs",
     "scoring_loss",
 ]

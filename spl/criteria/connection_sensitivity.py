@@ -21,7 +21,7 @@ class ConnectionSensitivity(Criterion):
         The sums are turned into scores in place: beside one forward and backward pass, two copies of the weights.
         """
         gradients = GradientSum(subject.parameters.values())
-        for batch in subject.share:
+        for batch in subject.own_batches:
             gradients.add_gradient_of(subject.loss(subject.network, batch))
         total = gradients.over(subject.processes)
         for s, weight in zip(total, subject.weights.values(), strict=True):

@@ -1,15 +1,16 @@
 """Criterion: what scores weights, and what it is given to score."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from spl.criteria.objective import Objective
-from spl.criteria.processes import Processes, dealt
+from spl.criteria.processes import Processes
 from spl.criteria.schedules import OneShot, Schedule
+from spl.errors import InputError
 from spl.functional.seeds import Seeded
 from spl.masks.masks import Masks
 
@@ -19,18 +20,19 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """What a criterion scores, in one round of pruning.
+    """What a criterion scores in one round of pruning.
 
     Attributes:
-        network: the network in the mode in which to score; the weights that are pruned so far are 0.0 in it.
-        weights: constants, by name: the weights to score as they were before the first round.
-        masks: what is alive of them after the rounds so far; None in the first, where all is.
-        batches: what the loss takes, on the network's device; the first tensor of each is the network's inputs. They
-            can be read several times where `passes` of the criterion, or the number of rounds, is more than one.
-        loss: of the network on a batch, summed over examples.
+        network: the network, in the mode in which to score it. Weights that earlier rounds pruned are 0.0 in it.
+        weights: the weights to score, by name, as constants: as they were before the first round.
+        masks: which of the weights earlier rounds have kept; None in the first round.
+        batches: the batches, on the network's device, in the form that `loss` takes. The first tensor of a batch holds
+            the inputs. They can be read several times if the criterion makes several `passes` or there are several
+            rounds.
+        loss: the loss of the network on a batch, summed over its examples.
         keep: how many weights this round will keep.
-        memo: what criteria keep, each under itself, for their next round; gone after the last.
-        processes: who scores together; a sum over `share` is to be added up over them.
+        memo: what criteria keep for their next round, each under itself. It is gone after the last round.
+        processes: the processes that score together. What is summed over `own_batches` has to be added up over them.
     """
 
     network: nn.Module
@@ -43,28 +45,51 @@ class Subject:
     processes: Processes = Processes()  # noqa: RUF009 (without state)
 
     @property
-    def share(self) -> Iterable[Any]:
-        """Those of `batches` that are this process's own."""
-        return dealt(self.batches, self.processes.rank, self.processes.size)
+    def own_batches(self) -> Iterator[Any]:
+        """The batches that this process scores on."""
+        return self.processes.batches(self.batches)
+
+    @property
+    def first_batch(self) -> Any:
+        """The first batch, whichever process scores on it.
+
+        Raises:
+            InputError: there are no batches.
+        """
+        for batch in self.batches:
+            return batch
+        raise InputError("The scoring data has no batches: give at least one.")
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters of `network` that are scored, by name: equal to `weights` but for the pruned."""
+        """The parameters of `network` that are scored, by name. They equal `weights` where nothing is pruned yet."""
         parameters = dict(self.network.named_parameters())
         return {name: parameters[name] for name in self.weights}
 
 
 class Criterion(Seeded, ABC):
-    """Scores the weights of a network; a larger score is kept first.
+    """A saliency criterion: it scores the weights of a network, and those with larger scores are kept.
 
-    A criterion only scores: which weights, in which mode, in how many rounds and how many to keep is the business
-    of `spl.pruning`. One that draws has an attribute `seed`, and begins its stream at `start`; see `Seeded`.
+    A criterion only scores. `spl.pruning` decides which weights are scored, in which mode of the network, in how many
+    rounds, and how many are kept. A criterion that draws random numbers has an attribute `seed`, and its random stream
+    begins at `start`; see `Seeded`.
 
     Attributes:
-        needs_data: whether it reads `Subject.batches`, if only for the shape of the inputs.
+        needs_data: whether it reads the batches of its subject, if only for the shape of the inputs.
         passes: how often it reads them in a round.
-        revives: whether a weight that an earlier round pruned may come back; such weights are scored too.
+        revives: whether a weight that an earlier round pruned may come back. If so, such weights are scored too.
         schedule: the rounds that it takes unless others are asked for.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.pruning import prune
+        >>> class Largest(Criterion):
+        ...     needs_data = False
+        ...
+        ...     def __call__(self, subject):
+        ...         return {name: weight.abs() for name, weight in subject.weights.items()}
+        >>> prune(nn.Linear(10, 10), Largest(), sparsity=0.9)
+        Masks(1 parameters, kept 10 of 100, sparsity 0.9000)
     """
 
     needs_data: bool
@@ -74,13 +99,13 @@ class Criterion(Seeded, ABC):
 
     @abstractmethod
     def __call__(self, subject: Subject) -> Scores:
-        """Finite scores in the shapes of `subject.weights`, keyed as they are."""
+        """Return finite scores under the names and in the shapes of `subject.weights`."""
 
     def rearranged(self, scores: Scores) -> Scores:
-        """The scores that the last round selects by; as they are, but for the controls that permute them.
+        """Return the scores by which the last round selects: unchanged, except by the controls that permute them.
 
         Args:
-            scores: finite, one for each unit that the pattern keeps or prunes as a whole, in its shape; those of units
-                that an earlier round pruned for good are the lowest value of their type, below all others.
+            scores: finite scores, one for each unit that the pattern keeps or prunes as a whole, in the shape of the
+                units. Units that an earlier round pruned for good have the lowest value of their type.
         """
         return scores

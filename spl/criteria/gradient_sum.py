@@ -10,14 +10,14 @@ from spl.criteria.processes import Processes
 
 
 class GradientSum:
-    """Σ ∂L/∂w over batches and processes, in float64.
+    """The sum of ∂L/∂w over batches and processes, in float64.
 
-    How batches are grouped then moves the last of 53 bits, of which scores in float32 keep 24: they are those of one
-    process. It takes two copies of float32 weights, and gradients are added as they arrive, layer by layer, so that a
-    pass holds no third.
+    The grouping of the batches moves only the last of the 53 bits of a sum, and scores in float32 keep 24 of them. So
+    the scores of several processes are those of one. The sum takes the memory of two copies of float32 weights.
+    Gradients are added layer by layer as they arrive, so a backward pass needs no third copy.
 
     Args:
-        tensors: what to differentiate by.
+        tensors: the tensors to differentiate by.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -30,7 +30,7 @@ class GradientSum:
             total.add_(gradient.detach())
 
     def add_gradient_of(self, value: Tensor) -> None:
-        """Add the gradient of a scalar, whose graph is gone afterwards."""
+        """Add the gradient of a scalar, and free its graph."""
         pairs = zip(self.tensors, self._total, strict=True)
         hooks = [tensor.register_hook(partial(_take, total)) for tensor, total in pairs]  # type: ignore[no-untyped-call]
         try:
@@ -40,21 +40,21 @@ class GradientSum:
                 hook.remove()
 
     def over(self, processes: Processes) -> list[Tensor]:
-        """The sums over all of them."""
+        """Return the sums over all processes."""
         processes.add_up_(self._total)
         return self._total
 
 
 def _take(total: Tensor, gradient: Tensor) -> Tensor:
-    """Add the gradient, and leave nothing of it behind: what is returned has the memory of one number."""
+    """Add the gradient to the total, and return in its place a tensor with the memory of one number."""
     total.add_(gradient)
     return gradient.new_zeros(()).expand_as(gradient)
 
 
 def rounded(scores: list[Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scores in float64, in the order of `weights`, by name and in their types, or float32 if that is more.
+    """Return scores by name in the types of the weights, or in float32 where that is more precise.
 
-    The list is emptied: no second copy of all is made.
+    The list of scores in float64, in the order of `weights`, is emptied, so that no second copy of all is made.
     """
     scores.reverse()
     return {name: scores.pop().to(torch.promote_types(w.dtype, torch.float32)) for name, w in weights.items()}

@@ -36,7 +36,7 @@ class GraSP(Criterion):
         gradients = GradientSum(subject.parameters.values())
         first: list[Tensor] = []
         count = 0
-        for count, batch in enumerate(subject.share, start=1):
+        for count, batch in enumerate(subject.own_batches, start=1):
             first = self._gradient(subject, batch) if count == 1 else []
             if first:
                 gradients.add(first)
@@ -52,7 +52,7 @@ class GraSP(Criterion):
         return rounded(scores, subject.weights)
 
     def _gradients(self, subject: Subject) -> Iterator[list[Tensor]]:
-        for batch in subject.share:
+        for batch in subject.own_batches:
             yield self._gradient(subject, batch)
 
     def _gradient(self, subject: Subject, batch: Any) -> list[Tensor]:

@@ -51,7 +51,7 @@ class NTKSAP(Criterion):
 
     def __call__(self, subject: Subject) -> Scores:
         """The absolute gradients with respect to the mask."""
-        inputs = floating_inputs(next(iter(subject.batches)), "NTK-SAP")
+        inputs = floating_inputs(subject.first_batch, "NTK-SAP")
         leaves = {
             name: (torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)).requires_grad_()
             for name, w in subject.weights.items()

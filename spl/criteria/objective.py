@@ -1,4 +1,4 @@
-"""Objective: what criteria differentiate, and what a batch is to them."""
+"""The objectives that criteria differentiate, and how they read a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
-        """A scalar, differentiable by the weights of `network`."""
+        """Return the loss, a scalar that is differentiable by the weights of `network`."""
 
     def tempered(self, temperature: float) -> "Objective":
-        """The loss at logits divided by `temperature`.
+        """Return this loss with the logits divided by `temperature`.
 
         Raises:
-            InputError: the loss does not show its logits.
+            InputError: the loss does not show its logits, and the temperature is not 1.
         """
         if temperature == 1:
             return self
@@ -33,10 +33,10 @@ class Objective(ABC):
 
 
 class LossOfLogits(Objective):
-    """A loss of logits [N, classes] and labels [N], of batches (inputs, labels).
+    """A loss of logits [N, classes] and labels [N] on batches (inputs, labels).
 
     Args:
-        loss: see `scoring_loss`.
+        loss: a function of logits and labels, such as `scoring_loss` returns.
         temperature: what the logits are divided by.
     """
 
@@ -45,20 +45,20 @@ class LossOfLogits(Objective):
         self.temperature = temperature
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss at the network's logits."""
+        """Return the loss of the network's logits on the batch."""
         inputs, labels = batch
         return self.loss(network(inputs) / self.temperature, labels)
 
     def tempered(self, temperature: float) -> "LossOfLogits":
-        """The same loss at logits divided by `temperature`."""
+        """Return the same loss with the logits divided by `temperature`."""
         return LossOfLogits(self.loss, self.temperature * temperature)
 
 
 def first_tensor(batch: Any) -> Tensor:
-    """The first tensor of a batch of any structure: its inputs, along whose first axis its examples lie.
+    """Return the first tensor of a batch of any structure: the inputs, with the examples along the first axis.
 
     Raises:
-        InputError: there is none in it.
+        InputError: the batch holds no tensor.
     """
     tensor = next(_tensors(batch), None)
     if tensor is None:
@@ -77,14 +77,14 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def floating_inputs(batch: Any, reader: str) -> Tensor:
-    """The first tensor of a batch, whose shape a criterion gives to inputs of its own.
+    """Return the first tensor of a batch, for a criterion that makes inputs of the same shape.
 
     Args:
-        batch: of any structure.
-        reader: who asks, for the message.
+        batch: a batch of any structure.
+        reader: the name of the criterion, for the message.
 
     Raises:
-        InputError: there is none, or it holds no floating-point numbers, as tokens do not.
+        InputError: the batch holds no tensor, or its first tensor is not floating-point, as tokens are not.
     """
     inputs = first_tensor(batch)
     if not torch.is_floating_point(inputs):

@@ -21,6 +21,6 @@ class SynFlow(Criterion):
         """Non-negative scores, 0 where a weight is pruned."""
         flow = subject.memo.get(self)
         if flow is None or flow.network is not subject.network:
-            inputs = floating_inputs(next(iter(subject.batches)), "SynFlow")
+            inputs = floating_inputs(subject.first_batch, "SynFlow")
             flow = subject.memo[self] = Flow(subject.network, subject.weights, inputs)
         return flow.scores()

@@ -7,17 +7,17 @@ from heapq import heapify, heapreplace
 def apportion(
     shares: Mapping[str, float], total: int, least: Mapping[str, int], most: Mapping[str, int]
 ) -> dict[str, int]:
-    """Numbers of sum `total`, in proportion to `shares` by Webster's method, within bounds.
+    """Return numbers that add up to `total`, in proportion to `shares` by Webster's method, within bounds.
 
-    Seat i = 0, 1, … of a party with share s has the priority (i + ½)/s, the lowest first, of equal ones the earlier
-    party's; the seats up to `least` come before all, and there are none beyond `most`. So what one party cannot take
-    goes to the others, and no party ever loses a seat where the total grows.
+    Seat i = 0, 1, … of a party with share s has the priority (i + ½)/s. Seats with lower priorities are given first,
+    and of equal ones the earlier party's. The seats up to `least` come before all others, and there are none beyond
+    `most`. So what one party cannot take goes to the others, and no party loses a seat when the total grows.
 
     Args:
         shares: positive numbers.
-        total: from the sum of `least` to that of `most`.
-        least: how many each party gets whatever the total.
-        most: how many it gets at most.
+        total: a number from the sum of `least` to the sum of `most`.
+        least: the number of seats that each party gets whatever the total.
+        most: the number of seats that each party gets at most.
     """
     parties = [(s, least[name], most[name]) for name, s in shares.items()]
     low, high = 0.0, max(((m + 1) / s for s, _, m in parties), default=0.0)
@@ -39,7 +39,7 @@ def apportion(
 def seats_before_first(
     shares: Mapping[str, float], least: Mapping[str, int], most: Mapping[str, int]
 ) -> dict[str, int]:
-    """How many seats `apportion` gives before the first one of each party, that party having no least number."""
+    """Return how many seats `apportion` gives before the first seat of each party, if that party is sure of none."""
     ahead = {}
     for place, (name, share) in enumerate(shares.items()):
         first = (0.5 / share, place)
@@ -53,5 +53,5 @@ def seats_before_first(
 
 
 def _seats(parties: Sequence[tuple[float, int, int]], scale: float) -> list[int]:
-    """How many seats of each party have a priority of at most `scale`."""
+    """Return how many seats of each party have a priority of at most `scale`."""
     return [min(max(int(scale * share + 0.5), least), most) for share, least, most in parties]

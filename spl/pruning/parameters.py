@@ -1,4 +1,4 @@
-"""What pruning may touch."""
+"""The parameters of a network that can be pruned."""
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -13,20 +13,25 @@ from spl.functional.layers import BIASES, EMBEDDINGS, WEIGHTS
 def prunable_parameters(
     network: nn.Module, include_bias: bool = False, exclude: Sequence[str] = (), include_embedding: bool = False
 ) -> dict[str, nn.Parameter]:
-    """The parameters that pruning may touch: weights of Linear, convolutional and attention layers, tied ones once.
+    """Return the weights of Linear, convolutional and attention layers, by name; tied weights are returned once.
 
-    Embeddings stay dense unless asked for: a batch scores the rows of its own tokens alone, and all others, whose
-    scores are 0, would go. One that is tied to a Linear layer is that layer's weight, and is pruned.
+    Embeddings stay dense unless they are asked for: a batch scores only the rows of its own tokens, and all other rows
+    would score 0 and be pruned. An embedding that is tied to a Linear layer is that layer's weight, and is pruned.
 
     Args:
         network: any module.
-        include_bias: their biases too, as the paper counts them.
-        exclude: shell patterns over full parameter names (`fc1.weight`, `*.bias`) that stay dense.
-        include_embedding: embeddings too.
+        include_bias: return the biases of these layers too, as the paper counts them.
+        exclude: shell patterns of full parameter names (`fc1.weight`, `*.bias`) that stay dense.
+        include_embedding: return embeddings too.
 
     Raises:
-        InputError: nothing is prunable, a pattern matches nothing, or a weight is not yet initialized (lazy layers) or
-            computed from others (weight norm, spectral norm).
+        InputError: there is nothing to prune, a pattern matches nothing, or a weight is not initialized yet (lazy
+            layers) or computed from others (weight norm, spectral norm).
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> list(prunable_parameters(network, include_bias=True, exclude=["2.bias"]))
+        ['0.weight', '0.bias', '2.weight']
     """
     tables = [WEIGHTS, *([EMBEDDINGS] if include_embedding else []), *([BIASES] if include_bias else [])]
     named = [pair for name, module in network.named_modules() for table in tables for pair in _own(name, module, table)]
@@ -50,7 +55,7 @@ def prunable_parameters(
 def _own(
     module_name: str, module: nn.Module, table: dict[type[nn.Module], tuple[str, ...]]
 ) -> Iterator[tuple[str, nn.Parameter | None]]:
-    """The parameters of a module that the table names, by full name; None where it computes one from others."""
+    """Yield the parameters of a module that the table names, by full name; None for one computed from others."""
     for kind, names in table.items():
         for name in names if isinstance(module, kind) else ():
             full = f"{module_name}.{name}" if module_name else name
@@ -65,7 +70,7 @@ def _excluded(name: str, exclude: Sequence[str]) -> bool:
 
 
 def _check_own(computed: Sequence[str], found: dict[str, nn.Parameter]) -> None:
-    """Refuse what has no entries of its own that could be set to 0."""
+    """Refuse weights that have no entries of their own that could be set to 0."""
     if computed:
         raise InputError(
             f"{', '.join(computed)}: computed from other parameters (weight norm, spectral norm, "
@@ -74,6 +79,6 @@ def _check_own(computed: Sequence[str], found: dict[str, nn.Parameter]) -> None:
         )
     if lazy := [name for name, parameter in found.items() if is_lazy(parameter)]:
         raise InputError(
-            f"{', '.join(lazy)}: of a lazy layer that has seen no input yet, and so without a shape. Run the module "
-            "once on a batch before fit."
+            f"{', '.join(lazy)}: a lazy layer that has seen no input yet has no shape. Run the module once on a batch "
+            "before fit."
         )

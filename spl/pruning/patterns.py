@@ -1,80 +1,90 @@
-"""Patterns: which weights are kept or pruned together.
+"""Patterns: which weights are kept or pruned together. Other packages call this the sparsity type or structure.
 
-The first dimension of a weight counts as its outputs, the second as its inputs; of a transposed convolution, whose
-weight has them the other way round, too.
+The first dimension of a weight counts as its outputs and the second as its inputs, also for transposed convolutions,
+whose weights have them the other way round.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spl.errors import InputError
+from spl.pruning.tiles import LARGEST_TILE, best_tile_masks
 
 Shape = tuple[int, ...]
 
 
 class Pattern(ABC):
-    """The form of the masks. Weights are [out, in, ...], biases [out]."""
+    """The structure of the masks. Weights are [out, in, ...], biases [out]."""
 
-    def check(self, shapes: Mapping[str, Shape], keep: int) -> None:  # noqa: B027 (most have nothing to refuse)
-        """Raise an `InputError` where weights of `shapes` cannot have the pattern, or cannot with `keep` kept."""
+    def check(self, shapes: Mapping[str, Shape], keep: int) -> None:  # noqa: B027
+        """Raise an `InputError` if weights of `shapes`, of which `keep` are kept, cannot have the pattern."""
 
     @abstractmethod
     def pooled(self, scores: Tensor) -> Tensor:
-        """One score for each unit that is kept or pruned as a whole, on average over its weights."""
+        """Return one score for each unit that is kept or pruned as a whole: the mean over its weights."""
 
     @abstractmethod
     def spread(self, units: Tensor, shape: Shape) -> Tensor:
-        """The mask of weights that has the `units`."""
+        """Return the mask of the weights of `shape` that keeps the `units`."""
 
     @abstractmethod
     def units(self, shape: Shape) -> int:
-        """Their number."""
+        """Return the number of units."""
 
     def sizes(self, shape: Shape) -> Tensor | None:
-        """How many weights each unit has, in the shape of the pooled scores; None where it is one."""
+        """Return how many weights each unit has, in the shape of the pooled scores; None if each has one."""
         return None
 
     def least(self, shape: Shape) -> int:
-        """How many units are kept whatever the scores."""
+        """Return how many units are kept whatever the scores."""
         return 0
 
     def first(self, scores: Tensor) -> Tensor | None:
-        """Which units are kept before all others; None where there are none."""
+        """Return which units are kept before all others; None if there are none."""
         return None
 
 
 class Unstructured(Pattern):
-    """Each weight by itself."""
+    """Single weights.
+
+    Example:
+        >>> Unstructured().units((10, 784))
+        7840
+    """
 
     def pooled(self, scores: Tensor) -> Tensor:
-        """The scores."""
+        """Return the scores."""
         return scores
 
     def spread(self, units: Tensor, shape: Shape) -> Tensor:
-        """The same mask."""
+        """Return the units: they are the mask."""
         return units
 
     def units(self, shape: Shape) -> int:
-        """The number of weights."""
+        """Return the number of weights."""
         return math.prod(shape)
 
 
 class NM(Unstructured):
-    """N:M: of every m consecutive weights along the input dimension, exactly the n of the largest scores are kept.
+    """N:M sparsity: of every m consecutive weights along the input dimension, the n of the largest scores are kept.
 
-    Of a convolution these are m consecutive input channels, tap by tap. 2:4 is what sparse tensor cores run. The
-    sparsity must be 1 − n/m, and every layer has it, so the scope matters only in the early rounds of a schedule: at
-    least n of each m are kept there, and the others are chosen as the scope has it.
+    In a convolution these are m consecutive input channels, for each position in the kernel. Sparse tensor cores run
+    2:4. Every layer has the sparsity 1 − n/m, so the scope matters only in the early rounds of a schedule: at least n
+    of every m weights are kept there, and the scope decides about the others.
 
     Args:
-        n: how many are kept.
-        m: of how many.
+        n: how many weights of a group are kept.
+        m: how many weights a group has.
+
+    Example:
+        >>> from spl.pruning import select
+        >>> select({"fc1": torch.tensor([[1.0, 4.0, 3.0, 2.0]])}, sparsity=0.5, pattern=NM(n=2, m=4))["fc1"]
+        tensor([[False,  True,  True, False]])
     """
 
     def __init__(self, n: int = 2, m: int = 4) -> None:
@@ -84,13 +94,12 @@ class NM(Unstructured):
         self.m = m
 
     def check(self, shapes: Mapping[str, Shape], keep: int) -> None:
-        """Input dimensions must be multiples of m, and the density n/m."""
+        """Raise an `InputError` unless input dimensions are multiples of m and the density is n/m."""
         for name, shape in shapes.items():
-            width = shape[1] if len(shape) > 1 else None
-            if width is None or width % self.m:
-                raise self._indivisible(
-                    name, "no input dimension" if width is None else f"an input dimension of {width}"
-                )
+            if len(shape) == 1:
+                raise self._indivisible(name, "no input dimension")
+            if shape[1] % self.m:
+                raise self._indivisible(name, f"an input dimension of {shape[1]}")
         if keep != sum(self.least(shape) for shape in shapes.values()):
             size = sum(math.prod(shape) for shape in shapes.values())
             raise InputError(
@@ -100,11 +109,11 @@ class NM(Unstructured):
             )
 
     def least(self, shape: Shape) -> int:
-        """n of every m."""
+        """Return n of every m."""
         return math.prod(shape) // self.m * self.n
 
     def first(self, scores: Tensor) -> Tensor | None:
-        """The n largest of every m, of equal ones the earlier."""
+        """Return the n weights of the largest scores of every m; of equal scores the earlier."""
         last = scores.movedim(1, -1)
         groups = last.reshape(*last.shape[:-1], -1, self.m)
         order = groups.argsort(dim=-1, descending=True, stable=True)[..., : self.n]
@@ -119,87 +128,67 @@ class NM(Unstructured):
 
 
 class TransposableNM(NM):
-    """N:M along the output dimension too: of every m×m tile of outputs and inputs, n in each row and each column.
+    """N:M sparsity along both dimensions: n weights in each row and each column of every m×m tile are kept.
 
-    The backward pass multiplies by the transpose of the weight, so that sparse tensor cores run it as well (Hubara et
-    al. 2021, 2102.08124). Of all such masks of a tile, 90 at 2:4, the one of the largest sum of scores is taken; of a
-    convolution tap by tap.
+    The backward pass multiplies by the transpose of the weight, so sparse tensor cores can run it as well (Hubara et
+    al. 2021, 2102.08124). Of all such masks of a tile, of which there are 90 at 2:4, the one with the largest sum of
+    scores is taken. A convolution has tiles for each position in its kernel.
 
     Args:
-        n: how many are kept.
-        m: of how many, at most 4.
+        n: how many weights of each row and column of a tile are kept.
+        m: the side of a tile, at most 4.
+
+    Example:
+        >>> mask = TransposableNM(n=2, m=4).first(torch.rand(4, 4))
+        >>> mask.sum(0).tolist(), mask.sum(1).tolist()
+        ([2, 2, 2, 2], [2, 2, 2, 2])
     """
 
     def __init__(self, n: int = 2, m: int = 4) -> None:
         super().__init__(n, m)
-        if m > _LARGEST_TILE:
-            raise InputError(f"m must be at most {_LARGEST_TILE}, as all masks of a tile are compared, got {m}.")
+        if m > LARGEST_TILE:
+            raise InputError(f"m must be at most {LARGEST_TILE}, as all masks of a tile are compared, got {m}.")
 
     def check(self, shapes: Mapping[str, Shape], keep: int) -> None:
-        """Output dimensions must be multiples of m as well."""
+        """Raise an `InputError` unless output dimensions are multiples of m as well."""
         super().check(shapes, keep)
         for name, shape in shapes.items():
             if shape[0] % self.m:
                 raise self._indivisible(name, f"an output dimension of {shape[0]}")
 
     def first(self, scores: Tensor) -> Tensor | None:
-        """The best masks of the tiles, of equal ones an arbitrary one; none with a score of -∞ where others do."""
-        last = scores.detach().double().movedim((0, 1), (-2, -1))
-        *taps, rows, columns = last.shape
-        tiles = last.reshape(*taps, rows // self.m, self.m, columns // self.m, self.m).transpose(-3, -2)
-        masks = _tile_masks(self.n, self.m).to(scores.device)
-        best = torch.cat([_best_masks(some, masks) for some in torch.split(tiles.reshape(-1, self.m**2), _TILES)])
-        kept = masks[best].view(tiles.shape).transpose(-3, -2).reshape(last.shape)
-        return kept.bool().movedim((-2, -1), (0, 1)).contiguous()
-
-
-_LARGEST_TILE = 4
-_TILES = 1 << 16  # at a time, for 90 masks of each take 47 MB
-
-
-def _tile_masks(n: int, m: int) -> Tensor:
-    """All m×m matrices of 0 and 1 with n ones in each row and each column, [masks, m²], in float64."""
-    rows = [row for row in product((0.0, 1.0), repeat=m) if sum(row) == n]
-    found = [mask for mask in product(rows, repeat=m) if all(sum(column) == n for column in zip(*mask, strict=True))]
-    return torch.tensor(found, dtype=torch.float64).flatten(1)
-
-
-def _best_masks(tiles: Tensor, masks: Tensor) -> Tensor:
-    """Of each tile [tiles, m²] the index of the mask that keeps the largest sum."""
-    dead = tiles.isneginf()
-    sums = tiles.masked_fill(dead, 0.0) @ masks.T
-    return sums.masked_fill_(dead.double() @ masks.T > 0, -math.inf).argmax(1)
+        """Return the weights that the best masks of the tiles keep."""
+        return best_tile_masks(scores, self.n, self.m)
 
 
 class Rectangles(Pattern):
-    """Whole rectangles of the weight as a matrix [out, in·k]; those at its right and lower edges may be smaller.
+    """Whole rectangles of the weight as a matrix [out, in·k]. Those at its right and lower edges may be smaller.
 
-    A rectangle's score is the mean of its weights' scores, so that rectangles of all sizes compare. They are kept
-    whole, in order of score, while they fit into the number of weights asked for: that number is met from below, and
-    missed by less than the next rectangle.
+    A rectangle's score is the mean of its weights' scores, so that rectangles of all sizes compare. They are kept in
+    the order of their scores as long as they fit into the number of weights asked for.
     """
 
     @abstractmethod
     def sides(self, shape: Shape) -> tuple[int, int]:
-        """Rows and columns of a rectangle of a weight of this shape."""
+        """Return the numbers of rows and columns of a rectangle, for a weight of this shape."""
 
     def pooled(self, scores: Tensor) -> Tensor:
-        """Means, in float64."""
+        """Return the mean score of each rectangle, in float64."""
         return self._sums(scores) / self.sizes(scores.shape).to(scores.device)
 
     def spread(self, units: Tensor, shape: Shape) -> Tensor:
-        """Each unit as a rectangle."""
+        """Return the mask in which each unit fills its rectangle."""
         rows, columns = self.sides(shape)
         height, width = _matrix(shape)
         wide = units.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
         return wide[:height, :width].clone().reshape(shape)
 
     def units(self, shape: Shape) -> int:
-        """The number of rectangles."""
+        """Return the number of rectangles."""
         return math.prod(-(-side // step) for side, step in zip(_matrix(shape), self.sides(shape), strict=True))
 
     def sizes(self, shape: Shape) -> Tensor:
-        """The number of weights in each rectangle."""
+        """Return the number of weights in each rectangle."""
         height, width = (
             torch.tensor([min(step, side - i) for i in range(0, side, step)])
             for side, step in zip(_matrix(shape), self.sides(shape), strict=True)
@@ -215,13 +204,17 @@ class Rectangles(Pattern):
 
 
 class Blocks(Rectangles):
-    """Whole blocks of rows × columns weights, smaller at the right and lower edges; the best by their mean score.
+    """Whole blocks of rows × columns weights, smaller at the right and lower edges, by their mean scores.
 
     The number of weights asked for is met from below, and missed by less than the next block.
 
     Args:
-        rows: output units or channels of a block.
-        columns: consecutive inputs of a block; of a convolution, input channels times taps.
+        rows: the number of output units or channels of a block.
+        columns: the number of consecutive inputs of a block; for a convolution, of input channels times kernel size.
+
+    Example:
+        >>> Blocks(rows=4, columns=4).units((10, 784))  # of the last row of blocks, each has two rows of weights
+        588
     """
 
     def __init__(self, rows: int = 4, columns: int = 4) -> None:
@@ -231,23 +224,27 @@ class Blocks(Rectangles):
         self.columns = columns
 
     def sides(self, shape: Shape) -> tuple[int, int]:
-        """As given."""
+        """Return the sides that were given."""
         return self.rows, self.columns
 
 
 class Channels(Rectangles):
-    """Whole output channels, or units of a linear layer: the rows of the weight; the best by their mean score.
+    """Whole output channels, or units of a linear layer (structured pruning), by their mean scores.
 
-    The number of weights asked for is met from below, and missed by less than the next channel. Without a row of its
-    weight a unit still adds its bias, if it has one. Exclude the layer whose outputs are the classes (`exclude:
-    [fc7.*]`), or the network cannot tell some of them apart.
+    A channel is a row of the weight. The number of weights asked for is met from below, and missed by less than the
+    next channel. A unit whose row is pruned still adds its bias, if it has one. Exclude the layer whose outputs are
+    the classes (`exclude: [fc7.*]`), or the network cannot tell some of them apart.
+
+    Example:
+        >>> Channels().units((10, 784))
+        10
     """
 
     def sides(self, shape: Shape) -> tuple[int, int]:
-        """One row."""
+        """Return the sides of one row."""
         return 1, _matrix(shape)[1]
 
 
 def _matrix(shape: Shape) -> tuple[int, int]:
-    """[out, in·k]; of a bias [out, 1]."""
+    """Return the shape [out, in·k] of a weight as a matrix; [out, 1] for a bias."""
     return shape[0], math.prod(shape[1:])

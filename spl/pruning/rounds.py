@@ -1,6 +1,6 @@
-"""Rounds: scores, masks, and scores of what they leave."""
+"""The rounds of pruning: score the weights, find masks, and score again what they leave."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,69 +8,54 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from spl.criteria import (
-    Batch,
-    Criterion,
-    LossOfLogits,
-    Objective,
-    Processes,
-    Scores,
-    Subject,
-    Targets,
-    dealt,
-    scoring_loss,
-)
-from spl.criteria.schedules import Schedule
+from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
+from spl.criteria.objective import LossOfLogits, Objective
+from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.undisturbed import BatchNormMode, undisturbed
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
-from spl.pruning.parameters import prunable_parameters
-from spl.pruning.patterns import Pattern, Unstructured
-from spl.pruning.rule import Rule
-from spl.pruning.scopes import Global, Scope
-from spl.pruning.sparsity import keep_count
+from spl.pruning.choices import PruningChoices
 
 
 def find_masks(
     network: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    criterion: Criterion,
-    sparsity: float,
+    choices: PruningChoices,
     batches: Iterable[Any] | None = None,
-    rule: Rule = Rule(),  # noqa: B008 (immutable)
-    schedule: Schedule | None = None,
-    loss: Objective = LossOfLogits(scoring_loss("labels")),  # noqa: B008 (without state)
-    batch_norm: BatchNormMode = "eval",
+    loss: Objective | None = None,
     processes: Processes = Processes(),  # noqa: B008 (without state)
 ) -> tuple[Masks, Scores]:
-    """Masks of `parameters` at `sparsity`, and the scores of the last round, which selected them.
+    """Return the masks of `network`, and the scores of the last round, which selected the kept weights.
 
-    Weights, buffers, gradients, modes and random streams are left as they were found; what a criterion without a seed
-    draws is decided by the seed of torch's global stream, the last `torch.manual_seed`. The scores are those of the
-    units that the pattern keeps or prunes as a whole; see `spl.masks.top_k.lowered` for those that were pruned before.
+    Weights, buffers, gradients, modes and random streams are left as they were found. A criterion without a seed draws
+    by the seed of torch's global stream, that of the last `torch.manual_seed`. The scores are those of the units that
+    the pattern keeps or prunes as a whole; see `spl.masks.top_k.lowered` for units that an earlier round pruned.
 
     Args:
-        network: the very network that will be trained.
-        parameters: parameters of `network`, by name.
-        criterion: what scores them.
-        sparsity: κ̄ in [0, 1), over all of them together.
-        batches: what `loss` takes, on the network's device.
-        rule: which weights are kept, given scores.
-        schedule: the rounds; the criterion's own without one.
-        loss: what criteria differentiate; cross-entropy of batches (inputs [N, ...], labels [N]) without one.
-        batch_norm: see `spl.functional.undisturbed.undisturbed`.
-        processes: who scores together. All of them call this with equal arguments; batch k is scored by the k-th, in
-            turn, and the masks are those of one process.
+        network: the network that will be trained.
+        choices: what decides the masks.
+        batches: batches in the form that `loss` takes, on the network's device.
+        loss: what criteria differentiate. Without one it is the cross-entropy with the chosen targets, on batches
+            (inputs [N, ...], labels [N]).
+        processes: the processes that score together. All of them call this function with equal arguments, each scores
+            its share of the batches, and the masks are those that one process would find.
 
     Raises:
-        InputError: the criterion needs data and gets none, or reads it more often than it can be read; or the rule
+        InputError: the criterion needs data and gets none, or reads it more often than it can be read; or the choices
             cannot have that sparsity.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> masks, scores = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
+        >>> masks.kept, {name: tuple(score.shape) for name, score in scores.items()}
+        (10, {'weight': (10, 10)})
     """
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    size = sum(p.numel() for p in parameters.values())
-    keeps = (schedule or criterion.schedule).keeps(size, keep_count(size, sparsity))
-    rule.check(shapes, keeps[-1])
+    parameters = choices.parameters(network)
+    criterion, loss = choices.criterion, loss or choices.loss
+    shapes, keep = choices.sizes(parameters)
+    keeps = choices.rounds.keeps(sum(p.numel() for p in parameters.values()), keep)
+    choices.check(shapes, keeps[-1])
     batches = _readable(criterion, batches, len(keeps))
     once = len(keeps) == 1
     weights = {name: p.detach() if once else p.detach().clone() for name, p in parameters.items()}
@@ -78,18 +63,18 @@ def find_masks(
     scores = Scores()
     memo: dict[Criterion, Any] = {}
     criterion = criterion.seeded(torch.initial_seed())
-    with undisturbed(network, batch_norm), _restored(parameters, weights):
+    with undisturbed(network, choices.batch_norm), _restored(parameters, weights):
         rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
         for number, keep in enumerate(rounds, 1):
             if masks is not None:
                 for name, p in parameters.items():
                     p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
-            scores = rule.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes)))
-            alive = None if masks is None or criterion.revives else rule.alive(masks)
+            scores = choices.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes)))
+            alive = None if masks is None or criterion.revives else choices.alive(masks)
             if number == len(keeps):
                 check_finite(scores)
                 scores, alive = criterion.rearranged(lowered(scores, alive)), None
-            masks = rule.masks(scores, shapes, keep, alive)
+            masks = choices.masks(scores, shapes, keep, alive)
     assert masks is not None
     return masks, scores
 
@@ -104,26 +89,8 @@ def _restored(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, torc
             parameter.detach().copy_(weights[name])
 
 
-def score(
-    network: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    criterion: Criterion,
-    batches: Iterable[Batch] | None = None,
-    targets: Targets = "labels",
-    batch_norm: BatchNormMode = "eval",
-) -> Scores:
-    """Saliency scores of `parameters` in one round: see `find_masks`."""
-    weights = {name: p.detach() for name, p in parameters.items()}
-    size = sum(p.numel() for p in parameters.values())
-    loss = LossOfLogits(scoring_loss(targets))
-    subject = Subject(network, weights, None, _readable(criterion, batches, 1), loss, size)
-    criterion = criterion.seeded(torch.initial_seed())
-    with undisturbed(network, batch_norm):
-        return criterion(subject)
-
-
 def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any]:
-    """`batches`, if the criterion can read them as often as it needs to."""
+    """Return `batches` if the criterion can read them as often as it needs to."""
     if not criterion.needs_data:
         return ()
     name = type(criterion).__name__
@@ -136,29 +103,35 @@ def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) 
         raise InputError(
             f"{name} reads its batches several times, and an iterator gives them once: pass a list or a DataLoader."
         )
-    return _Checked(batches)
+    return batches
 
 
-class _Checked:
-    """Batches, of which there is one at least."""
+def score(
+    network: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    criterion: Criterion,
+    batches: Iterable[Any] | None = None,
+    targets: Targets = "labels",
+    batch_norm: BatchNormMode = "eval",
+) -> Scores:
+    """Return the saliency scores of `parameters` after one round, by name; see `find_masks`.
 
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return _read(self.batches)
-
-    def dealt(self, rank: int, size: int) -> Iterator[Any]:
-        """Those of one process: the first has one at least."""
-        return _read(dealt(self.batches, rank, size), may_be_none=rank > 0)
-
-
-def _read(batches: Iterable[Any], may_be_none: bool = False) -> Iterator[Any]:
-    batch = None
-    for batch in tqdm(batches, desc="Scoring", unit="batch", delay=1, leave=False, disable=None):
-        yield batch
-    if batch is None and not may_be_none:
-        raise InputError("The scoring data has no batches: give at least one.")
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import ConnectionSensitivity
+        >>> network, batch = nn.Linear(4, 3), (torch.randn(8, 4), torch.randint(3, (8,)))
+        >>> scores = score(network, {"weight": network.weight}, ConnectionSensitivity(), [batch])
+        >>> scores["weight"].shape, round(float(scores["weight"].sum()), 4)
+        (torch.Size([3, 4]), 1.0)
+    """
+    weights = {name: p.detach() for name, p in parameters.items()}
+    size = sum(p.numel() for p in parameters.values())
+    loss = LossOfLogits(scoring_loss(targets))
+    subject = Subject(network, weights, None, _readable(criterion, batches, 1), loss, size)
+    criterion = criterion.seeded(torch.initial_seed())
+    with undisturbed(network, batch_norm):
+        return criterion(subject)
 
 
 def prune(
@@ -166,22 +139,30 @@ def prune(
     criterion: Criterion,
     sparsity: float,
     batches: Iterable[Any] | None = None,
-    scope: Scope = Global(),  # noqa: B008 (without state)
-    pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
-    minimum: int = 0,
-    schedule: Schedule | None = None,
-    targets: Targets = "labels",
-    batch_norm: BatchNormMode = "eval",
-    include_bias: bool = False,
-    exclude: Sequence[str] = (),
-    include_embedding: bool = False,
+    **choices: Any,
 ) -> Masks:
-    """Masks of `network` at `sparsity`; `masks.apply_(dict(network.named_parameters()))` then prunes it.
+    """Return the masks of `network` at `sparsity`, and leave the network as it is.
 
-    See `prunable_parameters`, `Rule`, `find_masks` and `spl.criteria.scoring_loss`, which this composes, for the
-    arguments and errors.
+    `masks.apply_(dict(network.named_parameters()))` then sets the pruned weights to 0. See `spl.sparsify.sparsify`,
+    which does that too and corrects what is left.
+
+    Args:
+        network: the network that will be trained.
+        criterion: what scores its weights.
+        sparsity: the share of weights to remove, in [0, 1).
+        batches: batches (inputs [N, ...], labels [N]) on the network's device, for a criterion that needs data.
+        choices: further choices by name, such as `scope` and `pattern`; see `PruningChoices`.
+
+    Raises:
+        InputError: see `find_masks`.
+
+    Example:
+        >>> import torch
+        >>> from spl.criteria import ConnectionSensitivity
+        >>> from spl.networks import MLP
+        >>> from spl.pruning.scopes import ERK
+        >>> batch = torch.randn(100, 784), torch.randint(10, (100,))
+        >>> prune(MLP(), ConnectionSensitivity(), sparsity=0.9, batches=[batch], scope=ERK())
+        Masks(7 parameters, kept 12940 of 129400, sparsity 0.9000)
     """
-    parameters = prunable_parameters(network, include_bias, exclude, include_embedding)
-    rule = Rule(scope, pattern, minimum)
-    loss = LossOfLogits(scoring_loss(targets))
-    return find_masks(network, parameters, criterion, sparsity, batches, rule, schedule, loss, batch_norm)[0]
+    return find_masks(network, PruningChoices(criterion=criterion, sparsity=sparsity, **choices), batches)[0]

@@ -1,10 +1,11 @@
-"""Rule: which weights are kept, given scores."""
+"""The rule that turns scores into masks, and the number of weights that a sparsity keeps."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +16,56 @@ from spl.errors import InputError
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered, top_k
 from spl.pruning.patterns import Pattern, Shape, Unstructured
-from spl.pruning.scopes import Global, Layer, Scope
-from spl.pruning.sparsity import keep_count
+from spl.pruning.scopes import Global, LayerUnits, Scope
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise an `InputError` unless `sparsity` lies in [0, 1).
+
+    Example:
+        >>> check_sparsity(0.9)
+        >>> check_sparsity(90)
+        Traceback (most recent call last):
+        spl.errors.InputError: sparsity must lie in [0, 1), got 90: it is the share of weights removed, 0.9 for 90 %.
+    """
+    if not 0.0 <= sparsity < 1.0:
+        raise InputError(
+            f"sparsity must lie in [0, 1), got {sparsity}: it is the share of weights removed, 0.9 for 90 %."
+        )
+
+
+def keep_count(size: int, sparsity: float) -> int:
+    """Return κ = round(m (1 − κ̄)), the number of weights that the sparsity κ̄ keeps of m = `size`.
+
+    Raises:
+        InputError: `sparsity` lies outside [0, 1), or keeps no weight at all.
+
+    Example:
+        >>> keep_count(1000, sparsity=0.9)
+        100
+    """
+    check_sparsity(sparsity)
+    keep = round(size * (1.0 - sparsity))
+    if keep == 0:
+        raise InputError(f"sparsity {sparsity} keeps none of {size} weights: at most {1 - 1 / size:.12g} keeps one.")
+    return keep
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which weights are kept, given the scores of the units that the pattern keeps or prunes as a whole.
+    """The rule by which weights are kept, given the scores of the units that the pattern keeps or prunes as a whole.
 
     Args:
-        scope: how many each layer keeps.
-        pattern: what is kept or pruned together.
-        minimum: how many weights every layer keeps in any case, those of its largest scores.
+        scope: how the kept weights are divided among the layers (the sparsity distribution).
+        pattern: which weights are kept or pruned together (the sparsity type).
+        minimum: the number of weights that every layer keeps in any case: those of its largest scores.
+
+    Example:
+        >>> import torch
+        >>> from spl.pruning.patterns import NM
+        >>> rule = Rule(pattern=NM(n=2, m=4))
+        >>> rule.masks({"weight": torch.tensor([[3.0, 1.0, 2.0, 0.0]])}, {"weight": (1, 4)}, keep=2)["weight"]
+        tensor([[ True, False,  True, False]])
     """
 
     scope: Scope = Global()  # noqa: RUF009 (without state)
@@ -38,11 +77,11 @@ class Rule:
             raise InputError(f"minimum must be at least 0, got {self.minimum}.")
 
     def check(self, shapes: Mapping[str, Shape], keep: int) -> None:
-        """Raise an `InputError` where `keep` weights of layers of these shapes cannot be kept, whatever the scores."""
+        """Raise an `InputError` if no scores let `keep` weights be kept of layers of these shapes."""
         self.pattern.check(shapes, keep)
         layers = self._layers(shapes)
         bounds = self.scope.bounds(layers)
-        # units of several sizes count by their mean here; `masks` counts those that are kept
+        # units of different sizes count with their mean size here; `masks` counts those that are kept
         mean = {name: math.prod(shape) / layers[name].units for name, shape in shapes.items()}
         least, most = (int(sum(bounds[name][i] * mean[name] for name in shapes)) for i in (0, 1))
         size = sum(math.prod(shape) for shape in shapes.values())
@@ -52,30 +91,30 @@ class Rule:
             raise self._out_of_bounds(keep, most, size, "most", "least")
 
     def pooled(self, scores: Scores) -> Scores:
-        """The scores of the units, from those of the weights."""
+        """Return the scores of the units, from the scores of the weights."""
         return {name: self.pattern.pooled(score) for name, score in scores.items()}
 
     def alive(self, masks: Masks) -> Masks:
-        """The units that `masks` keep, which are whole ones."""
+        """Return the units that `masks` keep; all of them are kept as a whole."""
         units = {name: self.pattern.pooled(mask) for name, mask in masks.items()}
         return Masks({name: unit if unit.dtype == torch.bool else unit > 0 for name, unit in units.items()})
 
-    def made(self, shapes: Mapping[str, Shape], keep: int, kept: int) -> bool:
-        """Whether masks that keep `kept` weights can be those of a rule that was asked for `keep`."""
+    def could_have_made(self, shapes: Mapping[str, Shape], keep: int, kept: int) -> bool:
+        """Return whether this rule, asked for `keep` weights, can have made masks that keep `kept`."""
         largest = max(1 if (size := self.pattern.sizes(s)) is None else int(size.max()) for s in shapes.values())
         return keep - largest < kept <= keep
 
     def masks(self, scores: Scores, shapes: Mapping[str, Shape], keep: int, among: Masks | None = None) -> Masks:
-        """Masks of the weights on the CPU.
+        """Return masks of the weights, on the CPU.
 
-        Exactly `keep` of them are kept, or as many as whole units allow; the masks of fewer are contained in those of
-        more.
+        They keep exactly `keep` weights, or as many as whole units allow. Masks that keep fewer weights are contained
+        in masks that keep more.
 
         Args:
-            scores: of each unit (`Pattern.pooled`), by parameter name.
-            shapes: of the weights.
-            keep: number of weights.
-            among: the units that are alive; all without it.
+            scores: the score of each unit (see `Pattern.pooled`), by parameter name.
+            shapes: the shapes of the weights.
+            keep: the number of weights to keep.
+            among: the units that may be kept; None for all.
 
         Raises:
             InputError: NaN or infinite scores, or a number that cannot be kept.
@@ -95,9 +134,9 @@ class Rule:
         return Masks({name: self.pattern.spread(kept[name], shapes[name]) for name in scores})
 
     def collapse_sparsities(self, scores: Scores, shapes: Mapping[str, Shape]) -> dict[str, float]:
-        """From which sparsity of all layers together on each one is empty; 1 where it never is. Biases do not count."""
+        """Return by layer the overall sparsity from which on it has no weight left; 1 if it always has. Skip biases."""
         layers = self._layers(shapes)
-        weight = self._weight(scores, layers, None, None)  # where something comes first, no layer is ever empty
+        weight = self._weight(scores, layers, None, None)  # a layer that keeps some in any case is never empty
         size = sum(math.prod(shape) for shape in shapes.values())
         kept = {name: bound[0] for name, bound in self.scope.bounds(layers).items()}
         ahead = self.scope.ahead(layers, scores)
@@ -107,20 +146,20 @@ class Rule:
             if len(shape) > 1
         }
 
-    def _layers(self, shapes: Mapping[str, Shape]) -> dict[str, Layer]:
+    def _layers(self, shapes: Mapping[str, Shape]) -> dict[str, LayerUnits]:
         layers = {}
         for name, shape in shapes.items():
             units, sizes = self.pattern.units(shape), self.pattern.sizes(shape)
             smallest = 1 if sizes is None else int(sizes.min())
             least = max(self.pattern.least(shape), min(units, -(-self.minimum // smallest)))
-            layers[name] = Layer(tuple(shape), units, least)
+            layers[name] = LayerUnits(tuple(shape), units, least)
         return layers
 
-    def _first(self, scores: Scores, layers: Mapping[str, Layer], among: Masks | None) -> Masks | None:
-        """The units that are kept before all others, as many of each layer as it keeps in any case."""
+    def _first(self, scores: Scores, layers: Mapping[str, LayerUnits], among: Masks | None) -> Masks | None:
+        """Return the units that are kept before all others: as many of each layer as it keeps in any case."""
         if not any(layer.least for layer in layers.values()):
             return None
-        check_finite(scores)  # not a number would come first
+        check_finite(scores)  # NaN would be ranked first
         first: dict[str, Tensor] = {}
         for name, score in scores.items():
             of_pattern = self.pattern.first(lowered({name: score.detach().cpu()}, among)[name])
@@ -129,9 +168,9 @@ class Rule:
         return Masks(first)
 
     def _weight(
-        self, scores: Scores, layers: Mapping[str, Layer], first: Masks | None, among: Masks | None
+        self, scores: Scores, layers: Mapping[str, LayerUnits], first: Masks | None, among: Masks | None
     ) -> Callable[[int], int]:
-        """How many weights are kept with a number of units."""
+        """Return a function from a number of kept units to the number of their weights."""
         sizes = {name: self.pattern.sizes(layer.shape) for name, layer in layers.items()}
         held = {name: size.flatten() for name, size in sizes.items() if size is not None}
         if not held:
@@ -156,7 +195,7 @@ class Rule:
 
 
 def _best(scores: Scores, keep: int, first: Masks | None, among: Masks | None) -> dict[str, Tensor]:
-    """The units of largest score among those that are alive, after those that come first."""
+    """Return the units of the largest scores among those that are alive, after those that come first."""
     alive = None if among is None else {name: among[name] for name in scores}
     if first is None:
         return dict(top_k(scores, keep, None if alive is None else Masks(alive)))
@@ -165,27 +204,25 @@ def _best(scores: Scores, keep: int, first: Masks | None, among: Masks | None) -
     return {name: mask | first[name] for name, mask in chosen.items()}
 
 
-def select(
-    scores: Scores,
-    sparsity: float,
-    scope: Scope = Global(),  # noqa: B008 (without state)
-    pattern: Pattern = Unstructured(),  # noqa: B008 (without state)
-    minimum: int = 0,
-) -> Masks:
-    """Masks that keep round(m (1 − sparsity)) weights, those of the largest scores.
+def select(scores: Scores, sparsity: float, **rule: Any) -> Masks:
+    """Return masks that keep round(m (1 − sparsity)) weights: those of the largest scores.
 
     Args:
-        scores: one tensor per parameter name, in the shape of the parameter.
+        scores: one tensor for each parameter name, in the shape of the parameter.
         sparsity: κ̄ in [0, 1), over all scores together.
-        scope: how many each layer keeps.
-        pattern: what is kept or pruned together; see there for numbers that cannot be met exactly.
-        minimum: how many weights every layer keeps in any case.
+        rule: `scope`, `pattern` and `minimum`; see `Rule`. A pattern says which numbers cannot be met exactly.
 
     Raises:
-        InputError: NaN or infinite scores, or a sparsity that these choices cannot have.
+        InputError: scores are NaN or infinite, or the rule cannot have that sparsity.
+
+    Example:
+        >>> import torch
+        >>> select({"weight": torch.tensor([[0.1, 0.4], [0.3, 0.2]])}, sparsity=0.5)["weight"]
+        tensor([[False,  True],
+                [ True, False]])
     """
-    rule = Rule(scope, pattern, minimum)
+    selecting = Rule(**rule)
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
     keep = keep_count(sum(math.prod(shape) for shape in shapes.values()), sparsity)
-    rule.check(shapes, keep)
-    return rule.masks(rule.pooled(scores), shapes, keep)
+    selecting.check(shapes, keep)
+    return selecting.masks(selecting.pooled(scores), shapes, keep)

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from spl.criteria import Batch, LossOfLogits, Subject, scoring_loss
+from spl.criteria import Subject, scoring_loss
+from spl.criteria.criterion import Batch
+from spl.criteria.objective import LossOfLogits
 from spl.masks.masks import Masks
 
 

@@ -1,15 +1,59 @@
-"""The record of a run: choices in words and numbers, for YAML and checkpoints."""
+"""The record of a run: the choices that decided its masks, in words and numbers, for YAML and checkpoints."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from spl.callbacks.scoring.batches import EvaluationBatches
+from spl.criteria.objective import LossOfLogits, Objective
+from spl.criteria.processes import Processes
+from spl.isometry import Change, Correction
+from spl.masks.masks import Masks
+from spl.pruning import PruningChoices
+
+
+def choices_record(
+    choices: PruningChoices, isometry: Correction | None, masks: Masks, changes: Mapping[str, Change]
+) -> dict[str, Any]:
+    """Return the record of what was chosen and of what came of it, apart from the data that weights were scored on."""
+    record: dict[str, Any] = described("criterion", choices.criterion) | {"sparsity": choices.sparsity}
+    record |= described("scope", choices.scope) | described("pattern", choices.pattern)
+    record |= described("schedule", choices.rounds)
+    record |= {
+        "minimum": choices.minimum,
+        "include_bias": choices.include_bias,
+        "include_embedding": choices.include_embedding,
+        "exclude": list(choices.exclude or ()),
+        "weights": masks.size,
+        "kept": masks.kept,
+        "masks_sha256": masks.digest(),
+    }
+    record |= described("isometry", isometry) if isometry else {"isometry": "none"}
+    return record | {"certificate": {name: change.certificate() for name, change in changes.items()}}
+
+
+def data_record(
+    choices: PruningChoices, batches: EvaluationBatches, loss: Objective, processes: Processes
+) -> dict[str, Any]:
+    """Return the record of the data and the loss by which the weights were scored."""
+    number, examples = batches.counted(processes)
+    return ({} if isinstance(loss, LossOfLogits) else described("loss", loss)) | {
+        "data": batches.source,
+        "batches": number,
+        "examples": examples,
+        "sum": "signed, over examples",
+        "seed": batches.seed,
+        "targets": choices.targets,
+        "batch_norm": choices.batch_norm,
+    }
 
 
 def described(role: str, choice: object) -> dict[str, Any]:
-    """The class of `choice` under its role, and its attributes under `role`_args; private ones are left out."""
+    """Return the class name of `choice` under its role, and its public attributes under `role`_args."""
     return {role: type(choice).__name__, f"{role}_args": {n: _plain(v) for n, v in vars(choice).items() if n[0] != "_"}}
 
 
 def _plain(value: object) -> Any:
-    """Numbers, words, and lists and mappings of them; any other object as a choice within a choice, or as text."""
+    """Return numbers, words, and lists and mappings of them; any other object as a choice of its own, or as text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):

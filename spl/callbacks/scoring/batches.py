@@ -1,4 +1,4 @@
-"""Batches to score and measure on: prepared as for evaluation, in a fixed order, the same whichever process reads."""
+"""Batches to score and to measure on: prepared as for evaluation, in a fixed order, alike in every process."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,33 +6,36 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities.data import sized_len
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from spl.callbacks.scoring.process_batches import deal, seed_streams
+from spl.callbacks.scoring.process_batches import batches_of_process, seed_streams
 from spl.callbacks.trainer import datamodule_of
-from spl.criteria import Batch, Processes, first_tensor
+from spl.classifier import SparseClassifier
+from spl.criteria.criterion import Batch
+from spl.criteria.objective import first_tensor
+from spl.criteria.processes import Processes
 from spl.errors import InputError
 
 
 class EvaluationBatches:
-    """The training examples of a fit, on the Trainer's device, not augmented; all of them, or those of one process.
+    """The training examples of a fit in batches, on the Trainer's device and without augmentation.
 
-    A DataModule may offer `scoring_dataloader(seed)`; of others, and of a fit without one, the training dataloader is
-    read with the random stream seeded, as in a validation pass, so that transforms that ask `trainer.training` are
-    off. The training stream of random numbers is left alone, and so are the loader's own generators; what is drawn for
-    a batch, here and by those who read it, depends on the seed and its number alone.
+    A DataModule may offer `scoring_dataloader(seed)`. If it does not, or if there is none, the training dataloader is
+    read with the random stream seeded, and as in validation, so that transforms that ask `trainer.training` are off.
+    The random stream of training and the loader's own generators are left as they were. What is drawn for a batch,
+    here and by its reader, depends only on the seed and on the number of the batch.
 
     Args:
-        trainer: gives the device.
-        datamodule: what to read; the dataloaders given to fit, or the LightningModule's own, where there is none.
-        limit: number of batches; None for all.
-        seed: of the order, and of what is drawn for each batch.
+        trainer: the Trainer, which gives the device.
+        datamodule: the data to read. Without one, these are the dataloaders given to fit, or the LightningModule's own.
+        limit: the number of batches to read; None for all.
+        seed: decides the order, and what is drawn for each batch.
 
     Attributes:
-        batches: how many were read in the last pass.
+        batches: how many batches were read in the last pass.
         examples: how many examples they held.
 
     Raises:
@@ -49,19 +52,19 @@ class EvaluationBatches:
         self._size = 1
 
     def __iter__(self) -> Iterator[Any]:
-        return self.dealt(0, 1)
+        return self.of_process(0, 1)
 
-    def dealt(self, rank: int, size: int) -> Iterator[Any]:
-        """Batches rank, rank + size, …: those of one process of `size`, of which only these are fetched where possible.
+    def of_process(self, rank: int, size: int) -> Iterator[Any]:
+        """Yield the batches rank, rank + size, … of process `rank` of `size`; where possible, fetch only these.
 
-        See `spl.callbacks.scoring.process_batches.deal`.
+        See `spl.callbacks.scoring.process_batches.batches_of_process`.
         """
         self.batches, self.examples, self._size = 0, 0, size
         with _streams_kept(), _as_in_validation(self.trainer):
             torch.manual_seed(self.seed)
             loader = self._loader()
             with _generators_kept(loader):
-                for number, raw in deal(loader, rank, size, self.limit, self.seed):
+                for number, raw in batches_of_process(loader, rank, size, self.limit, self.seed):
                     seed_streams(self.seed, number)
                     batch = self._prepared(raw)
                     self.batches += 1
@@ -73,7 +76,7 @@ class EvaluationBatches:
         return total if self.limit is None else min(total, self.limit)
 
     def counted(self, processes: Processes) -> tuple[int, int]:
-        """How many batches and examples the last pass had, in all processes that shared it."""
+        """Return how many batches and examples the last pass had, in all processes that shared it."""
         counts = torch.tensor([self.batches, self.examples], device=self.trainer.strategy.root_device)
         if self._size > 1:
             processes.add_up_([counts])
@@ -82,16 +85,16 @@ class EvaluationBatches:
 
     @property
     def end(self) -> bool:
-        """Whether a pass is known to end: not where an endless dataset is read without a limit."""
+        """Whether a pass is known to end, unlike one over an endless dataset without a limit."""
         return self.limit is not None or sized_len(self._loader()) is not None
 
     @property
     def source(self) -> str:
-        """What is read, by name."""
+        """The name of what is read."""
         return "training dataloader" if self.datamodule is None else type(self.datamodule).__name__
 
     def first_inputs(self, examples: int | None) -> Tensor:
-        """The inputs of the first `examples`, of all without a number: the first tensors of batches."""
+        """Return the inputs of the first `examples` examples, or of all: the first tensors of the batches."""
         return torch.cat([first_tensor(batch) for batch in self._until(examples)])[:examples]
 
     def _until(self, examples: int | None) -> list[Any]:
@@ -104,15 +107,15 @@ class EvaluationBatches:
 
     def _loader(self) -> Iterable[object]:
         if self.datamodule is None:
-            # before fit_loop.setup_data, which would cut it over processes
+            # taken before fit_loop.setup_data, which would split it over processes
             loader: Any = self.trainer.fit_loop._data_source.dataloader()
         else:
             scoring = getattr(self.datamodule, "scoring_dataloader", None)
             loader = scoring(self.seed) if scoring else self.datamodule.train_dataloader()
         if isinstance(loader, Mapping | list | tuple):
-            loader = CombinedLoader(loader, "max_size_cycle")  # as fit reads several
+            loader = CombinedLoader(loader, "max_size_cycle")  # as fit reads several loaders
         if isinstance(loader, CombinedLoader):
-            iter(loader)  # without which it has no length
+            iter(loader)  # it has no length before
         found: Iterable[object] = loader
         return found
 
@@ -127,14 +130,14 @@ class EvaluationBatches:
 
 
 class LabelledBatches(EvaluationBatches):
-    """Those of a classifier: inputs and labels.
+    """The training examples of a classifier, in batches (inputs, labels).
 
     Raises:
-        InputError: a batch is no such pair.
+        InputError: a batch is not such a pair.
     """
 
     def first(self, examples: int | None) -> Batch:
-        """Inputs and labels of the first `examples`, of all without a number."""
+        """Return the inputs and labels of the first `examples` examples, or of all."""
         inputs, labels = (torch.cat(parts)[:examples] for parts in zip(*self._until(examples), strict=True))
         return inputs, labels
 
@@ -148,9 +151,29 @@ class LabelledBatches(EvaluationBatches):
         return inputs, labels
 
 
+def scoring_batches(
+    trainer: Trainer, pl_module: LightningModule, datamodule: LightningDataModule | None, limit: int | None, seed: int
+) -> EvaluationBatches:
+    """Return the batches to score a module on; for the arguments see `EvaluationBatches`.
+
+    Raises:
+        InputError: the data has no length, and there is no limit.
+    """
+    if datamodule is not None and datamodule is not datamodule_of(trainer):
+        if trainer.is_global_zero:
+            datamodule.prepare_data()
+        trainer.strategy.barrier("scoring data")
+        datamodule.setup("fit")
+    kind = LabelledBatches if isinstance(pl_module, SparseClassifier) else EvaluationBatches
+    batches = kind(trainer, datamodule, limit, seed)
+    if not batches.end:
+        raise InputError("The training data has no length: say how many batches to score on, PruneAtInit(batches=).")
+    return batches
+
+
 @contextmanager
 def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
-    """Give the generators of loaders and samplers the state back that they had."""
+    """Give the generators of loaders and samplers their states back at the end."""
     loaders = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
     holders = [*loaders, *(getattr(one, "sampler", None) for one in loaders)]
     found = [getattr(holder, "generator", None) for holder in holders]
@@ -164,7 +187,7 @@ def _generators_kept(loader: Iterable[object]) -> Iterator[None]:
 
 @contextmanager
 def _streams_kept() -> Iterator[None]:
-    """`isolate_rng`, also where a reader stops before the end."""
+    """Isolate the random streams as `isolate_rng` does, also when the reader stops before the end."""
     isolation = isolate_rng()
     isolation.__enter__()
     try:

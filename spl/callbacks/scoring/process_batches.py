@@ -1,4 +1,4 @@
-"""A loader dealt to processes: every n-th batch, the same whoever fetches it, and the others not fetched."""
+"""Every n-th batch of a loader for each of n processes, alike whoever fetches it, without fetching the others."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -22,22 +22,25 @@ _OPTIONS = (
 _END = object()
 
 
-def deal(loader: Iterable[Any], rank: int, size: int, limit: int | None, seed: int) -> Iterator[tuple[int, Any]]:
-    """Batches rank, rank + size, … of the first `limit`, each with its number.
+def batches_of_process(
+    loader: Iterable[Any], rank: int, size: int, limit: int | None, seed: int
+) -> Iterator[tuple[int, Any]]:
+    """Return the batches rank, rank + size, … of the first `limit` batches, each with its number.
 
-    What is drawn while a batch is fetched (augmentation in a dataset) depends on `seed` and its number alone. Of a
-    stock DataLoader over a dataset with indices, the batches of others are not fetched; any other iterable is read
-    whole. A loader that its owner has cut by a DistributedSampler gives each process what it has.
+    What is drawn while a batch is fetched (augmentation in a dataset) depends only on `seed` and on the number of the
+    batch. If the loader is a plain DataLoader over a dataset with indices, the batches of other processes are not
+    fetched; any other iterable is read as a whole. A loader that its owner has split by a DistributedSampler gives
+    each process the batches that it has there.
 
     Args:
-        loader: in the same order in every process.
-        rank: of this process.
-        size: number of processes.
-        limit: number of batches, of all processes together; None for all.
-        seed: of the streams.
+        loader: the batches, in the same order in every process.
+        rank: the number of this process.
+        size: the number of processes.
+        limit: the number of batches of all processes together; None for all.
+        seed: decides the random streams.
     """
     seed_streams(seed, 0)
-    first, step = (rank, size) if _is_cut(loader, size) else (0, 1)  # of the numbers of what the loader has
+    first, step = (rank, size) if _is_cut(loader, size) else (0, 1)  # the numbers of the batches that the loader has
     numbers = count(first, step) if limit is None else range(first, limit, step)
     if _has_indices(loader):
         numbered = zip(numbers, _indices(loader), strict=False)
@@ -46,10 +49,10 @@ def deal(loader: Iterable[Any], rank: int, size: int, limit: int | None, seed: i
 
 
 def seed_streams(seed: int, number: int) -> None:
-    """Let the random streams begin where those of batch `number` do."""
+    """Seed the random streams for batch `number`."""
     start = (seed + 7919 * number) % 2**32
     random.seed(start)
-    np.random.seed(start)  # noqa: NPY002 (the stream that datasets draw from)
+    np.random.seed(start)  # noqa: NPY002 (datasets draw from this stream)
     torch.manual_seed(start)
 
 
@@ -61,7 +64,7 @@ def _is_cut(loader: Any, size: int) -> bool:
 def _skipping(
     loader: Iterable[Any], numbers: Iterable[int], rank: int, size: int, seed: int
 ) -> Iterator[tuple[int, Any]]:
-    # what training sees: of several loaders at once, their batches together
+    # as training sees them: several loaders give their batches together
     batches = (batch for batch, _, _ in loader) if isinstance(loader, CombinedLoader) else iter(loader)
     for number in numbers:
         seed_streams(seed, number)
@@ -73,7 +76,7 @@ def _skipping(
 
 
 def _has_indices(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
-    """Whether it asks a dataset for lists of indices, and does nothing else."""
+    """Return whether the loader only asks a dataset for lists of indices."""
     return (
         isinstance(loader, DataLoader)
         and type(loader).__iter__ is DataLoader.__iter__
@@ -83,7 +86,7 @@ def _has_indices(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
 
 
 def _indices(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Those of its batches, in the order in which it would fetch them: another one draws as much as it does."""
+    """Return the indices of its batches in the order in which it would fetch them, with the same random draws."""
     return iter(
         DataLoader(_Indices(), batch_sampler=loader.batch_sampler, collate_fn=_as_is, generator=loader.generator)
     )
@@ -98,14 +101,14 @@ def _fetching(loader: DataLoader[Any], chosen: list[tuple[int, Any]], seed: int)
 
 
 class _Indices(Dataset[Any]):
-    """Gives back what it is asked for."""
+    """A dataset that returns the indices that it is asked for."""
 
     def __getitems__(self, indices: Any) -> Any:
         return indices
 
 
 class _Seeded(Dataset[Any]):
-    """A dataset that is asked for numbered batches, each of which has random streams of its own."""
+    """A dataset that is asked for numbered batches, and seeds the random streams for each of them."""
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset

@@ -1,27 +1,38 @@
-"""Ranks: the processes of a Trainer, which score together and fail together."""
+"""The processes of a Trainer, which score together and fail together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch.distributed
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from spl.criteria import Processes
+from spl.callbacks.scoring.batches import EvaluationBatches
+from spl.criteria.processes import Processes
 from spl.errors import InputError
+
+T = TypeVar("T")
 
 
 class Ranks(Processes):
     """The processes of a Trainer.
 
     Args:
-        trainer: whose strategy has joined them.
+        trainer: the Trainer, whose strategy has joined the processes.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         joined = torch.distributed.is_initialized()  # each scores by itself where torch does not join them
         self.rank, self.size = (trainer.global_rank, trainer.world_size) if joined else (0, 1)
+        self._strategy = trainer.strategy
         self._parted = False
+
+    def own(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """Return the batches of this process; where possible, the batches of others are not fetched."""
+        if isinstance(loader, EvaluationBatches):
+            return loader.of_process(self.rank, self.size)
+        return super().own(loader)
 
     def add_up_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes.
@@ -34,11 +45,15 @@ class Ranks(Processes):
             for work in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
+    def from_first(self, value: T) -> T:
+        """Return the value that the first process gives."""
+        return self._strategy.broadcast(value)
+
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let none wait for a process that fails inside: all fail, where they next meet, with its message.
+        """Let no process wait for one that fails inside: all fail where they next meet, with its message.
 
-        Inside, processes meet in `add_up_` alone, all equally often.
+        Inside, processes meet only in `add_up_`, and all of them equally often.
         """
         try:
             yield
@@ -49,7 +64,7 @@ class Ranks(Processes):
         self._meet()
 
     def _meet(self, failure: Exception | None = None) -> None:
-        """Hear of each other's failures, and raise the first where this process has none."""
+        """Tell the other processes of a failure, and raise that of the first one that has failed, if this has not."""
         if self.size == 1:
             return
         heard: list[tuple[bool, str] | None] = [None] * self.size

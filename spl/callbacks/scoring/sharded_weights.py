@@ -1,4 +1,4 @@
-"""Whole weights: the moment before a strategy shards them, and what cannot do without."""
+"""Sharded weights: prune before a strategy shards them, and refuse what needs whole ones."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from spl.errors import InputError
 
 
 def shards(trainer: Trainer) -> bool:
-    """Whether weights are sharded after `configure_model` (FSDP2, FSDP), and a checkpoint is restored after that.
+    """Return whether weights are sharded after `configure_model` (FSDP2, FSDP), before a checkpoint is restored.
 
     Raises:
         InputError: the strategy shards them in a way that masks cannot follow.
@@ -24,41 +24,41 @@ def shards(trainer: Trainer) -> bool:
             )
     elif strategy.restore_checkpoint_after_setup and not isinstance(strategy, ModelParallelStrategy):
         raise InputError(
-            f"PruneAtInit does not support {type(strategy).__name__}, which lays the weights out anew, where masks do "
-            "not follow: use trainer.strategy auto, ddp or single_device, or where weights are to be sharded "
+            f"PruneAtInit does not support {type(strategy).__name__}, which rearranges the weights so that masks do "
+            "not fit them: use trainer.strategy auto, ddp or single_device, or where weights are to be sharded "
             "ModelParallelStrategy (FSDP2) or fsdp."
         )
     return strategy.restore_checkpoint_after_setup
 
 
 def check_whole(trainer: Trainer, name: str, remedy: str) -> None:
-    """Refuse a callback that measures on one process where the strategy shards the weights, for it would hang.
+    """Refuse a callback that measures on one process if the strategy shards the weights: it would hang.
 
     Args:
-        trainer: whose strategy it is.
-        name: of the callback.
-        remedy: what to do instead.
+        trainer: the Trainer with the strategy.
+        name: the name of the callback.
+        remedy: what to do instead, for the message.
 
     Raises:
         InputError: the strategy shards the weights.
     """
     if trainer.strategy.restore_checkpoint_after_setup:
         raise InputError(
-            f"{name} measures on one process, which has but a shard of the weights once "
-            f"{type(trainer.strategy).__name__} has cut them: {remedy}."
+            f"{name} measures on one process, which has only a shard of the weights after "
+            f"{type(trainer.strategy).__name__} has split them: {remedy}."
         )
 
 
 def before_sharding(trainer: Trainer, pl_module: LightningModule, prune: Callable[[], None]) -> None:
-    """Let `prune` run right before the module's `configure_model`, once, on whole weights equal in all processes.
+    """Let `prune` run once, right before the module's `configure_model`, on whole weights that all processes share.
 
     Raises:
-        InputError: then, where the weights are not there yet or are sharded already.
+        InputError: when it runs, the weights do not exist yet or are sharded already.
     """
     configure = pl_module.configure_model
 
-    def pruned_first() -> None:  # unlike what it replaces, or Lightning would not call it where that is its own
-        del pl_module.configure_model  # the class's own is back
+    def pruned_first() -> None:  # a function of ours, or Lightning would not call it if the class has none
+        del pl_module.configure_model  # so that the class's own is found again
         _bring_together(trainer, pl_module)
         prune()
         configure()

@@ -1,4 +1,4 @@
-"""The loss that a LightningModule is scored by: a classifier's cross-entropy, or what it trains by."""
+"""The loss by which a LightningModule is scored: a classifier's cross-entropy, or the loss that it trains by."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -11,49 +11,52 @@ from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from spl.classifier import SparseClassifier
-from spl.criteria import LossOfLogits, Objective, Targets, first_tensor, scoring_loss
+from spl.criteria import Targets
+from spl.criteria.objective import LossOfLogits, Objective, first_tensor
 from spl.errors import InputError
 
-StepLoss = Callable[[LightningModule, Any], Any]  # a Tensor, of which the command line would list all subclasses
+StepLoss = Callable[[LightningModule, Any], Any]  # it returns a Tensor; --help would list all subclasses of that
 
 
 def check_objective(pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> None:
-    """Refuse the way to score one kind of module where the other is given."""
+    """Refuse a loss for a SparseClassifier, and targets for any other module."""
     classifies, name = isinstance(pl_module, SparseClassifier), type(pl_module).__name__
     if classifies and loss is not None:
         raise InputError(f"{name} is scored by the cross-entropy of its logits: choose targets instead of a loss.")
     if not classifies and targets != "labels":
         raise InputError(
-            f"targets: {targets} are those of a SparseClassifier's logits, and {name} is scored by its own loss: "
+            f"targets: {targets} applies to the logits of a SparseClassifier, and {name} is scored by its own loss: "
             "pass a function loss(module, batch) instead."
         )
 
 
-def objective(trainer: Trainer, pl_module: LightningModule, loss: StepLoss | None, targets: Targets) -> Objective:
-    """What to score by."""
+def objective(
+    trainer: Trainer, pl_module: LightningModule, loss: StepLoss | None, of_logits: LossOfLogits
+) -> Objective:
+    """Return what a module is scored by: `of_logits` for a SparseClassifier, else `loss` or its training step."""
     if isinstance(pl_module, SparseClassifier):
-        return LossOfLogits(scoring_loss(targets))
+        return of_logits
     return GivenLoss(loss, trainer) if loss else TrainingStepLoss(trainer)
 
 
 class TrainingStepLoss(Objective):
-    """What `training_step` returns, a mean over the examples of its batch, times their number.
+    """The loss that `training_step` returns, a mean over the examples of its batch, times their number.
 
-    It leaves no trace: what it logs goes nowhere, and metrics, counters and lists that are attributes of the module or
-    of its submodules are as before. Its hooks (`on_train_batch_start`, ...) are not called.
+    The call leaves no trace: what the step logs is dropped, and metrics, counters and lists that are attributes of the
+    module or of its submodules are given their values back. Its hooks (`on_train_batch_start`, ...) are not called.
 
     Args:
-        trainer: gives the precision, and what the module asks of its Trainer.
+        trainer: the module's Trainer, which gives the precision, and what the module asks of it.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
-        """The loss of the LightningModule `network`.
+        """Return the loss of the LightningModule `network`.
 
         Raises:
-            InputError: it optimizes by itself, or its training step returns no loss of its weights.
+            InputError: it optimizes manually, or its training step returns no loss that depends on its weights.
         """
         assert isinstance(network, LightningModule)
         if not network.automatic_optimization:
@@ -72,8 +75,8 @@ class GivenLoss(Objective):
     """A user's function of module and batch, a mean over the examples of the batch, times their number.
 
     Args:
-        function: differentiable by the module's weights.
-        trainer: of the module.
+        function: a function that is differentiable by the module's weights.
+        trainer: the module's Trainer.
     """
 
     def __init__(self, function: StepLoss, trainer: Trainer) -> None:
@@ -82,10 +85,10 @@ class GivenLoss(Objective):
         self._trainer = trainer
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
-        """The loss of the LightningModule `network`.
+        """Return the loss of the LightningModule `network`.
 
         Raises:
-            InputError: the function returns no loss of its weights.
+            InputError: the function returns no loss that depends on its weights.
         """
         assert isinstance(network, LightningModule)
         with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
@@ -94,7 +97,7 @@ class GivenLoss(Objective):
 
 
 def _total(loss: object, batch: Any, source: str) -> Tensor:
-    """The sum over the examples of a batch, of their mean."""
+    """Return the sum over the examples of a batch, given their mean."""
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise InputError(
@@ -106,15 +109,15 @@ def _total(loss: object, batch: Any, source: str) -> Tensor:
 
 @contextmanager
 def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
-    """Let `module` run without logging, and give it and its submodules their attributes back.
+    """Let `module` run without logging, and give it and its submodules their attributes back at the end.
 
-    Attributes are those of Python: the states of metrics, counters, lists of outputs. Parameters, buffers and modes
-    are the business of `undisturbed`. What was not changed is not touched, for a graph may need it.
+    These are Python attributes: the states of metrics, counters, lists of outputs. `undisturbed` looks after
+    parameters, buffers and modes. A tensor that did not change is not touched, because a graph may need it.
     """
     before = [(vars(part), _Attributes(vars(part))) for part in module.modules()]
     loggers = trainer.loggers
     trainer.loggers = [DummyLogger() for _ in loggers]
-    module._trainer = trainer  # which a copy of the module has lost
+    module._trainer = trainer  # a copy of the module has lost it
     for part in module.modules():
         if isinstance(part, LightningModule):
             vars(part).update(log=_log_nothing, log_dict=_log_nothing)
@@ -127,11 +130,11 @@ def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    """`LightningModule.log`, which refuses to be called outside of the training loop."""
+    """Stand in for `LightningModule.log`, which refuses to be called outside of the training loop."""
 
 
 class _Attributes:
-    """The attributes of an object, and what was in those of them that can change in place."""
+    """The attributes of an object, with copies of those that can change in place."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.values = dict(attributes)
@@ -140,7 +143,7 @@ class _Attributes:
         self.tables = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | set)]
 
     def restore(self, attributes: dict[str, Any]) -> None:
-        """Give all of them back."""
+        """Give the object its attributes back."""
         attributes.clear()
         attributes.update(self.values)
         for tensor, version, content in self.tensors:
