@@ -1,10 +1,13 @@
 """Where things live: rooms on floors, imports that only go down, and a core without Lightning."""
 
 import ast
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,22 @@ def test_sparsify_is_the_function_whichever_way_it_is_imported():
         assert fresh(f"{first}; import spl; print(spl.sparsify.__name__, type(spl.sparsify).__name__)")[0] == (
             "sparsify function"
         )
+
+
+PUBLIC = ["spl", *(f"spl.{room}" for room in ("callbacks", "criteria", "data", "diagnosis", "export", "isometry"))]
+PUBLIC += ["spl.masks", "spl.networks", "spl.pruning", "spl.pruning.patterns", "spl.pruning.scopes", "spl.jacobian"]
+PUBLIC += ["spl.initializers", "spl.classifier", "spl.sparsify", "spl.errors", "spl.files", "spl.criteria.schedules"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_class_and_function_has_an_example(name):
+    module = importlib.import_module(name)
+    if isinstance(module, types.FunctionType):  # spl.sparsify
+        module = sys.modules[name]
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == name and key[0] != "_"]
+    objects = [getattr(module, key) for key in getattr(module, "__all__", own)]
+    callables = [o for o in objects if (inspect.isclass(o) and not inspect.isabstract(o)) or inspect.isfunction(o)]
+    assert [o.__name__ for o in callables if ">>> " not in (vars(o).get("__doc__") or o.__doc__ or "")] == []
 
 
 def test_help_and_version_wait_for_nothing():
