@@ -1,13 +1,13 @@
-"""Does the diagnosis say what training then does? Many small networks on MNIST, diagnosed and trained.
+"""Compare the diagnosis with training: many small networks on MNIST are diagnosed and then trained.
 
-Each case is an MLP of width 100, pruned by scores over 50 batches of 100 images and diagnosed at 1,000. Then it is
-trained by the package's default optimizer (SGD, 0.1, momentum 0.9, weight decay 5e-4) on batches of 100 for 2,000
-steps; whether it gets 90 % of the test images right is looked at every 100. Rule and thresholds were made on the cases
-`chosen`; the cases `checked` have another seed and other depths, and were run when both were fixed.
+Each case is an MLP of width 100, pruned by scores over 50 batches of 100 images and diagnosed at 1,000 images. Then it
+is trained by the package's default optimizer (SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4) on batches of
+100 for 2,000 steps; every 100 steps the test accuracy is compared with 90 %. The rule and its thresholds were made on
+the cases `chosen`. The cases `checked` have another seed and other depths, and were run after both were fixed.
 
-Cases that `docs/diagnosis.csv` has already are not run again: delete the file, or rows of it, to do so. With
-`--rediagnose` they are diagnosed again, and what training came to is kept. At the end the table in `docs/diagnosis.md`
-is written anew. Reads MNIST from the folder in the variable SPL_DATA.
+Cases that are already in `docs/diagnosis.csv` are not run again: delete the file, or rows of it, to run them again.
+With `--rediagnose` they are diagnosed again, and the results of training are kept. At the end the table in
+`docs/diagnosis.md` is rewritten. MNIST is read from the folder that the environment variable SPL_DATA names.
 
     SPL_DATA=data python benchmarks/calibrate_diagnosis.py [--rediagnose]
 """
@@ -64,7 +64,7 @@ def criterion(name: str, seed: int) -> Criterion:
 
 @dataclass(frozen=True)
 class Case:
-    """One network."""
+    """The settings of one network."""
 
     part: str
     seed: int
@@ -78,7 +78,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """All of them; add lines as you like."""
+    """Return all cases. More lines can be added."""
     both = ("none", "isometry")
     return [
         *_grid("chosen", 0, "tanh", 7, "LDI", {"CS": (0.9, 0.98), "random": (0.9,)}, both),
@@ -185,7 +185,7 @@ def _grid(
 
 @dataclass(frozen=True)
 class Images:
-    """MNIST, normalized, in memory."""
+    """The normalized images of MNIST, in memory."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
@@ -193,7 +193,7 @@ class Images:
 
     @classmethod
     def read(cls) -> "Images":
-        """From the folder in SPL_DATA."""
+        """Read MNIST from the folder that SPL_DATA names."""
         data = MNIST(Path(os.environ["SPL_DATA"]), download=False)
         data.setup()
         train, test = ((data.normalize(split.images).flatten(1), split.labels) for split in (data.train, data.test))
@@ -202,7 +202,7 @@ class Images:
 
 
 def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str, str]:
-    """Diagnose one network, and train it where its outcome is not known."""
+    """Diagnose one network, and train it if its outcome (test accuracy and steps) is not known."""
     torch.manual_seed(case.seed)
     network = MLP(case.depth, 100, case.activation)
     INITIALIZERS[case.initializer](network)
@@ -226,7 +226,7 @@ def run(case: Case, images: Images, outcome: tuple[str, str] | None) -> dict[str
 
 
 def train(network: nn.Module, masks: Masks, images: Images, seed: int) -> tuple[float, int | str]:
-    """The best test accuracy seen, and the step at which it reached the goal."""
+    """Train the network; return its best test accuracy, and the step at which it reached the goal, if it did."""
     optimizer = sgd(network.parameters())
     bound = BoundMasks(masks, dict(network.named_parameters()))
     generator = torch.Generator().manual_seed(seed)
@@ -255,7 +255,7 @@ def _short(value: object) -> str:
 
 
 def recorded(path: Path) -> list[dict[str, str]]:
-    """The rows of the table so far."""
+    """Return the rows of the table that have been recorded so far."""
     if not path.exists():
         return []
     with path.open(newline="") as stream:
@@ -263,7 +263,7 @@ def recorded(path: Path) -> list[dict[str, str]]:
 
 
 def evidence_of(row: dict[str, str]) -> Evidence:
-    """The measurements of a row."""
+    """Return the measurements of a row as evidence for the rule."""
     numbers = {name: float(row[name]) for name in ("seen", "signal", "trial", "size", "accuracy")}
     return Evidence(
         outputs=int(row["outputs"]),
@@ -276,12 +276,12 @@ def evidence_of(row: dict[str, str]) -> Evidence:
 
 
 def agrees(row: dict[str, str]) -> bool:
-    """Whether the verdict, by the rule as it is, is what happened."""
+    """Return whether the verdict of the current rule agrees with the outcome of training."""
     return (judge(evidence_of(row)).answer == "Will train") == bool(row["steps"])
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """The table of the document, and how often the verdicts agree."""
+    """Return the table of the document, preceded by how often the verdicts agree."""
     lines = []
     for part in ("chosen", "checked"):
         own = [row for row in rows if row["part"] == part]
@@ -321,7 +321,7 @@ def write_document(rows: list[dict[str, str]]) -> None:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rediagnose", action="store_true", help="measure all cases anew; train only the new ones")
+    parser.add_argument("--rediagnose", action="store_true", help="measure all cases again; train only the new ones")
     again = parser.parse_args().rediagnose
     torch.set_num_threads(1)
     images = Images.read()

@@ -1,8 +1,8 @@
-"""What scoring costs: each criterion on one batch against one plain forward and backward pass.
+"""Compare the time that each criterion takes on one batch with that of one plain forward and backward pass.
 
-On MLP-7 at batch 100, ResNet-20 and ResNet-32 at batch 64; one round of each, through `spl.pruning.score`'s own path,
-without the batches' loading and without selection. SynFlow and PHEW look at no batch: a round of SynFlow is one example
-in float64, and PHEW walks until a tenth of the weights is kept. On one thread.
+The networks are MLP-7 at batch 100, and ResNet-20 and ResNet-32 at batch 64. Each criterion runs one round, on the same
+path as in `spl.pruning.score`, without loading batches and without selection. SynFlow and PHEW need no batch: a round
+of SynFlow is one example in float64, and PHEW walks until a tenth of the weights is kept. All on one thread.
 
 Claim: ConnectionSensitivity / forward and backward <= 1.1, GraSP <= 4.
 

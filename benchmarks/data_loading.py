@@ -1,11 +1,11 @@
-"""How fast batches arrive: spl's whole-batch loader against torchvision's data sets, one image at a time.
+"""Compare the speed of spl's data loader, which handles whole batches, with torchvision's data sets of single images.
 
-Shuffled training batches, of 100 MNIST digits normalized, and of 128 CIFAR-10 photographs mirrored, shifted and
-normalized. spl indexes one uint8 tensor per batch and prepares it in `on_after_batch_transfer`; torchvision's data sets
-with its transforms of single images go through the stock DataLoader, without workers and with two. Then whole steps of
-`fit` on CIFAR-10: those of ResNet-20, and those of a network that does nothing. Reads the data sets from the folder in
-the variable SPL_DATA; where that is unset, random files of the same shape. On one thread: the threads of neighbouring
-processes stall each other.
+The script draws shuffled training batches: 100 normalized MNIST digits, and 128 CIFAR-10 photographs that are flipped,
+shifted and normalized. spl indexes one uint8 tensor per batch and prepares it in `on_after_batch_transfer`.
+torchvision's data sets, with its transforms of single images, go through the stock DataLoader, without workers and with
+two. Then the script times whole steps of `fit` on CIFAR-10, with ResNet-20 and with a network that does nothing. The
+data sets are read from the folder that the environment variable SPL_DATA names; if it is unset, random files of the
+same shape are used. All on one thread, because the threads of neighbouring processes stall each other.
 
 Claims: torchvision / spl >= 10 on MNIST and >= 20 on CIFAR-10; ResNet-20 / nothing >= 10.
 
@@ -39,7 +39,7 @@ STEPS = 10
 
 
 def write_random_files(root: Path) -> None:
-    """Files in MNIST's format and sizes, of random bytes."""
+    """Write files of random bytes in the format and sizes of MNIST."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -51,16 +51,16 @@ def write_random_files(root: Path) -> None:
 
 
 class RandomCIFAR10(CIFAR10):
-    """Random bytes in the shapes of CIFAR-10."""
+    """A data set of random bytes in the shapes of CIFAR-10."""
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """50,000 and 10,000 images."""
+        """Return 50,000 images for training and 10,000 for testing."""
         train, test = (torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8) for n in (50_000, 10_000))
         return ImageTensors(train, torch.arange(50_000) % 10), ImageTensors(test, torch.arange(10_000) % 10)
 
 
 class Photographs(datasets.CIFAR10):
-    """torchvision's CIFAR-10 over images that are in memory already."""
+    """torchvision's CIFAR-10, on images that are already in memory."""
 
     def __init__(self, images: ImageTensors, transform: Callable) -> None:
         datasets.VisionDataset.__init__(self, transform=transform)
@@ -76,12 +76,12 @@ class Nothing(nn.Module):
         self.logits = nn.Parameter(torch.zeros(10))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same logits for every image."""
+        """Return the same logits for every image."""
         return self.logits.expand(len(x), 10)
 
 
 def endless(loader: Iterable, prepare: Callable = lambda batch: batch) -> Callable[[], None]:
-    """A function that draws the next batches, epoch after epoch."""
+    """Return a function that draws the next batches, epoch after epoch."""
     batches = chain.from_iterable(repeat(loader))
 
     def draw() -> None:
@@ -114,7 +114,7 @@ def cifar10(data: CIFAR10) -> None:
 
 
 def fit(data: CIFAR10, network: nn.Module) -> None:
-    """Some steps under the Trainer; starting it counts too."""
+    """Train for some steps under the Trainer. Its start is timed too."""
     trainer = Trainer(
         max_steps=STEPS,
         accelerator="cpu",
@@ -143,7 +143,7 @@ def main() -> None:
         else:
             write_random_files(Path(folder))
             digits, photographs = MNIST(folder, download=False), RandomCIFAR10(folder, download=False)
-            digits.md5 = {}  # of MNIST's own files
+            digits.md5 = {}  # these are the checksums of the real files
         digits.setup()
         photographs.setup()
         mnist(digits)

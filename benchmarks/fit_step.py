@@ -1,9 +1,9 @@
-"""What the comfort of `fit` costs: a training step under the Trainer against a bare PyTorch loop.
+"""Compare a training step of `fit`, under the Trainer, with a step of a bare PyTorch loop.
 
-MLP-7 on MNISTSample at batch 100, by SGD with momentum, twenty epochs a time. The bare loop draws, normalizes and
-trains on the same images and reports nothing; `fit` adds the Trainer, its data loader, the mean loss and accuracy and
-a TensorBoardLogger that writes every 50 steps; then masks at sparsity 0.9. Starting `fit` counts too. On one thread:
-the threads of neighbouring processes stall each other.
+MLP-7 is trained on MNISTSample at batch 100 by SGD with momentum, for twenty epochs at a time. The bare loop draws,
+normalizes and trains on the same images and reports nothing. `fit` adds the Trainer, its data loader, the mean loss and
+accuracy, and a TensorBoardLogger that writes every 50 steps. "fit, masked" also adds masks at sparsity 0.9. The start
+of `fit` is timed too. All on one thread, because the threads of neighbouring processes stall each other.
 
 Claim: fit / bare loop <= 1.5.
 
@@ -30,7 +30,7 @@ EPOCHS = 20
 
 
 def bare(data: MNISTSample) -> None:
-    """The loop that one would write by hand."""
+    """Train with the loop that one would write by hand."""
     network = MLP()
     optimizer = sgd(network.parameters())
     images, labels = data.train.images, data.train.labels
@@ -43,7 +43,7 @@ def bare(data: MNISTSample) -> None:
 
 
 def fit(data: MNISTSample, folder: str, masked: bool) -> None:
-    """The same epochs under the Trainer."""
+    """Train for the same epochs under the Trainer."""
     model = SparseClassifier(MLP())
     if masked:
         model.set_masks(prune(model.network, Random(), sparsity=0.9))

@@ -1,8 +1,9 @@
-"""Exactly orthogonal sparse matrices: rotations made in rounds of disjoint planes, against one after the other.
+"""Compare two ways to make exactly orthogonal sparse matrices: rotations in rounds of disjoint planes, and one by one.
 
-The baseline is the construction in plain Python: pick two rows or two columns at random, rotate them where the places
-that this fills still fit, until nothing is left or nothing has fitted a hundred times. Both start from a partial
-permutation, and both are exact; printed are medians of paired ratios, and the share of the places that each fills.
+The baseline is the construction in plain Python: pick two rows or two columns at random, and rotate them if the entries
+that this fills still fit, until none are left or a hundred attempts in a row did not fit. Both start from a partial
+permutation, and both are exact. The script prints medians of paired ratios, and the share of the entries that each
+fills.
 
     python benchmarks/givens.py [--repeats 5]
 """
@@ -18,7 +19,7 @@ from spl.isometry.givens import sparse_orthogonal
 
 
 def one_by_one(n: int, m: int, entries: int, chance: random.Random) -> list[list[float]]:
-    """Rows of V [n, m] with V Vᵀ = I and at most `entries` places filled."""
+    """Return the rows of a matrix V [n, m] with V Vᵀ = I and at most `entries` nonzero entries."""
     matrix = [[0.0] * m for _ in range(n)]
     for i, j in enumerate(chance.sample(range(m), n)):
         matrix[i][j] = 1.0

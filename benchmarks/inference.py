@@ -1,10 +1,10 @@
-"""What pruned networks gain at inference: dense against CSR kernels and compact networks, side by side.
+"""Compare the inference time of dense networks with that of CSR kernels and compact networks.
 
-MLP-7 and a 4096-wide MLP with 90, 95 and 98 % of their weights pruned at random; ResNet-18 of torchvision with half of
-the channels of each layer pruned, at random and by connection sensitivity on random images, in PyTorch and as ONNX
-files in onnxruntime; where there is a CUDA device, the two Linear layers of a Transformer block with 2:4 masks in
-float16. `csr` has CSR kernels in the layers where they win for the batch, and is the dense network where they win
-nowhere. On one thread, unless a number is given.
+The networks are MLP-7 and a 4096-wide MLP with 90, 95 and 98 % of their weights pruned at random, and torchvision's
+ResNet-18 with half of the channels of each layer pruned, at random and by connection sensitivity on random images, in
+PyTorch and as ONNX files in onnxruntime. If there is a CUDA device, the two Linear layers of a Transformer block with
+2:4 masks in float16 are measured too. `csr` uses CSR kernels in the layers where they are faster for the batch, and is
+the dense network if they are faster in none. The script runs on one thread unless a number is given.
 
 Claim: compact / dense <= 1 / 1.7 for ResNet-18 on a CPU.
 
@@ -33,7 +33,7 @@ from spl.pruning.scopes import Uniform
 
 
 def inferring(network: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
-    """A function that computes some batches."""
+    """Return a function that computes some batches."""
 
     def infer() -> None:
         with torch.inference_mode():
@@ -46,7 +46,7 @@ def inferring(network: nn.Module, inputs: Tensor, steps: int) -> Callable[[], No
 
 
 def inferring_onnx(network: nn.Module, inputs: Tensor) -> Callable[[], None]:
-    """A function that computes a batch by onnxruntime."""
+    """Return a function that computes a batch with onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with TemporaryDirectory() as folder:

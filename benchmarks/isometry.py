@@ -1,15 +1,16 @@
-"""How close corrections bring a pruned network to the floor of its masks, how far they move it, and how long it takes.
+"""Measure how close corrections bring a pruned network to the floor of its masks, how far they move it, and their time.
 
-LDI, connection sensitivity on real data, seed 0, gain 1. Compared, from the same weights:
+The network has orthogonal weights (LDI) and is pruned by connection sensitivity on real data, with seed 0. The gain is
+1. The following corrections start from the same weights:
 
 - ApproximateIsometry, to the floor, and (with --steps) stopped in each layer at the mean gap of the reference;
-- the reference's gradient descent, --steps of it (10,000 in the paper);
-- alternating projections: the nearest matrix with equal singular values, masked, again and again;
-- the matching alone, the answer that exists for every mask.
+- the reference's gradient descent, for --steps steps (10,000 in the paper);
+- alternating projections: replace the matrix by the nearest one with equal singular values, mask it, and repeat;
+- the matching alone, a solution that exists for every mask.
 
-Printed per sparsity: the gaps between the residuals of layers and their floors, the mean cosine between the weights
-before and after, the mean movement ‖ΔW‖/‖W‖, the share of kept weights that vanish (below 1e-4 of the layer's largest),
-and seconds on one thread.
+For each sparsity the script prints the gaps between the residuals of layers and their floors, the mean cosine between
+the weights before and after, the mean movement ‖ΔW‖/‖W‖, the share of kept weights that vanish (below 1e-4 of the
+layer's largest), and the seconds on one thread.
 
     SPL_DATA=data python benchmarks/isometry.py MLP-7 --steps 10000
 """
@@ -30,14 +31,14 @@ from spl.isometry.structure import heaviest_matching
 
 
 class AlternatingProjections(Correction):
-    """V ← C ⊙ polar(V): between the masked matrices and those with equal singular values."""
+    """Alternating projections, V ← C ⊙ polar(V), between masked matrices and matrices with equal singular values."""
 
     def __init__(self, iterations: int = 1000) -> None:
         super().__init__(1.0)
         self.iterations = iterations
 
     def correct_(self, layers: Sequence[Layer]) -> None:
-        """Project each layer to and fro."""
+        """Project each layer `iterations` times."""
         for layer in layers:
             kept = layer.mask.flatten(1)
             matrix = layer.weight.flatten(1)
@@ -48,13 +49,13 @@ class AlternatingProjections(Correction):
 
 
 class MatchingAlone(Correction):
-    """The heaviest maximum matching at ±1; every other weight goes to 0."""
+    """The heaviest maximum matching, set to ±1; every other weight becomes 0."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
 
     def correct_(self, layers: Sequence[Layer]) -> None:
-        """Put the matching in the place of the weights."""
+        """Replace the weights of each layer by its matching."""
         for layer in layers:
             weight, kept = layer.weight.flatten(1), layer.mask.flatten(1)
             if weight.shape[0] > weight.shape[1]:
@@ -66,8 +67,8 @@ class MatchingAlone(Correction):
             layer.weight.copy_(matrix.reshape(layer.weight.shape))
 
 
-def measured(name: str, case: Pruned, correction: Correction) -> list[Any]:
-    """A row of the table: name, least, worst and mean gap, cosine, movement, share that vanished, seconds."""
+def measure(name: str, case: Pruned, correction: Correction) -> list[Any]:
+    """Return a row of the table: name, least, worst and mean gap, cosine, movement, share that vanished, seconds."""
     case.restore()
     begin = time.perf_counter()
     changes = correction(case.network, case.masks).changes
@@ -89,9 +90,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("network", choices=NETWORKS)
     arguments.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.97, 0.98])
-    arguments.add_argument("--batches", type=int, default=5, help="of 100 images, to score on")
-    arguments.add_argument("--steps", type=int, default=0, help="of the reference's gradient descent")
-    arguments.add_argument("--projections", type=int, default=0, help="alternating projections")
+    arguments.add_argument("--batches", type=int, default=5, help="number of batches of 100 images to score on")
+    arguments.add_argument("--steps", type=int, default=0, help="steps of the reference's gradient descent")
+    arguments.add_argument("--projections", type=int, default=0, help="number of alternating projections")
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
     batches = scoring_batches(chosen.network, chosen.batches)
@@ -99,17 +100,17 @@ def main() -> None:
         case = pruned(chosen.network, sparsity, batches)
         rows: list[list[Any]] = []
 
-        rows.append(measured("to the floor", case, ApproximateIsometry(1.0)))
+        rows.append(measure("to the floor", case, ApproximateIsometry(1.0)))
         if chosen.steps:
             reference = GradientDescentIsometry(1.0, 0.1, chosen.steps)
-            rows.append(measured(f"reference, {chosen.steps:,} steps", case, reference))
+            rows.append(measure(f"reference, {chosen.steps:,} steps", case, reference))
             mean_gap = rows[-1][3]
-            rows.append(measured(f"ours, to gaps of {mean_gap:.2g}", case, ApproximateIsometry(1.0, mean_gap)))
+            rows.append(measure(f"ours, to gaps of {mean_gap:.2g}", case, ApproximateIsometry(1.0, mean_gap)))
         if chosen.projections:
             rows.append(
-                measured(f"{chosen.projections:,} projections", case, AlternatingProjections(chosen.projections))
+                measure(f"{chosen.projections:,} projections", case, AlternatingProjections(chosen.projections))
             )
-        rows.append(measured("matching alone", case, MatchingAlone()))
+        rows.append(measure("matching alone", case, MatchingAlone()))
         print(f"\n{chosen.network} at {sparsity}: 1 thread, torch {torch.__version__}, one run each")
         headers = ["", "least gap", "worst", "mean", "cosine", "moved", "vanished", "seconds"]
         print(tabulate(rows, headers, floatfmt=("", ".2e", ".2e", ".2e", ".3f", ".2f", ".3f", ".2f")), flush=True)

@@ -1,8 +1,8 @@
-"""Approximate isometry of one very large layer, and of a very deep network.
+"""Measure approximate isometry of one very large layer and of a very deep network.
 
-- 4096×4096 at 95 % (random mask, orthogonal weights): seconds, the gap to the floor, and the peak memory beyond the
-  weight in copies of it, at a tolerance of 0.01 √n.
-- a linear MLP of 1,000 layers of 128 units at 12.5 % density (random, uniform over layers): seconds, worst gap, and the
+- A layer of 4096×4096 at 95 % (random mask, orthogonal weights): seconds, the gap to the floor, and the peak memory
+  beyond the weight, in copies of it, at a tolerance of 0.01 √n.
+- A linear MLP of 1,000 layers of 128 units at 12.5 % density (random, uniform over layers): seconds, worst gap, and the
   mean Jacobian singular value.
 
     python benchmarks/isometry_at_scale.py [--threads 2] [--size 4096] [--depth 1000]
@@ -28,14 +28,14 @@ from spl.pruning.scopes import Uniform
 
 
 def timed(correction: Correction, network: nn.Module, masks: Masks) -> tuple[dict[str, Change], float]:
-    """Its changes and seconds."""
+    """Correct the network; return the changes and the seconds that it took."""
     masks.apply_(dict(network.named_parameters()))
     begin = time.perf_counter()
     return correction(network, masks).changes, time.perf_counter() - begin
 
 
 def peak_bytes() -> int:
-    """The most memory that the process had at one time."""
+    """Return the peak memory of the process so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -1,9 +1,10 @@
-"""Jacobian singular values of many examples: spl's chunks against small batches and an SVD of each example.
+"""Compare spl's Jacobian singular values, in chunks of examples, with a plain loop over small batches and examples.
 
-`spl.jacobian.singular_values` takes ten backward passes, one per output, for 250 examples at a time and reduces their
-Jacobians together; the plain loop takes ten for every ten examples of MLP-7, for each single image of the convolutional
-networks, then the singular values of one example after the other. MLP-7 on 1,000 inputs of 784 numbers; ResNet-32 and
-VGG16 on 100 images of 32×32: time grows with their number, memory beyond that of one chunk does not.
+`spl.jacobian.singular_values` makes ten backward passes, one per output, for 250 examples at a time and reduces their
+Jacobians together. The plain loop makes ten for every ten examples of MLP-7, and ten for each image of the
+convolutional networks, and then computes the singular values of one example after another. MLP-7 is measured on 1,000
+inputs of 784 numbers, ResNet-32 and VGG16 on 100 images of 32×32. With more examples the time grows, but not the memory
+beyond that of one chunk.
 
 Claims: plain loop / spl >= 5 for MLP-7, on all threads and on one; >= 2 for ResNet-32, >= 1.3 for VGG16, on one.
 
@@ -20,7 +21,7 @@ from spl.networks import MLP, VGG16, ResNet
 
 
 def plain_singular_values(network: nn.Module, inputs: Tensor, batch: int) -> Tensor:
-    """The same numbers from a gradient per output and an SVD per example."""
+    """Compute the same numbers from a gradient per output and an SVD per example."""
     values = []
     for part in inputs.split(batch):
         part.requires_grad_()
@@ -31,7 +32,7 @@ def plain_singular_values(network: nn.Module, inputs: Tensor, batch: int) -> Ten
 
 
 def measure(title: str, network: nn.Module, inputs: Tensor, batch: int, repeats: int, warmups: int) -> None:
-    """Both ways, after a look whether they agree on ten examples."""
+    """Compare both ways, after checking that they agree on ten examples."""
     Orthogonal()(network.eval())
     few = inputs[:10]
     torch.testing.assert_close(singular_values(network, few).float(), plain_singular_values(network, few, batch))

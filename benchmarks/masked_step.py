@@ -1,13 +1,15 @@
-"""What it costs to keep pruned weights at zero: one training step, dense against four ways of masking.
+"""Compare a dense training step with four ways of keeping pruned weights at zero.
 
-Forward, backward and SGD with momentum, with 90 % of the weights pruned, on MLP-7 at batch 8 and 100, and on ResNet-18
-at batch 8, for images of 32×32 and 224×224. "gradients alone" masks the gradients before the optimizer's step.
-"spl" is what a fit does: masks that are held listen to the optimizer, look for what no step announces before and after
-each batch, and mask the weights again. `torch.nn.utils.prune` and `torch.nn.utils.parametrize` multiply the weights in
-every forward pass. On one thread: the threads of neighbouring processes stall each other.
+A step is a forward pass, a backward pass and SGD with momentum, with 90 % of the weights pruned, on MLP-7 at batch 8
+and 100, and on ResNet-18 at batch 8 with images of 32×32 and 224×224. "gradients alone" masks the gradients before the
+optimizer's step. "spl" does what a fit does: it hooks into the optimizer, looks before and after each batch for writes
+outside the optimizer's steps, and masks the weights again. `torch.nn.utils.prune` and `torch.nn.utils.parametrize`
+multiply the weights by the masks in every forward pass. All on one thread, because the threads of neighbouring
+processes stall each other.
 
-Claim: spl / dense <= 1.02 where a step computes much more than it touches weights (ResNet-18 at 224×224). Where
-touching each weight a few times is most of the step (MLP-7, or ResNet-18 on eight small images), each pass shows.
+Claim: spl / dense <= 1.02 if a step computes for much longer than it accesses weights (ResNet-18 at 224×224). If
+accessing each weight a few times is most of the step (MLP-7, or ResNet-18 on eight small images), every pass over the
+weights is noticeable.
 
     python benchmarks/masked_step.py
 """
@@ -30,19 +32,19 @@ from spl.networks import MLP
 
 
 class Masked(nn.Module):
-    """A weight times its mask."""
+    """A parametrization that multiplies a weight by its mask."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the layer sees."""
+        """Return the masked weight."""
         return weight * self.mask
 
 
-def attached(network: nn.Module, masks: Masks, attach: Callable[[nn.Module, Tensor], object]) -> nn.Module:
-    """A copy of the network with every mask attached to its layer."""
+def with_masks(network: nn.Module, masks: Masks, attach: Callable[[nn.Module, Tensor], object]) -> nn.Module:
+    """Return a copy of the network in which every mask is attached to its layer."""
     network = deepcopy(network)
     for name, mask in masks.items():
         attach(network.get_submodule(name.removesuffix(".weight")), mask.float())
@@ -61,7 +63,7 @@ def training(
     before: Callable[[], None] = nothing,
     after: Callable[[], object] = nothing,
 ) -> Callable[[], None]:
-    """Return a function that takes some steps on one batch, with calls before, in and after each."""
+    """Return a function that takes some steps on one batch and calls the given functions before, in and after each."""
     labels = torch.arange(len(inputs)) % 10
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
@@ -77,8 +79,8 @@ def training(
     return train
 
 
-def held(network: nn.Module, masks: Masks, inputs: Tensor, steps: int) -> Callable[[], None]:
-    """Return a function that trains a copy of the network as a fit does, with masks that are held."""
+def training_with_held_masks(network: nn.Module, masks: Masks, inputs: Tensor, steps: int) -> Callable[[], None]:
+    """Return a function that trains a copy of the network with `MaskedWeights`, as a fit does."""
     copy = deepcopy(network)
     weights = MaskedWeights(copy)
     weights.hold(masks)
@@ -98,14 +100,14 @@ def main() -> None:
         sparse = deepcopy(network)
         parameters = dict(sparse.named_parameters())
         masks.apply_(parameters)
-        by_prune = attached(network, masks, lambda layer, mask: prune.custom_from_mask(layer, "weight", mask))
-        by_parametrize = attached(
+        by_prune = with_masks(network, masks, lambda layer, mask: prune.custom_from_mask(layer, "weight", mask))
+        by_parametrize = with_masks(
             network, masks, lambda layer, mask: parametrize.register_parametrization(layer, "weight", Masked(mask))
         )
         candidates = {
             "dense": training(deepcopy(network), inputs, steps),
             "gradients alone": training(sparse, inputs, steps, BoundMasks(masks, parameters).mask_gradients_),
-            "spl": held(network, masks, inputs, steps),
+            "spl": training_with_held_masks(network, masks, inputs, steps),
             "nn.utils.prune": training(by_prune, inputs, steps),
             "nn.utils.parametrize": training(by_parametrize, inputs, steps),
         }

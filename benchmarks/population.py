@@ -1,10 +1,12 @@
-"""What a step of a population costs, against a step of one network under `fit`, and for each member.
+"""Compare a training step of a population, networks trained as one stack of tensors, with a step of one `fit`.
 
-Populations of 1, 4, 16 and 64 MLP-7 of eight seeds, at sparsity 0.9, on MNISTSample at batch 100: five epochs a time,
-with validation, loggers, the state kept in each epoch and checkpoints at the end. `fit` trains one with validation and
-a TensorBoardLogger. Starting and ending count on both sides; preparing the members does not.
+The populations are 1, 4, 16 and 64 MLP-7 networks of eight seeds at sparsity 0.9, on MNISTSample at batch 100. They
+train for five epochs at a time, with validation, loggers, the state kept in each epoch, and checkpoints at the end.
+`fit` trains one network with validation and a TensorBoardLogger. Start and end are timed on both sides; preparing the
+members is not.
 
-Claim: 64 on a CPU cost each at most 0.6 of a step under `fit`; on an accelerator all together at most 4 of them.
+Claim: on a CPU, a step of each of 64 networks takes at most 0.6 of a step under `fit`; on an accelerator, a step of all
+64 together takes at most 4 of them.
 
     python benchmarks/population.py [--device cuda] [--members 1 4 16 64]
 """
@@ -36,7 +38,7 @@ SEEDS = 8
 
 
 def fit(data: MNISTSample, device: str) -> None:
-    """One network."""
+    """Train one network under the Trainer."""
     model = SparseClassifier(MLP())
     model.set_masks(prune(model.network, Random(), sparsity=0.9))
     trainer = Trainer(
@@ -54,7 +56,7 @@ def fit(data: MNISTSample, device: str) -> None:
 
 
 def member(seed: int, device: str) -> Member:
-    """One of a population."""
+    """Return one member of a population."""
     data, network = ["--data", "MNISTSample"], ["--model.network", "spl.networks.MLP"]
     pruning = ["--pruning.criterion", "Random", "--pruning.criterion.seed", str(seed), "--pruning.isometry", "null"]
     spectrum = ["--spectrum.examples", "10", "--spectrum.every_n_epochs", "null", "--test_after_fit", "false"]
@@ -87,7 +89,7 @@ def main() -> None:
         title = f"MLP-7, MNISTSample, batch 100, {options.device}"
         ratios = compare(title, candidates, options.repeats, STEPS, warmups=1)
         rows = [(name, ratios[name], ratios[name] / size) for name, size in populations.items()]
-        print(tabulate(rows, headers=["", "ratio to fit", "for each member"], floatfmt=("", ".3f", ".3f")))
+        print(tabulate(rows, headers=["", "ratio to fit", "per network"], floatfmt=("", ".3f", ".3f")))
 
 
 if __name__ == "__main__":

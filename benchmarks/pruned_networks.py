@@ -1,4 +1,4 @@
-"""Networks of the paper, orthogonal and pruned by connection sensitivity on real data, to correct and to measure."""
+"""Networks of the paper with orthogonal weights, pruned by connection sensitivity on real data, for the benchmarks."""
 
 import os
 from collections.abc import Callable
@@ -34,19 +34,19 @@ class Pruned:
     state: dict[str, Tensor]
 
     def restore(self) -> None:
-        """Undo what a correction did."""
+        """Restore the weights from before a correction."""
         self.network.load_state_dict(self.state)
 
 
 def scoring_batches(name: str, count: int) -> list[Batch]:
-    """Batches of 100 examples; the data lie in the folder of the variable SPL_DATA."""
+    """Return batches of 100 examples, read from the folder that the environment variable SPL_DATA names."""
     data = NETWORKS[name][1](os.environ["SPL_DATA"], batch_size=100, download=False)
     data.setup()
     return [(data.normalize(images), labels) for images, labels in islice(data.scoring_dataloader(0), count)]
 
 
 def pruned(name: str, sparsity: float, batches: list[Batch]) -> Pruned:
-    """Seed 0, LDI, biases counted as in the paper."""
+    """Return a network pruned with seed 0 at orthogonal weights (LDI), biases counted as in the paper."""
     torch.manual_seed(0)
     network = NETWORKS[name][0]()
     Orthogonal()(network)

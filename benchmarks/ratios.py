@@ -1,4 +1,4 @@
-"""Times of several callables side by side, so that the noise of a shared machine hits all alike."""
+"""Time several callables side by side, so that the noise of a shared machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ def compare(
     warmups: int = 3,
     pause: float = 0.0,
 ) -> dict[str, float]:
-    """Call every candidate once in turn, `repeats` times, and print medians per step and of ratios to the first.
+    """Call every candidate once per turn, and print the median times per step and ratios to the first candidate.
 
     Each ratio pairs two calls of the same turn. Every turn begins with another candidate.
 
     Args:
-        title: what is compared.
-        candidates: what to call, by name; the first is the baseline.
+        title: the title of the printed table.
+        candidates: functions to call, by name; the first is the baseline.
         repeats: number of turns.
-        steps: how many steps one call makes.
-        warmups: turns beforehand that do not count.
-        pause: seconds before each call, in which the workers of another candidate come to rest.
+        steps: number of steps that one call makes.
+        warmups: number of turns before that are not counted.
+        pause: seconds to wait before each call, so that the workers of the previous candidate come to rest.
 
     Returns:
         The median ratio of each candidate to the first.

@@ -1,8 +1,9 @@
-"""How much faster two processes score than one, each on one thread: connection sensitivity under DDP on the CPU (gloo).
+"""Compare the time that one process and two processes take to score by connection sensitivity under DDP on CPU (gloo).
 
-MLP-7 on all of MNISTSample in batches of 10, and ResNet-20 on 16 batches of 50 of its digits. Timed is the criterion,
-from the first batch to the scores, data and the sum over processes included; one process and two in turn, three times.
-Beside the time on the clock, which needs two idle cores to halve, stand the CPU seconds of the process that took most.
+MLP-7 is scored on all of MNISTSample in batches of 10, and ResNet-20 on 16 batches of 50 of its digits, with one thread
+per process. The script times the criterion from the first batch to the scores, including data and the sum over
+processes. It runs one process and two processes in turn, three times. The wall-clock time can halve only if two cores
+are idle, so the script also prints the CPU seconds of the busiest process.
 
 Claim: CPU seconds of one process / of the busier of two >= 1.5.
 
@@ -29,14 +30,14 @@ from spl.networks import MLP, ResNet
 
 
 class Timed(ConnectionSensitivity):
-    """Writes down how long it took, on the clock and on the CPU."""
+    """Connection sensitivity that records its wall-clock time and its CPU time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def __call__(self, subject: Subject) -> Scores:
-        """The scores."""
-        subject.processes.add_up_([torch.zeros(1)])  # none begins before the others
+        """Return the scores, and write the times to a file."""
+        subject.processes.add_up_([torch.zeros(1)])  # wait for the other processes
         clock, cpu = time.perf_counter(), time.process_time()
         scores = super().__call__(subject)
         took = f"{time.perf_counter() - clock} {time.process_time() - cpu}"
@@ -45,7 +46,7 @@ class Timed(ConnectionSensitivity):
 
 
 def score(rank: int, size: int, folder: Path, network: nn.Module, data: MNISTSample, batches: int | None) -> None:
-    """Start a fit as one process of several, and end it before the first step."""
+    """Start a fit as one of several processes, and end it before the first step."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.set_num_threads(1)
     trainer = Trainer(
@@ -63,7 +64,7 @@ def score(rank: int, size: int, folder: Path, network: nn.Module, data: MNISTSam
 
 
 def seconds(size: int, *what: object) -> list[float]:
-    """What the slowest of `size` processes needs, on the clock and on the CPU."""
+    """Return the largest wall-clock time and the largest CPU time of `size` processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}

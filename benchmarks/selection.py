@@ -1,11 +1,13 @@
-"""What it takes to select the largest of 1, 10 and 100 million scores: ours against sorting them and `torch.topk`.
+"""Compare spl's selection of the largest of 1, 10 and 100 million scores with `torch.sort` and `torch.topk`.
 
-Each candidate turns float32 scores of ten layers of one size into ten masks that keep the same 10 % of all, and runs in
-a process of its own, so that the most memory the process ever held tells what the selection took beside the scores.
-The other two join the scores first, as is usual. Then a second round among the survivors of a first, and of 90 % zeros.
-On one thread, since the threads of neighbouring processes stall each other.
+Each candidate turns float32 scores of ten layers of equal size into ten masks that keep the same 10 % of all scores. It
+runs in its own process, so that the peak memory of the process shows what the selection took besides the scores. The
+other two concatenate the scores first, as is usual. spl is also measured in a second round, among the survivors of a
+first, and on scores of which 90 % are zero. All on one thread, because the threads of neighbouring processes stall each
+other.
 
-Claims: ours at most 1.5 times the memory of the scores, masks (0.25 times) included; time in proportion to the number.
+Claims: spl takes at most 1.5 times the memory of the scores, masks (0.25 times) included; its time is proportional to
+the number of scores.
 
     python benchmarks/selection.py
 """
@@ -31,7 +33,7 @@ REPEATS = 5
 
 
 def joined(scores: Scores, kept: Callable[[Tensor], Tensor]) -> Masks:
-    """Masks of the places that `kept` finds in all scores put together."""
+    """Return the masks of the positions that `kept` selects in the concatenated scores."""
     flat = torch.cat([s.flatten() for s in scores.values()])
     mask = torch.zeros(len(flat), dtype=torch.bool)
     mask[kept(flat)] = True
@@ -46,8 +48,8 @@ CANDIDATES: dict[str, Callable[[Scores, int], Masks]] = {
 }
 
 
-def measured(name: str, size: int, kind: str, repeats: int) -> dict[str, float | str]:
-    """Seconds of one selection, and what it adds to the most memory ever held, in multiples of the scores' own."""
+def measure(name: str, size: int, kind: str, repeats: int) -> dict[str, float | str]:
+    """Return the seconds of one selection, and the growth of the peak memory as a multiple of the scores' memory."""
     torch.manual_seed(0)
     scores = {f"fc{i}": torch.rand(size // LAYERS) for i in range(LAYERS)}
     if kind == "90 % zeros":
@@ -66,7 +68,7 @@ def measured(name: str, size: int, kind: str, repeats: int) -> dict[str, float |
 
 
 def run(*arguments: object) -> dict[str, float | str]:
-    """`measured` in a process of its own."""
+    """Call `measure` in its own process."""
     done = subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True, capture_output=True, text=True)
     result: dict[str, float | str] = json.loads(done.stdout)
     return result
@@ -74,13 +76,14 @@ def run(*arguments: object) -> dict[str, float | str]:
 
 def main() -> None:
     print(f"Keep 10 % of scores in {LAYERS} layers: 1 thread, torch {torch.__version__}")
-    print(f"Medians of {REPEATS} repeats, of 1 at 100 million for sort and topk; memory in multiples of the scores'")
+    print(f"Medians of {REPEATS} repeats (1 at 100 million for sort and topk); memory relative to that of the scores")
     rows = []
     for size in (10**6, 10**7, 10**8):
         results = {
             name: run(name, size, "uniform", 1 if size == 10**8 and name != "spl" else REPEATS) for name in CANDIDATES
         }
-        assert len({result["digest"] for result in results.values()}) == 1 or size > 10**6  # topk breaks ties at will
+        # among ties topk chooses freely
+        assert len({result["digest"] for result in results.values()}) == 1 or size > 10**6
         baseline = float(results["torch.sort"]["seconds"])
         results |= {f"spl, {k}": run("spl", size, k, REPEATS) for k in ("90 % zeros", "among a fifth")}
         rows += [
@@ -93,6 +96,6 @@ def main() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if len(sys.argv) > 1:
-        print(json.dumps(measured(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))
+        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))
     else:
         main()

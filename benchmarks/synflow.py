@@ -1,10 +1,10 @@
-"""What SynFlow's hundred rounds cost: the usual formulation against spl's, selection included.
+"""Compare the time of SynFlow's hundred rounds in the usual formulation and in spl, selection included.
 
-On ResNet-32 and VGG16 for CIFAR-10, to 90 % sparsity. The usual formulation is organised as the method's authors have
-it: layers multiply their weights by masks in every forward pass; a round takes the signs off all of the network's
-state, sends one example of ones forward and back, scores by |w ∂R/∂w|, puts the signs on again, finds the global
-threshold by a k-th value of all scores, and writes the masks; in float64 and evaluation mode. Both give the same masks,
-or the script fails. On one thread.
+The networks are ResNet-32 and VGG16 for CIFAR-10, pruned to 90 % sparsity. The usual formulation follows the method's
+authors: layers multiply their weights by masks in every forward pass, in float64 and evaluation mode. A round replaces
+all of the network's state by absolute values, runs one example of ones forward and backward, scores by |w ∂R/∂w|,
+restores the signs, finds the global threshold as the k-th value of all scores, and writes the masks. The script fails
+if the two formulations do not give the same masks. All on one thread.
 
 Claim: the usual formulation / spl >= 1.5 on ResNet-32 and >= 2.5 on VGG16.
 
@@ -28,23 +28,23 @@ SPARSITY, ROUNDS = 0.9, 100
 
 
 class MaskedConv2d(nn.Conv2d):
-    """Multiplies its weight by a mask."""
+    """A convolution that multiplies its weight by a mask."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution."""
+        """Convolve with the masked weight."""
         return self._conv_forward(x, self.weight_mask * self.weight, self.bias)
 
 
 class MaskedLinear(nn.Linear):
-    """Multiplies its weight by a mask."""
+    """A linear layer that multiplies its weight by a mask."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Multiply by the masked weight."""
         return F.linear(x, self.weight_mask * self.weight, self.bias)
 
 
 def masked(network: nn.Module) -> nn.Module:
-    """A copy in float64, with masks in its layers."""
+    """Return a copy of the network in float64 with masks in its layers."""
     network = deepcopy(network).double().eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -55,7 +55,7 @@ def masked(network: nn.Module) -> nn.Module:
 
 
 def usual_scores(network: nn.Module, layers: dict[str, nn.Module], ones: Tensor) -> dict[str, Tensor]:
-    """One round's."""
+    """Return the scores of one round."""
     state = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     signs = {name: tensor.sign() for name, tensor in state.items()}
     for tensor in state.values():
@@ -69,7 +69,7 @@ def usual_scores(network: nn.Module, layers: dict[str, nn.Module], ones: Tensor)
 
 
 def usual(network: nn.Module, images: Tensor) -> Masks:
-    """Masks after all rounds."""
+    """Return the masks after all rounds of the usual formulation."""
     network = masked(network)
     layers = {f"{name}.weight": m for name, m in network.named_modules() if isinstance(m, MaskedConv2d | MaskedLinear)}
     size = sum(layer.weight.numel() for layer in layers.values())
