@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: quickstart test lint types clean
 
 quickstart: .venv/installed      ## prune an MLP at initialization, restore isometry, train it, test it; no download
-	OMP_NUM_THREADS=1 $(BIN)/spl fit --config configs/quickstart.yaml  # so small a net gains nothing from more threads
+	OMP_NUM_THREADS=1 $(BIN)/spl fit --config configs/quickstart.yaml  # more threads do not speed up such a small network
 
 test: .venv/installed-dev        ## the whole test suite
 	$(BIN)/pytest -n 2 --dist worksteal
