@@ -1,6 +1,6 @@
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that the tests start
 
 import signal
 from collections.abc import Callable
@@ -12,17 +12,17 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-collect_ignore = ["support"]  # what tests share, and the programs that they run
+collect_ignore = ["support"]  # helpers that the tests share, and the scripts that they run
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored when the tests run in the background
 settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("spl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests at the beginning of each half, of which two workers take one each, and what is left from its end.
+    """Put slow tests at the start of each half: each of two workers takes one half, and then what is left from its end.
 
-    Those of one file, which share what they need, stay together.
+    Tests of one file share fixtures and therefore stay together.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
     files = list(dict.fromkeys(item.path for item in slow))
@@ -40,7 +40,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def spl_data() -> Path:
-    """The folder of the full data sets, laid out as torchvision does."""
+    """Return the folder of the full data sets, in torchvision's layout."""
     if "SPL_DATA" not in os.environ:
         pytest.skip("SPL_DATA is not set: name the folder that has MNIST, FashionMNIST and cifar-10-batches-py")
     return Path(os.environ["SPL_DATA"])
@@ -48,7 +48,7 @@ def spl_data() -> Path:
 
 @pytest.fixture(scope="session")
 def snapshot() -> Callable[[nn.Module], dict[str, Any]]:
-    """Everything about a network, and the random stream, that looking at it may disturb, as values that compare."""
+    """Return a function that captures the state of a network and the random stream, as values that can be compared."""
 
     def taken(network: nn.Module) -> dict[str, Any]:
         named = {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -1,4 +1,4 @@
-"""The `spl` command within the process of the tests, its parsers made once."""
+"""The `spl` command, run in the process of the tests, with parsers that are built only once."""
 
 import contextlib
 import io
@@ -10,14 +10,14 @@ import pytest
 from spl import __main__
 from spl.cli import fit
 
-# of a network and a pruning that take next to no time
+# a network and a pruning that take almost no time
 SMALL = ["--config", Path(__file__).parents[2] / "configs" / "quickstart.yaml"]
 SMALL += ["--model.network.depth", 3, "--model.network.width", 20, "--pruning.isometry", "null", "--pruning.batches", 2]
 SMALL += ["--spectrum.examples", 5, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
 
 class OnceParsed(fit.SplCLI):
-    """Keeps what it parses by: it takes a second to make, and 500 command lines would not be worth it."""
+    """A CLI that builds its parsers only once: building them takes a second, too long for 500 command lines."""
 
     _made: tuple | None = None
 
@@ -31,7 +31,7 @@ class OnceParsed(fit.SplCLI):
 
 @dataclass
 class Ended:
-    """How a command ended: its exit status, and what it said."""
+    """How a command ended: its exit status and its output."""
 
     code: int
     output: str
@@ -39,7 +39,7 @@ class Ended:
 
 
 def command(*args: object) -> Ended:
-    """Run `spl` with these arguments; an error that it does not catch is raised."""
+    """Run `spl` with these arguments. An error that it does not catch is raised."""
     output, errors = io.StringIO(), io.StringIO()
     code = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):

@@ -1,4 +1,4 @@
-"""Run by test_finite_loss.py: a fit on two processes, of which the second's loss is NaN from the fourth step on."""
+"""A script for test_finite_loss.py: a fit on two processes; the loss of the second is NaN from the fourth step on."""
 
 import sys
 from pathlib import Path

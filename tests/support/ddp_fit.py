@@ -1,4 +1,4 @@
-"""Run by test_ddp.py: a fit on `devices` CPU processes that writes down what each rank saw."""
+"""A script for test_ddp.py: a fit on `devices` CPU processes that records what each rank saw."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Short real fits, for the tests that need one."""
+"""Short real fits for the tests that need one."""
 
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,28 @@ PLAIN = {
 
 
 def classifier(network: nn.Module | None = None, **kwargs: Any) -> SparseClassifier:
-    """A small tanh MLP, seeded."""
+    """Return a classifier with a small, seeded tanh MLP."""
     L.seed_everything(0, verbose=False)
     kwargs.setdefault("initializer", Orthogonal())
     return SparseClassifier(network or MLP(depth=3, width=20), **kwargs)
 
 
 def pruning(**kwargs: Any) -> PruneAtInit:
-    """PruneAtInit on a few batches, without the correction unless asked for."""
+    """Return a PruneAtInit that scores a few batches, by default without a correction."""
     return PruneAtInit(**({"sparsity": 0.9, "batches": 4, "isometry": None} | kwargs))
 
 
 def fit(
     model: SparseClassifier, callbacks: list[L.Callback], ckpt_path: str | Path | None = None, **trainer: Any
 ) -> L.Trainer:
-    """Fit on MNISTSample."""
+    """Fit a model on MNISTSample."""
     runner = L.Trainer(**(PLAIN | {"callbacks": callbacks} | trainer))
     runner.fit(model, datamodule=MNISTSample(), ckpt_path=ckpt_path)
     return runner
 
 
 class ZerosStay(L.Callback):
-    """Asserts after every step that each pruned weight is exactly 0.0, and so is what the optimizer keeps of it."""
+    """A callback that asserts after every step that each pruned weight and its optimizer state are exactly 0.0."""
 
     def __init__(self, state_too: bool = True) -> None:
         self.steps = 0
@@ -68,7 +68,7 @@ class ZerosStay(L.Callback):
 
 
 class Drifting(torch.optim.SGD):
-    """Moves every weight a little, gradient or not, as Muon or Langevin noise would."""
+    """An optimizer that moves every weight a little, with or without a gradient, as Muon or Langevin noise would."""
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -1,4 +1,4 @@
-"""LightningModules that know nothing of masks, and what must hold of them when PruneAtInit is beside them."""
+"""LightningModules that know nothing about masks, and the properties that they must have under PruneAtInit."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ from spl.pruning import keep_count, prunable_parameters
 
 
 class Plain(L.LightningModule):
-    """A classifier as people write them."""
+    """A classifier as users usually write it."""
 
     def __init__(self, network: nn.Module, lr: float = 0.05) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Plain(L.LightningModule):
 
 
 class ZerosStay(L.Callback):
-    """Asserts after every batch that each pruned weight is exactly 0.0, and keeps the losses."""
+    """A callback that asserts after every batch that each pruned weight is exactly 0.0, and records the losses."""
 
     def __init__(self, pruning: PruneAtInit) -> None:
         self.pruning = pruning
@@ -54,15 +54,15 @@ class ZerosStay(L.Callback):
 
 
 class Trained:
-    """A module after a fit with PruneAtInit.
+    """A module that has been fitted with PruneAtInit.
 
     Args:
-        make: the module, which is made after seeding.
-        data: in training order.
-        epochs: to train until.
-        resume: checkpoint to go on from.
-        callbacks: others beside it.
-        trainer: settings.
+        make: makes the module, after seeding.
+        data: the batches in training order.
+        epochs: the epoch at which training ends.
+        resume: the checkpoint to resume from.
+        callbacks: additional callbacks.
+        trainer: settings of the Trainer.
         pruning: settings of PruneAtInit.
     """
 
@@ -92,12 +92,12 @@ class Trained:
 
 
 def batches(dataset: Dataset[Any], size: int) -> DataLoader[Any]:
-    """In a fixed order: a shuffled one does not go on where it was, with masks or without."""
+    """Return batches in a fixed order: a shuffled order is not resumed where it stopped, with or without masks."""
     return DataLoader(dataset, batch_size=size)
 
 
 def images(n: int, side: int, classes: int = 4) -> TensorDataset:
-    """Random images and labels, to be learnt by heart."""
+    """Return random images and labels to memorize."""
     generator = torch.Generator().manual_seed(0)
     return TensorDataset(torch.randn(n, 3, side, side, generator=generator), torch.arange(n) % classes)
 
@@ -105,9 +105,9 @@ def images(n: int, side: int, classes: int = 4) -> TensorDataset:
 def invariants(
     make: Callable[[], L.LightningModule], data: Iterable[Any], folder: Path, epochs: int = 4, **pruning: Any
 ) -> Trained:
-    """Train, stop half way and go on: exact sparsity, zeros, a plain checkpoint, the uninterrupted weights, learning.
+    """Train, stop half way and resume; check sparsity, zeros, a plain checkpoint, uninterrupted weights and learning.
 
-    The losses are those of `ZerosStay`, of the last epoch at most 0.8 times those of the first.
+    The losses are recorded by `ZerosStay`. In the last epoch they must be at most 0.8 times those of the first.
     """
     whole = Trained(make, data, epochs, **pruning)
     size = sum(p.numel() for p in prunable_parameters(whole.module).values())
@@ -127,6 +127,6 @@ def invariants(
 
 
 class Forbidden:
-    """A criterion that must not be asked."""
+    """A criterion that must not be called."""
 
     needs_data = False

@@ -1,6 +1,6 @@
-"""`spl` on a disk that fills up: a small tmpfs of this process alone, or where there is none, a limit on files.
+"""Run `spl` on a disk that fills up: a small private tmpfs of this process, or else a limit on the size of files.
 
-`python full_disk.py FOLDER` prints what became of it, as JSON.
+`python full_disk.py FOLDER` prints the outcome as JSON.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 
 
 def mounted(folder: Path) -> bool:
-    """Whether a tmpfs of 2 MB is there now, which no other process sees; needs no privileges, but a kernel that may."""
+    """Mount a private tmpfs of 2 MB, which needs no privileges if the kernel allows it; return whether it worked."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_NEW_USER | _NEW_MOUNTS):
@@ -39,7 +39,7 @@ def mounted(folder: Path) -> bool:
 
 
 def fill(folder: Path, real: bool, limit: int = 70000) -> None:
-    """Leave no room on the disk, or in any file for more than `limit` bytes, by default half a checkpoint."""
+    """Fill the disk, or limit every file to `limit` bytes, by default half a checkpoint."""
     if not real:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return
@@ -49,7 +49,7 @@ def fill(folder: Path, real: bool, limit: int = 70000) -> None:
 
 
 def forked(*works: Callable[[], Any]) -> list[Any]:
-    """What each of `works` returns in a process of its own, all at the same time."""
+    """Run each of `works` in its own process, all at the same time, and return the results."""
     pipes, processes = [], []
     for work in works:
         here, there = os.pipe()
@@ -71,12 +71,12 @@ def forked(*works: Callable[[], Any]) -> list[Any]:
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Sizes by name."""
+    """Return the sizes of the files by name."""
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def fit(folder: Path, real: bool, after: int, *more: object) -> dict[str, Any]:
-    """A fit whose disk is full after so many checkpoints, from the start at -1."""
+    """Run a fit whose disk is full after the given number of checkpoints, or from the start if it is -1."""
     write, written = LastCheckpoint._write, [0]
 
     def counted(self: LastCheckpoint, trainer: Any) -> None:
@@ -94,7 +94,7 @@ def fit(folder: Path, real: bool, after: int, *more: object) -> dict[str, Any]:
 
 
 def alone(folder: Path, after: int) -> dict[str, Any]:
-    """A fit of one process, and an export from it."""
+    """Run a fit of one process, and an export from it."""
     real = mounted(folder)
     found = {"real": real} | fit(folder, real, after)
     last = folder / "lightning_logs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
@@ -107,7 +107,7 @@ def alone(folder: Path, after: int) -> dict[str, Any]:
 
 
 def together(folder: Path) -> list[dict[str, Any]]:
-    """A fit of two processes, the first of which writes, and has no room after one checkpoint."""
+    """Run a fit of two processes; the first one writes, and has no space left after one checkpoint."""
     real = mounted(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -122,7 +122,7 @@ def together(folder: Path) -> list[dict[str, Any]]:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """All of it."""
+    """Run all cases."""
     torch.set_num_threads(1)
     MNISTSample().load()
     places = [Path(tempfile.mkdtemp(dir=folder)) for _ in range(4)]

@@ -1,6 +1,6 @@
-"""`spl fit` as a job of SLURM, in processes forked from one that has imported everything, and signals to them.
+"""Run `spl fit` as a SLURM job, in processes forked from one that has imported everything, and send signals to them.
 
-`python jobs.py FOLDER` prints what became of it, as JSON.
+`python jobs.py FOLDER` prints the outcome as JSON.
 """
 
 import json
@@ -29,7 +29,7 @@ JOB |= {"SLURM_NODEID": "0"}
 
 
 def tell(pipe: int) -> None:
-    """Write a byte before every scoring and every step; the signal that it brings falls into what follows."""
+    """Write a byte before every scoring and every step; the signal sent in response then arrives during it."""
     score, step = ConnectionSensitivity.__call__, SparseClassifier.training_step
 
     def scored(self: Any, subject: Any) -> Any:
@@ -46,7 +46,7 @@ def tell(pipe: int) -> None:
 
 
 def started(folder: Path, environment: dict[str, str], arguments: list[Any], pipe: int | None) -> int:
-    """A process with the command, which tells the pipe of what it does."""
+    """Start a process with the command, which reports its events to the pipe."""
     if process := os.fork():
         return process
     code = 1
@@ -70,15 +70,15 @@ def run(
     at: int = 0,
     to: tuple[int, ...] = (0,),
 ) -> dict[str, Any]:
-    """The command in as many processes as SLURM has tasks.
+    """Run the command in as many processes as SLURM has tasks.
 
     Args:
-        folder: where.
-        environment: what SLURM tells.
-        number: the signal that they get.
-        events: after so many of one of them.
-        at: which that is.
-        to: which of them get it.
+        folder: the working folder.
+        environment: the variables that SLURM sets.
+        number: the signal to send.
+        events: how many events to wait for before sending it.
+        at: the process whose events are counted.
+        to: the processes that receive the signal.
     """
     size = int(environment.get("SLURM_NTASKS", 1))
     arguments = PAIR if size > 1 else []
@@ -106,10 +106,10 @@ def run(
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Jobs of one and of two processes that are ended several times, in scoring and in steps, and some that are not."""
+    """Run jobs of one and of two processes; some are ended several times, during scoring and steps, others are not."""
     torch.set_num_threads(1)
     MNISTSample().load()
-    assert command(*FIT, "--print_config").code == 0  # parsers, once for all
+    assert command(*FIT, "--print_config").code == 0  # builds the parsers once for all processes
     one, two = folder / "one", folder / "two"
     again = [{"SLURM_RESTART_COUNT": str(count)} for count in range(1, 4)]
     job = JOB | tools(one)
@@ -134,7 +134,7 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 def tools(folder: Path) -> dict[str, str]:
-    """Where stand-ins for those of SLURM are."""
+    """Write stand-ins for the tools of SLURM; return the PATH that finds them."""
     (folder / "tools").mkdir(parents=True)
     for tool in ("scontrol", "srun"):
         (folder / "tools" / tool).write_text(f'#!/bin/sh\necho "$@" >> {folder / tool}\n')
@@ -143,20 +143,20 @@ def tools(folder: Path) -> dict[str, str]:
 
 
 def port(environment: dict[str, str]) -> dict[str, str]:
-    """With a free port, where processes meet."""
+    """Return the environment with a free port at which the processes meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return environment | {"MASTER_PORT": str(probe.getsockname()[1])}
 
 
 def equal(*ends: dict[str, Any]) -> bool:
-    """Whether two fits ended with the same weights, masks, optimizer and schedule."""
+    """Return whether two fits ended with the same weights, masks, optimizer state and schedule."""
     parts = ("state_dict", "masks", "optimizer_states", "lr_schedulers", "global_step")
     return same(*({part: end["state"][part] for part in parts} for end in ends))
 
 
 def told(folder: Path, starts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What became of a job."""
+    """Return the outcome of a job."""
     return {
         "starts": [{key: start[key] for key in ("statuses", "said", "step", "from")} for start in starts],
         "scontrol": (folder / "scontrol").read_text().splitlines(),

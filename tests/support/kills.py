@@ -1,6 +1,6 @@
-"""Fits in processes forked from one that has imported everything, and killed without warning.
+"""Run fits in processes forked from one that has imported everything, and kill them without warning.
 
-`python kills.py FOLDER SEED` prints what became of them, as JSON.
+`python kills.py FOLDER SEED` prints the outcomes as JSON.
 """
 
 import json
@@ -24,11 +24,11 @@ from spl.isometry import ApproximateIsometry
 EPOCHS, BATCHES, STAGES = 4, 15, 3
 MOMENTS, KILLS = 20, 5
 FILE = Path("checkpoints", "last.ckpt")
-_FAR = 1 << 20  # more events than a fit has
+_FAR = 1 << 20  # more than the events of a fit
 
 
 class Events(StageListener):
-    """Tells whoever watches of every stage of pruning and of every step, by a byte each."""
+    """A callback that writes a byte to the pipe at every stage of pruning and at every step."""
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
@@ -41,7 +41,7 @@ class Events(StageListener):
 
 
 def train(folder: Path, resume: Path | None, pipe: int) -> None:
-    """A fit with a checkpoint in every epoch, the last of which is its end."""
+    """Run a fit that writes a checkpoint in every epoch, also at its end."""
     model = classifier(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 12, 0.5))
     callbacks: list[Callback] = [
         LastCheckpoint(),
@@ -53,7 +53,7 @@ def train(folder: Path, resume: Path | None, pipe: int) -> None:
 
 
 def started(folder: Path, resume: Path | None, before: Callable[[int], None] | None) -> tuple[int, int]:
-    """A process that trains, and the pipe of its events."""
+    """Start a process that trains; return its id and the pipe of its events."""
     here, there = os.pipe()
     process = os.fork()
     if process:
@@ -70,21 +70,21 @@ def started(folder: Path, resume: Path | None, before: Callable[[int], None] | N
 
 
 def ended(process: int) -> int:
-    """The exit status of a process, negative for a signal."""
+    """Wait for a process and return its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def killed(
     folder: Path, resume: Path | None, events: int, delay: float = 0.0, before: Callable[[int], None] | None = None
 ) -> bool:
-    """Whether SIGKILL, so many events and then seconds into a fit, met it before its end.
+    """Kill a fit after the given number of events and seconds; return whether it was killed before its end.
 
     Args:
-        folder: of the run.
-        resume: the checkpoint that it goes on from.
-        events: how many to wait for.
-        delay: after them, in seconds.
-        before: called in the process, with the pipe of its events, before it fits.
+        folder: the folder of the run.
+        resume: the checkpoint to resume from.
+        events: how many events to wait for.
+        delay: how long to wait after them, in seconds.
+        before: a function called in the process, with the pipe of its events, before the fit.
     """
     process, pipe = started(folder, resume, before)
     while events and (happened := os.read(pipe, events)):
@@ -98,7 +98,7 @@ def killed(
 
 
 def finished(folder: Path, resume: Path | None = None) -> dict[str, Any]:
-    """What training depends on, after a fit that nothing stops."""
+    """Return the state that training depends on, after a fit that runs to its end."""
     process, pipe = started(folder, resume, None)
     status = ended(process)
     os.close(pipe)
@@ -109,7 +109,7 @@ def finished(folder: Path, resume: Path | None = None) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit for bit."""
+    """Return whether two values are equal bit for bit."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
@@ -118,17 +118,17 @@ def same(a: Any, b: Any) -> bool:
 
 
 def step(path: Path | None) -> int | None:
-    """That of a checkpoint; None without one."""
+    """Return the step of a checkpoint; None without one."""
     return None if path is None else int(torch.load(path, weights_only=True)["global_step"])
 
 
 def last(folder: Path, otherwise: Path | None = None) -> Path | None:
-    """The last checkpoint of a run, or the one that it went on from."""
+    """Return the last checkpoint of a run, or the one from which it was resumed."""
     return folder / FILE if (folder / FILE).exists() else otherwise
 
 
 def at_random(folder: Path, whole: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A fit that is killed at a random moment and resumed."""
+    """Kill a fit at a random moment and resume it."""
     events, delay = draw.randrange(STAGES + EPOCHS * BATCHES), draw.uniform(0.0, 0.004)
     hit = killed(folder / "killed", None, events, delay)
     checkpoint = last(folder / "killed")
@@ -137,7 +137,7 @@ def at_random(folder: Path, whole: dict[str, Any], draw: random.Random) -> dict[
 
 
 def again_and_again(folder: Path, whole: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A fit each of whose attempts but the last is killed."""
+    """Kill every attempt at a fit except the last."""
     checkpoint, steps = None, []
     for attempt in range(KILLS):
         assert killed(folder / str(attempt), checkpoint, draw.randrange(10, 25), draw.uniform(0.0, 0.004))
@@ -147,11 +147,11 @@ def again_and_again(folder: Path, whole: dict[str, Any], draw: random.Random) ->
 
 
 def while_writing(folder: Path, whole: dict[str, Any], moment: str) -> dict[str, Any]:
-    """A fit that is killed in the course of writing its second checkpoint."""
+    """Kill a fit while it writes its second checkpoint."""
     count = 0
 
     def stop_there(pipe: int) -> None:
-        """Half of the file written, all of it, or the file in place."""
+        """Stop when half of the file is written, all of it, or when the file is in place."""
         flush, replace = os.fsync, Path.replace
 
         def stop() -> None:
@@ -184,9 +184,9 @@ def while_writing(folder: Path, whole: dict[str, Any], moment: str) -> dict[str,
 
 
 def main(folder: Path, seed: int) -> dict[str, Any]:
-    """All of it."""
+    """Run all cases."""
     torch.set_num_threads(1)
-    MNISTSample().load()  # once for all processes
+    MNISTSample().load()  # read once for all processes
     whole = finished(folder / "whole")
     draw = random.Random(seed)
     return {

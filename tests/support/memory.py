@@ -1,4 +1,4 @@
-"""How many bytes of tensors live at once."""
+"""The peak memory of tensors."""
 
 import weakref
 from typing import Any
@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make inside, until they are freed.
+    """A mode that counts the bytes of all storages that operations create, until they are freed.
 
     Attributes:
-        peak: the most that lived at one time.
+        peak: the largest number of bytes alive at one time.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class PeakMemory(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(result):
-            if tensor.untyped_storage()._cdata not in given:  # a view of what it was given is not made here
+            if tensor.untyped_storage()._cdata not in given:  # a view of an argument needs no new storage
                 self._count(tensor.untyped_storage())
         return result
 

@@ -1,4 +1,4 @@
-"""Convolutions as linear operators: what the tests of initializers and of isometry share."""
+"""Convolutions as linear operators, for the tests of initializers and isometry."""
 
 import math
 
@@ -14,12 +14,12 @@ TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3
 
 @st.composite
 def convolutions(draw: st.DrawFn, channels: int, kernels: tuple[int, int, int], strides: int) -> _ConvNd:
-    """A convolution along 1 to 3 axes, without padding or bias, in float64.
+    """Draw a convolution along 1 to 3 axes, without padding or bias, in float64.
 
     Args:
-        channels: the most in and out of a group.
-        kernels: the largest kernel along 1, 2 and 3 axes.
-        strides: the longest stride.
+        channels: the largest number of input and output channels of a group.
+        kernels: the largest kernel sizes for 1, 2 and 3 axes.
+        strides: the largest stride.
     """
     axes = draw(st.integers(1, 3))
 
@@ -35,7 +35,7 @@ def convolutions(draw: st.DrawFn, channels: int, kernels: tuple[int, int, int], 
 
 
 def transposed(layer: _ConvNd) -> _ConvTransposeNd:
-    """The transposed convolution that shares the weight of `layer`."""
+    """Return the transposed convolution that shares the weight of `layer`."""
     geometry = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups, "bias": False}
     other = TRANSPOSED[len(layer.stride)](layer.out_channels, layer.in_channels, layer.kernel_size, **geometry)
     other.weight = layer.weight
@@ -43,7 +43,7 @@ def transposed(layer: _ConvNd) -> _ConvTransposeNd:
 
 
 def around(layer: _ConvNd, x: Tensor) -> Tensor:
-    """What a convolution without padding, transposed or not, makes of images whose borders wrap around."""
+    """Apply a convolution without padding, transposed or not, to images whose borders wrap around."""
     spans = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     if not isinstance(layer, _ConvTransposeNd):
         return layer(F.pad(x, [pad for span in reversed(spans) for pad in (0, span)], mode="circular"))
@@ -56,7 +56,7 @@ def around(layer: _ConvNd, x: Tensor) -> Tensor:
 
 
 def dense(layer: _ConvNd, sizes: tuple[int, ...]) -> Tensor:
-    """The matrix of `around(layer, ·)` on images of these sizes."""
+    """Return the matrix of `around(layer, ·)` on images of these sizes."""
     channels = layer.in_channels * math.prod(sizes)
     images = torch.eye(channels, dtype=layer.weight.dtype).view(channels, layer.in_channels, *sizes)
     return around(layer, images).detach().flatten(1).T

@@ -1,4 +1,4 @@
-"""Run by test_ddp.py: the same fits by 1, 2 and 4 processes, each of which writes down what it saw."""
+"""A script for test_ddp.py: the same fits with 1, 2 and 4 processes, each of which records what it saw."""
 
 import json
 import math
@@ -38,7 +38,7 @@ from spl.networks import MLP, ResNet
 
 
 def whole(module: L.LightningModule) -> AbstractContextManager[None]:
-    """In which FSDP holds its weights whole."""
+    """Return a context in which FSDP gathers the whole weights of the module."""
     model = module.trainer.strategy.model
     if isinstance(model, FullyShardedDataParallel):
         return FullyShardedDataParallel.summon_full_params(model, writeback=False)
@@ -46,7 +46,7 @@ def whole(module: L.LightningModule) -> AbstractContextManager[None]:
 
 
 def digest(module: L.LightningModule) -> str:
-    """Of its weights, whole."""
+    """Return a digest of the whole weights of the module."""
     with whole(module):
         return digest_of(p.detach().clone() for p in module.parameters())
 
@@ -57,7 +57,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 class Noisy(Dataset):
-    """Examples that are drawn anew whenever they are fetched, and who fetched them."""
+    """Examples that are drawn again whenever they are fetched, and a record of who fetched them."""
 
     fetched: ClassVar[set[int]] = set()
 
@@ -70,7 +70,7 @@ class Noisy(Dataset):
 
 
 class BrokenData(Noisy):
-    """It cannot be fetched on the last process."""
+    """Data that cannot be fetched on the last process."""
 
     def __getitem__(self, index):
         if os.environ["LAST"] == "True":
@@ -79,7 +79,7 @@ class BrokenData(Noisy):
 
 
 class Endless(IterableDataset):
-    """Examples without end, the same in every process."""
+    """Endless examples, the same in every process."""
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(0)
@@ -88,7 +88,7 @@ class Endless(IterableDataset):
 
 
 class Denoiser(Plain):
-    """Its loss draws random numbers."""
+    """A module whose loss draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 4)))
@@ -99,7 +99,7 @@ class Denoiser(Plain):
 
 
 class Sharded(Plain):
-    """Sharded by FSDP2 where there are several processes."""
+    """A module that FSDP2 shards if there are several processes."""
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)))
@@ -111,7 +111,7 @@ class Sharded(Plain):
 
 
 class ShardedClassifier(SparseClassifier):
-    """The same of ours."""
+    """A `SparseClassifier` that is sharded in the same way."""
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.Tanh(), nn.Linear(30, 2)), num_classes=2)
@@ -122,7 +122,7 @@ class ShardedClassifier(SparseClassifier):
 
 
 class FSDPOnCPU(FSDPStrategy):
-    """Lightning makes its own on accelerators only, though torch shards on CPUs too."""
+    """FSDP on CPUs, which torch supports but Lightning's own strategy does not allow."""
 
     @property
     def root_device(self):
@@ -144,7 +144,7 @@ def fsdp2(accelerator: str, size: int, folder: bool) -> Strategy:
 
 
 class BrokenLoss(Denoiser):
-    """Its loss fails on the last process."""
+    """A module whose loss fails on the last process."""
 
     def training_step(self, batch, batch_idx):
         if os.environ["LAST"] == "True":
@@ -153,7 +153,7 @@ class BrokenLoss(Denoiser):
 
 
 class NotFinite(Denoiser):
-    """Its loss is not a number on the last process."""
+    """A module whose loss is NaN on the last process."""
 
     def training_step(self, batch, batch_idx):
         return super().training_step(batch, batch_idx) * (math.nan if os.environ["LAST"] == "True" else 1)
@@ -175,7 +175,7 @@ def shuffled(size: int = 8) -> DataLoader:
 
 
 class Case(NamedTuple):
-    """A fit: its module, its data and settings of PruneAtInit."""
+    """The module, the data and the settings of PruneAtInit of a fit."""
 
     module: Callable[[], L.LightningModule]
     data: Callable[[], Any]
@@ -207,7 +207,7 @@ def broken() -> DataLoader:
 
 
 def cut() -> DataLoader:
-    """As its owner cuts it."""
+    """Return a loader that its owner has already split among the processes."""
     distributed = torch.distributed.is_initialized()
     sampler = DistributedSampler(Noisy(), shuffle=False) if distributed else None
     return DataLoader(Noisy(), batch_size=8, sampler=sampler)
@@ -241,8 +241,8 @@ CASES = {
 
 
 def fit(case: Case, accelerator: str, rank: int, size: int) -> dict[str, Any]:
-    """What a fit of two steps left behind, or why it failed."""
-    L.seed_everything(rank, verbose=False)  # ranks that nobody seeded alike
+    """Return the results of a fit of two steps, or why it failed."""
+    L.seed_everything(rank, verbose=False)  # a different seed on every rank
     pruning = PruneAtInit(**({"isometry": None} | case.pruning))
     witness = Witness()
     devices = {"accelerator": accelerator, "devices": size, "strategy": "ddp" if size > 1 else "auto"}
@@ -262,7 +262,7 @@ def fit(case: Case, accelerator: str, rank: int, size: int) -> dict[str, Any]:
 
 
 class Witness(L.Callback):
-    """Looks at the weights before the first step, and at the zeros after each."""
+    """A callback that records the weights before the first step, and checks the zeros after each step."""
 
     def on_train_start(self, trainer, pl_module):
         self.start = digest(pl_module)
@@ -276,7 +276,7 @@ class Witness(L.Callback):
 def sharded(
     module: Callable[[], L.LightningModule], path: Path, accelerator: str, size: int, strategy: Any = fsdp2
 ) -> dict[str, Any]:
-    """A fit with sharded weights, and the same stopped half way and resumed."""
+    """Return the results of a fit with sharded weights, and of the same fit stopped half way and resumed."""
     whole = sharded_fit(module, accelerator, size, 2, strategy)
     sharded_fit(module, accelerator, size, 1, strategy, save=path)
     resumed = sharded_fit(module, accelerator, size, 2, strategy, resume=path)
@@ -299,8 +299,8 @@ def sharded_fit(
     resume: Path | None = None,
     prunes: bool = True,
 ) -> dict[str, Any]:
-    """What it left behind."""
-    L.seed_everything(0, verbose=False)  # which orders the data too
+    """Return the results of one fit with sharded weights."""
+    L.seed_everything(0, verbose=False)  # the seed also determines the order of the data
     torch.manual_seed(7 if resume else 0)
     folder = (save or resume or Path("-.folder")).suffix == ".folder"
     strategy = made(accelerator, size, folder) if size > 1 else "auto"
@@ -327,7 +327,7 @@ def sharded_fit(
 
 
 def validated(path: Path, accelerator: str, size: int) -> dict[str, Any]:
-    """The masks of a checkpoint, and how many weights they leave, once it has been validated under FSDP."""
+    """Validate a checkpoint under FSDP; return its masks and the number of nonzero weights."""
     settings = {"accelerator": accelerator, "devices": size, "strategy": fsdp(accelerator, size, folder=True)}
     trainer, model = L.Trainer(**(PLAIN | settings)), ShardedClassifier()
     trainer.validate(model, DataLoader(images(6, 4, classes=2), batch_size=3), ckpt_path=path, verbose=False)
@@ -337,7 +337,7 @@ def validated(path: Path, accelerator: str, size: int) -> dict[str, Any]:
 
 
 def dense_resumed(path: Path, accelerator: str) -> str:
-    """Why a checkpoint without masks is refused."""
+    """Return the error for a checkpoint without masks."""
     sharded_fit(Sharded, accelerator, 2, 1, save=path, prunes=False)
     try:
         sharded_fit(Sharded, accelerator, 2, 2, resume=path)
@@ -347,7 +347,7 @@ def dense_resumed(path: Path, accelerator: str) -> str:
 
 
 def cut_otherwise(accelerator: str) -> str:
-    """Why a tensor whose parts are to be added is refused."""
+    """Return the error for a tensor whose parts have to be added."""
     mesh = init_device_mesh("cuda" if accelerator == "gpu" else accelerator, (2,))
     try:
         shard_like(torch.ones(2, dtype=torch.bool), DTensor.from_local(torch.ones(2), mesh, [Partial()]))
@@ -357,7 +357,7 @@ def cut_otherwise(accelerator: str) -> str:
 
 
 def work(rank: int, size: int, folder: Path, accelerator: str) -> None:
-    """All fits, as one process of several."""
+    """Run all fits as one of several processes."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "LAST": str(rank == size - 1)}
     reports = {name: fit(case, accelerator, rank, size) for name, case in CASES.items()}
@@ -379,7 +379,7 @@ def main(folder: Path, accelerator: str, sizes: list[int]) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        # forked, which spares every process the imports
+        # forked, so that no process repeats the imports
         torch.multiprocessing.start_processes(work, (size, folder, accelerator), nprocs=size, start_method="fork")
 
 

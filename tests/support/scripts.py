@@ -1,4 +1,4 @@
-"""Scripts that do what would disturb the process of the tests, and print what became of it as JSON."""
+"""Scripts that do what would disturb the process of the tests, and print the outcome as JSON."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def report_of(name: str, *args: object) -> dict:
-    """What a script of this folder reports."""
+    """Run a script of this folder and return its report."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name(name)), *map(str, args)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]

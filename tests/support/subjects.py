@@ -1,4 +1,4 @@
-"""What criteria are given to score, in tests."""
+"""Networks and data for the tests of criteria."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ def subject(
     keep: int = 1,
     include_bias: bool = True,
 ) -> Subject:
-    """The parameters of `network`, in the first round; with masks, in a later one: they are applied in place."""
+    """Return `network` as the subject of the first round or, with masks, of a later one. Masks are applied in place."""
     names = [name for name, _ in network.named_parameters() if include_bias or not name.endswith("bias")]
     parameters = dict(network.named_parameters())
     weights = {name: parameters[name].detach().clone() for name in names}
@@ -28,7 +28,7 @@ def subject(
 
 
 def chain(*weights: list[list[float]], activation: type[nn.Module] = nn.Identity) -> nn.Sequential:
-    """Linear layers without biases and with these weights, in float64; their names are fc1, fc2, …"""
+    """Return linear layers named fc1, fc2, … with these weights and without biases, in float64."""
     network = nn.Sequential()
     for i, weight in enumerate(weights, start=1):
         tensor = torch.tensor(weight, dtype=torch.float64)
@@ -41,5 +41,5 @@ def chain(*weights: list[list[float]], activation: type[nn.Module] = nn.Identity
 
 
 def examples(n: int, *shape: int, classes: int = 3) -> tuple[Tensor, Tensor]:
-    """Random inputs and labels, in float64."""
+    """Return random inputs and labels, in float64."""
     return torch.randn(n, *shape, dtype=torch.float64), torch.randint(classes, (n,))

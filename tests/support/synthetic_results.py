@@ -1,4 +1,4 @@
-"""Folders of runs that were never made, with results that a test can choose."""
+"""Folders of runs that were not really made, with results that a test chooses."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from spl.reproduction.run import RUN_FILE, Run
 
 
 def begin(root: Path, run: Run) -> Path:
-    """The folder of a run that has begun; what it starts from is finished."""
+    """Make the folder of a run that has begun; the run that it starts from is finished."""
     folder = root / run.digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
     weights = finish(root, run.pretrained) / "checkpoints" / "last.ckpt" if run.pretrained else None
@@ -26,7 +26,7 @@ def finish(
     scalars: dict[str, float] | None = None,
     **record: Any,
 ) -> Path:
-    """The folder of a finished run: test errors in %, scalars at step 0, what differs in its record."""
+    """Make the folder of a finished run with test errors in %, scalars at step 0, and changes to its record."""
     folder = begin(root, run)
     test = {which: {"loss": 0.1, "accuracy": 1 - error / 100} for which, error in (("final", final), ("best", best))}
     logged = {tag: [[0, value]] for tag, value in (scalars or {}).items()}

@@ -1,4 +1,4 @@
-"""Small real architectures with the statistics that training leaves, without the time that it takes."""
+"""Small versions of real architectures, with statistics as after training, but without training."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torchvision.models.regnet import BlockParams, RegNet
 
 
 def as_trained_(network):
-    """Draw statistics and parameters of BatchNorm at random, so that every dead channel emits something."""
+    """Draw statistics and parameters of BatchNorm at random, so that dead channels have nonzero outputs."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.running_mean.normal_(0, 0.5)
@@ -18,16 +18,16 @@ def as_trained_(network):
 
 
 def regnet_y():
-    """Return a RegNet-Y, of grouped convolutions and squeeze-and-excitation in residual blocks."""
+    """Return a RegNet-Y, with grouped convolutions and squeeze-and-excitation in residual blocks."""
     blocks = BlockParams.from_init_params(depth=2, w_0=24, w_a=16, w_m=2, group_width=8, se_ratio=0.25)
     return RegNet(blocks, num_classes=5, stem_width=8)
 
 
 class ResUNet(nn.Module):
-    """The U-Net with residual blocks of Zhang et al. (2018): skips are concatenated, convolutions added to shortcuts.
+    """The U-Net with residual blocks of Zhang et al. (2018): skips are concatenated, shortcuts are added.
 
     Args:
-        channels: of the levels, from the largest image down.
+        channels: the channels of each level, from the largest image down.
     """
 
     def __init__(self, channels=(16, 24)):
@@ -50,7 +50,7 @@ class ResUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two normalized convolutions, and a shortcut that is added to them."""
+    """A block of two normalized convolutions with an added shortcut."""
 
     def __init__(self, fan_in, channels):
         super().__init__()
