@@ -1,4 +1,4 @@
-"""What holds of every criterion."""
+"""Properties that every criterion has."""
 
 import copy
 from collections.abc import Callable
@@ -53,7 +53,7 @@ every_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda c: t
 
 
 class WithDropout(nn.Sequential):
-    """A chain with BatchNorm, dropout and a bias."""
+    """A sequential network with BatchNorm, dropout and a bias."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -76,7 +76,7 @@ def batches(shape: tuple[int, ...] = (3, 4, 4), dtype: torch.dtype = torch.float
 
 
 def rounds(criterion: Criterion) -> Exponential | OneShot:
-    """A few, where the criterion has many."""
+    """Return a few rounds if the criterion has many by default."""
     return Exponential(3) if criterion.schedule.rounds > 1 else OneShot()
 
 
@@ -99,7 +99,7 @@ def test_exactly_the_weights_asked_for_are_kept_and_chosen_alike_each_time(crite
     assert masks.kept == round(masks.size * 0.1)
     assert {n: s.shape for n, s in scores.items()} == {n: p.shape for n, p in parameters.items()}
     assert all(torch.isfinite(s).all() and not s.requires_grad for s in scores.values())
-    torch.rand(7)  # how far the global stream has gone does not matter
+    torch.rand(7)  # the position of the global random stream does not matter
     twin = copy.deepcopy(network)
     again, _ = find_masks(twin, choices, data)
     assert again.digest() == masks.digest()
@@ -152,7 +152,7 @@ def test_scores_do_not_depend_on_the_modes_in_which_the_network_is_found(criteri
 
 @pytest.mark.parametrize(
     "criterion", [c for c in CRITERIA if not isinstance(c, NTKSAP)], ids=lambda c: type(c).__name__
-)  # NTK-SAP draws inputs of the first batch's shape
+)  # NTK-SAP draws inputs in the shape of the first batch
 def test_scores_do_not_depend_on_how_examples_are_cut_into_batches(criterion):
     network = WithDropout().double()
     parameters = prunable_parameters(network)

@@ -1,4 +1,4 @@
-"""PruneAtInit on LightningModules that know nothing of it: scored by their own loss, without a trace."""
+"""PruneAtInit on LightningModules that know nothing about it: it scores by their own loss and leaves no trace."""
 
 import pytest
 import pytorch_lightning as L
@@ -57,13 +57,13 @@ def test_its_masks_are_those_of_its_network_by_cross_entropy():
 
 
 def test_batches_count_by_their_examples():
-    """Eight, eight and eight, or ten, ten and four, are the same examples."""
+    """Batches of 8, 8 and 8 and of 10, 10 and 4 hold the same examples."""
     masks = [Trained(plain, batches(images(24, side=6), size)).masks for size in (8, 10)]
     assert masks[0] == masks[1]
 
 
 class Noting(Plain):
-    """Leaves traces wherever a training step can."""
+    """A module that leaves traces wherever a training step can."""
 
     def __init__(self):
         super().__init__(network())
@@ -150,7 +150,7 @@ def test_every_criterion_scores_it(criterion):
 
 
 class Structured(Plain):
-    """Batches of mappings of lists."""
+    """A module whose batches are mappings of lists."""
 
     def __init__(self):
         super().__init__(nn.Linear(32, 3))

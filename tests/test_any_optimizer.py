@@ -1,4 +1,4 @@
-"""Pruned weights stay exactly 0.0, whoever moves the weights: optimizers of others, and code that is no optimizer."""
+"""Pruned weights stay exactly 0.0, whether third-party optimizers or other code change the weights."""
 
 import copy
 import gc
@@ -36,7 +36,7 @@ def loss_of(module, batch):
 
 
 class Small(Plain):
-    """Counts the pruned weights that act in each of its forward passes."""
+    """A module that counts the nonzero pruned weights in each of its forward passes."""
 
     def __init__(self, optimizer=SGD):
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4)))
@@ -54,14 +54,14 @@ class Small(Plain):
 
 
 def trained(make, **options):
-    """Fit three epochs, in which `foreign.ZerosStay` looks at the weights after each batch."""
+    """Fit three epochs, during which `foreign.ZerosStay` checks the weights after each batch."""
     run = Trained(make, DATA, epochs=3, loss=loss_of, criterion=Random(), **options)
     assert len(run.check.losses) == 18
     assert run.module.acting == 0
     return run
 
 
-# Optimizers of others
+# Third-party optimizers
 
 
 class Manual(Small):
@@ -118,7 +118,7 @@ def test_an_optimizer_that_is_made_in_the_training_step():
 
 
 class Wrapper:
-    """Lookahead as it is often written: no Optimizer itself, and its slow weights go back through `.data`."""
+    """Lookahead as it is often written: it is not an Optimizer and writes its slow weights through `.data`."""
 
     def __init__(self, parameters):
         self.base = torch.optim.SGD(parameters, lr=0.05)
@@ -155,7 +155,7 @@ def test_with_any_optimizer(name):
 
 @pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "ScheduleFreeSGD", "Lion"])
 def test_on_the_command_line(name, tmp_path, monkeypatch):
-    """Prodigy's and DAdaptAdam's growth rate is infinite by design."""
+    """The growth rate of Prodigy and DAdaptAdam is infinite by design and must not be refused."""
     monkeypatch.chdir(tmp_path)
     few = ["--trainer.limit_train_batches", 3, "--trainer.max_epochs", 1, "--trainer.limit_val_batches", 1]
     choice = ["--model.optimizer", f"pytorch_optimizer.{name}", "--model.lr_scheduler", "null"]
@@ -174,7 +174,7 @@ def test_with_a_classifier_whose_masks_no_callback_keeps():
 
 
 class LateNoise(torch.optim.SGD):
-    """Takes itself for one of PyTorch's, and moves weights without a gradient from its third step on."""
+    """A subclass of SGD that changes weights without a gradient from its third step on."""
 
     steps = 0
 
@@ -193,7 +193,7 @@ def test_an_optimizer_that_begins_to_move_pruned_weights_late_is_named(monkeypat
         trained(partial(Small, partial(LateNoise, lr=0.05)))
 
 
-# What is no optimizer
+# Changes that do not come from an optimizer
 
 
 def written_in_place(module):
@@ -249,7 +249,7 @@ MOVES = [
 
 
 class MovedInTheStep(Small):
-    """Moves its weights in one training step, after the loss."""
+    """A module that changes its weights in one training step, after the loss."""
 
     def __init__(self, move, at):
         super().__init__()
@@ -259,7 +259,7 @@ class MovedInTheStep(Small):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         if self.trainer.global_step == self.at:
-            loss = loss.detach().requires_grad_()  # which does not ask for the weights that are moved
+            loss = loss.detach().requires_grad_()  # whose backward pass does not need the changed weights
             self.move(self)
         return loss
 
@@ -267,14 +267,14 @@ class MovedInTheStep(Small):
 @pytest.mark.filterwarnings("ignore:Pruned weights were not 0.0")
 @pytest.mark.parametrize("move", MOVES)
 def test_weights_that_are_moved_in_a_step_are_back_after_it(move):
-    """At step 6 too, when nothing is looked at unless there is reason to."""
+    """This includes step 6, where the weights are checked only if there is a reason."""
     for at in (0, 6):
         trained(partial(MovedInTheStep, move, at))
 
 
 def test_in_a_large_network_what_leaves_no_trace_is_undone_within_a_few_batches(monkeypatch):
-    """And within each batch once it was seen, when the weights are looked at for the 16th time."""
-    monkeypatch.setattr("spl.masks.binding._SMALL", 800)  # of 832 weights
+    """Once a change is seen, it is undone within each batch."""
+    monkeypatch.setattr("spl.masks.binding._SMALL", 800)  # the network has 832 weights
     monkeypatch.setattr("spl.masks.binding._STRIDE", 3)
     network, acting = Small(), []
     prune(network, Random(), sparsity=0.9).apply_(dict(network.named_parameters()))
@@ -293,14 +293,14 @@ def test_in_a_large_network_what_leaves_no_trace_is_undone_within_a_few_batches(
 
 
 class MovedBetween(L.Callback):
-    """Moves the weights when no batch is being trained on."""
+    """A callback that changes the weights between training batches."""
 
     def __init__(self, move, hook):
         self.move = move
         setattr(self, hook, lambda trainer, module, *_: move(module) if trainer.global_step < 7 else None)
 
 
-SEEN = [move for move in MOVES if move not in (written_unseen, one_weight, not_a_number)]  # by what autograd counts
+SEEN = [move for move in MOVES if move not in (written_unseen, one_weight, not_a_number)]  # autograd counts these
 
 
 class Started(Small):
@@ -319,7 +319,7 @@ def test_weights_that_are_moved_between_steps_do_not_act_in_the_next(move, hook)
 
 
 class Validated(Started):
-    """Refuses to be validated with pruned weights that are not 0."""
+    """A module that fails in validation if pruned weights are not 0."""
 
     def val_dataloader(self):
         return DATA
@@ -353,7 +353,7 @@ Validated.train_dataloader = Validated.val_dataloader
 
 
 class Overflowing(Small):
-    """One example has an infinite gradient, which clipping by value makes finite."""
+    """A module with one example of infinite gradient, which clipping by value makes finite."""
 
     def training_step(self, batch, batch_idx):
         return super().training_step(batch, batch_idx) + torch.sqrt((self.network[1].weight ** 2).sum(1) * 0.0).sum()
@@ -492,7 +492,7 @@ def test_masks_that_are_set_in_the_middle_of_training_act_from_then_on():
     loop(network, optimizer)
     sparser = Masks({name: mask & (torch.rand(mask.shape) < 0.5) for name, mask in masks.items()})
     held.hold(sparser)
-    with pytest.warns(UserWarning, match="SGD moves weights that have no gradient"):  # by their momentum
+    with pytest.warns(UserWarning, match="SGD moves weights that have no gradient"):  # the momentum moves them
         loop(network, optimizer)
     assert sparser.revived(dict(network.named_parameters())) == {}
     assert sparser.kept < masks.kept

@@ -1,4 +1,4 @@
-"""Figures of the paper, from results written by hand."""
+"""Figures of the paper, made from results written by hand."""
 
 import json
 import math
@@ -52,7 +52,7 @@ Scalars = dict[str, Any]
 
 
 def finish(root: Path, run: Run, scalars: Scalars, accuracy: float = 0.9) -> Path:
-    """Write the folder of a finished run, and of that which it starts from."""
+    """Write the folder of a finished run, and of the run that it starts from."""
     folder = root / run.name
     if not (folder / RESULT_FILE).exists():
         folder.mkdir()
@@ -65,12 +65,12 @@ def finish(root: Path, run: Run, scalars: Scalars, accuracy: float = 0.9) -> Pat
 
 
 def jsv(**means: float) -> Scalars:
-    """Mean singular values by stage."""
+    """Return scalars with the mean singular value of each stage."""
     return {f"jacobian/{stage}/mean": [[0, mean]] for stage, mean in means.items()}
 
 
 def losses(*values: float) -> Scalars:
-    """Logged every 100 iterations."""
+    """Return training losses that were logged every 100 iterations."""
     return {"loss/train": [[100 * (i + 1) - 1, value] for i, value in enumerate(values)]}
 
 
@@ -121,7 +121,7 @@ def test_magnitude_starts_from_the_dense_run() -> None:
         assert before.digest == dense.digest
 
 
-# What is measured
+# Measurements
 
 
 def test_singular_values_are_those_where_training_starts(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_log_has_the_iteration_at_which_each_window_ends(tmp_path: Path) -> No
     finish(tmp_path, run, losses(*range(200)))
     curve = Measurements(TANH, BUDGET, Results(tmp_path)).log(LDI_CS, "loss/train")
     assert len(curve) == 100
-    assert curve[200].mean == 0.5  # of 0 and 1
+    assert curve[200].mean == 0.5  # the mean of 0 and 1
     assert curve[20_000].mean == 198.5
 
 
@@ -152,7 +152,7 @@ def test_singular_values_during_training_begin_with_those_before_it(tmp_path: Pa
 
 @pytest.fixture
 def figure_2(tmp_path: Path) -> Results:
-    """Linear networks of two seeds; nothing of tanh, and nothing of SynFlow."""
+    """Return the results of linear networks with two seeds, without tanh and without SynFlow."""
     measured = {  # mean JSV at 50 and 90 %, training loss early and late, accuracy
         LDI_CS: (0.5, 0.1, 1.0, 0.2, 0.96),
         LDI_CS_AI: (0.9, 1.1, 0.6, 0.1, 0.97),
@@ -301,7 +301,7 @@ def test_figure_6_says_where_singular_values_change(tmp_path: Path) -> None:
     assert smooth.holds is False  # ÷1.5, then ÷2
     assert finding(report, "linear: the JSV change most").holds is None
     scattered = finding(report, "tanh: the JSV are not concentrated")
-    assert scattered.holds is True  # 0.5 / 2 at the least, against 0.1 / 1
+    assert scattered.holds is True  # at least 0.5 / 2, compared with 0.1 / 1
     assert "from 0.25 (κ̄ = 90 %) to 1 (κ̄ = 0 %); 0.1 at initialization (n = 2)" in scattered.measured
 
 

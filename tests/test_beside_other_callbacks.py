@@ -1,4 +1,4 @@
-"""PruneAtInit beside the callbacks that people use."""
+"""PruneAtInit together with other common callbacks."""
 
 from functools import partial
 
@@ -55,7 +55,7 @@ def test_model_checkpoint_and_early_stopping(tmp_path):
 
 
 class Swapped(L.Callback):
-    """What validation and checkpoints see of averaged weights."""
+    """A callback that records the averaged weights that validation and checkpoints see."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -74,7 +74,7 @@ class Swapped(L.Callback):
 
 @pytest.mark.parametrize("late", [None, 4], ids=["at once", "later"])
 def test_averaged_weights_keep_exact_zeros(tmp_path, late):
-    """In sanity checks, validation and checkpoints, before the first average is taken too."""
+    """Check sanity checks, validation and checkpoints, also before the first average is taken."""
     average = EMAWeightAveraging(decay=0.5, update_starting_at_step=late)
     watch = Swapped(tmp_path)
     validated = {"limit_val_batches": 1.0, "num_sanity_val_steps": 2}
@@ -141,7 +141,7 @@ def test_averages_of_a_sparse_classifier():
 
 
 def test_the_search_for_a_learning_rate_changes_neither_masks_nor_weights(tmp_path):
-    """Lightning lets it search first, with the dense network."""
+    """Lightning runs the search first, on the dense network."""
 
     class Start(L.Callback):
         def on_train_start(self, trainer, pl_module):

@@ -1,4 +1,4 @@
-"""The default gain: it keeps signals where the activation has a critical point, and explodes for none."""
+"""The default gain: it keeps signals if the activation has a critical point, and never makes them explode."""
 
 import math
 from itertools import pairwise
@@ -47,12 +47,12 @@ def test_signals_of_no_size_explode_in_thirty_layers(kind, size):
     x = size * torch.randn(20, 200, dtype=torch.float64)
     for _ in range(30):
         x = activation(bounded_gain(activation) * x @ nn.init.orthogonal_(torch.empty(200, 200, dtype=torch.float64)))
-    # constants that are added in each layer, log 2 of Softplus, take part in what is propagated
+    # constants that each layer adds, such as log 2 of Softplus, are propagated too
     assert x.square().mean().sqrt() < 5 * max(size, 1)
 
 
 def network(activation: type[nn.Module]) -> nn.Sequential:
-    """MLP-7 of width 100."""
+    """Return an MLP-7 of width 100."""
     widths = [784, *[100] * 6, 10]
     layers = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), activation())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
@@ -74,5 +74,5 @@ def test_a_pruned_and_corrected_network_trains(kind):
     trainer = fit(model, [PruneAtInit(0.9), spectrum, Noting()], limit_train_batches=1.0, limit_val_batches=1.0)
     assert spectrum.spectra["corrected"].mean < 1.5
     assert all(math.isfinite(loss) and loss < 5 for loss in losses)
-    if kind is not nn.Softplus:  # whose masks have next to no weights in the first layer, whatever the correction
+    if kind is not nn.Softplus:  # its masks keep almost no weights in the first layer
         assert trainer.callback_metrics["accuracy/val"] > 0.4

@@ -1,4 +1,4 @@
-"""The `spl` command as a person uses it: YAML, flags, folders, mistakes."""
+"""The `spl` command as a user calls it: YAML, flags, folders, mistakes."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ SHORT += ["--spectrum.examples", "50", "--pruning.batches", "4", "--pruning.isom
 
 @pytest.fixture
 def spl(monkeypatch, tmp_path):
-    """Runs the command in an empty folder."""
+    """Return a function that runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
@@ -31,7 +31,7 @@ def spl(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with one finished run."""
+    """Return a folder with one finished run."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
 
 
 def refused(capsys, spl, match, *args):
-    """The command exits with 2 and one line on what to do."""
+    """Check that the command exits with 2 and one line that says what to do."""
     with pytest.raises(SystemExit) as stopped:
         spl(*args)
     assert stopped.value.code == 2
@@ -113,7 +113,7 @@ def test_predictions_are_written_as_csv(finished, spl, capsys):
 
 
 def test_a_run_is_resumed_by_its_checkpoint_alone(finished, spl, tmp_path):
-    """Whatever became of the weights that it started from."""
+    """The weights that the run started from may be gone."""
     last = finished / "checkpoints" / "last.ckpt"
     resumed = ["--ckpt_path", last, "--trainer.max_epochs", 2, "--model.pretrained", "gone.ckpt"]
     spl("fit", "--config", finished / "config.yaml", *resumed)
@@ -206,7 +206,7 @@ def test_a_sparsity_out_of_range_is_refused(spl, capsys):
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_in_one_line(spl, capsys, flags, message):
-    """The first three are arguments of choices that may be null, whose errors the parser wraps in its own."""
+    """The first three are arguments of options that may be null; the parser wraps their errors in its own."""
     refused(capsys, spl, message, "fit", *QUICK, *flags)
 
 

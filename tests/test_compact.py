@@ -1,4 +1,4 @@
-"""Compact networks: smaller, and equal in what they compute."""
+"""Compact networks: they are smaller and compute the same outputs."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -27,7 +27,7 @@ def chain(**layers):
 
 
 def without(network, **rows):
-    """Masks that prune these rows of layers, given by their names, dots written as __."""
+    """Return masks that prune the given rows of layers. In the names of layers, __ stands for a dot."""
     masks = {}
     for name, dead in rows.items():
         weight = network.get_parameter(f"{name.replace('__', '.')}.weight")
@@ -37,7 +37,7 @@ def without(network, **rows):
 
 
 def lively(network, *shape):
-    """Biases and BatchNorm's parameters and statistics drawn at random, so that every dead channel emits something."""
+    """Draw biases and BatchNorm's parameters and statistics at random, so that dead channels have nonzero outputs."""
     for module in network.modules():
         if getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias)
@@ -49,7 +49,7 @@ def lively(network, *shape):
 
 
 def assert_equal_outputs(network, masks, *shape, others=()):
-    """Of the network and its compact self, for examples of this and of other shapes; returns the result."""
+    """Compare the network with its compact form on examples of this and of other shapes; return the result."""
     result = compact(network, masks, torch.randn(3, *shape))
     masks.apply_(dict(network.named_parameters()))
     for other in (shape, *others):
@@ -227,7 +227,7 @@ def test_a_zero_is_constant_at_a_border_too():
 
 
 class Residual(nn.Module):
-    """Two convolutions of 4 channels, the second added to the first, and a layer that reads the sum."""
+    """A network of two convolutions of 4 channels, the second added to the first, and a layer that reads the sum."""
 
     def __init__(self):
         super().__init__()
@@ -258,7 +258,7 @@ def test_of_a_sum_each_addend_computes_the_channels_that_it_has():
     result = assert_equal_outputs(network, without(network, first=[0, 1], second=[1, 2]), 1, 3, 3)
     assert sizes(result.network)["first.weight"] == (2, 1, 1, 1)
     assert sizes(result.network)["second.weight"] == (2, 2, 1, 1)
-    assert sizes(result.network)["fc.weight"] == (2, 3)  # both are dead in channel 1
+    assert sizes(result.network)["fc.weight"] == (2, 3)  # channel 1 is dead in both addends
     assert reasons(result)["first"] == reasons(result)["second"] == ""
 
 
@@ -274,7 +274,7 @@ def test_a_sum_can_be_added_again():
             return self.fc((x + self.third(x)).mean((2, 3)))
 
     result = assert_equal_outputs(Longer(), without(Longer(), first=[0, 1], second=[1, 2], third=[0, 3]), 1, 3, 3)
-    assert sizes(result.network)["third.weight"] == (2, 3, 1, 1)  # it reads a sum whose channel 1 is constant
+    assert sizes(result.network)["third.weight"] == (2, 3, 1, 1)  # channel 1 of the sum that it reads is constant
 
 
 def test_a_dead_channel_that_something_else_reads_stays_out_of_a_sum_without_it():
@@ -311,7 +311,7 @@ def test_a_dead_block_goes_whole():
 
 
 class Stage(nn.Module):
-    """A convolution of 3 channels, normalized or not, and what it is added to or not."""
+    """A convolution of 3 channels, with or without normalization, and with or without a shortcut."""
 
     def __init__(self, fan_in, padding, normalized, added, activation):
         super().__init__()
@@ -353,7 +353,7 @@ def test_whatever_dies_in_a_residual_network_its_outputs_stay(stages, flat, seed
     assert_equal_outputs(network, Masks(masks), 2, 12, 12)
 
 
-# What torch.fx traces
+# Operations that torch.fx traces
 
 
 def test_a_constant_that_gives_a_sum_its_size_stays():
@@ -372,7 +372,7 @@ def test_a_constant_that_gives_a_sum_its_size_stays():
 
 
 class Toy(nn.Module):
-    """Some operation between a layer with dead units and another."""
+    """A network with some operation between a layer with dead units and another layer."""
 
     def __init__(self, middle):
         super().__init__()
@@ -398,10 +398,10 @@ class Toy(nn.Module):
         (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2), value=0.5), 2),
         (lambda x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1)), 2),
         (nn.Sequential(nn.BatchNorm2d(4, affine=False), nn.ReLU(inplace=True), nn.AvgPool2d(2)), 2),
-        (nn.AvgPool2d(2, padding=1), 4),  # averages zeros in: its constants vary
+        (nn.AvgPool2d(2, padding=1), 4),  # the padding makes constants vary
         (lambda x: F.avg_pool2d(x, 2, 1, 1), 4),
         (nn.AvgPool2d(2, divisor_override=3), 4),
-        (nn.Conv2d(4, 4, 3, groups=4, padding=1), 4),  # has a border of zeros, and mixes no channels to carry others
+        (nn.Conv2d(4, 4, 3, groups=4, padding=1), 4),  # the zero border makes constants vary
         (lambda x: F.pad(x, (1, 1)), 4),
         (lambda x: x.softmax(1), 4),
         (lambda x: x * x.shape[1], 4),
@@ -487,10 +487,10 @@ def test_numbers_read_out_of_a_tensor_are_refused():
 
 
 class Hiding(nn.Module):
-    """Changes a value behind the back of torch.fx.
+    """A network that changes a value without torch.fx seeing it.
 
     Args:
-        scale: of its outputs, which are far from 0.
+        scale: the scale of its outputs, which are far from 0.
     """
 
     def __init__(self, scale=1.0):

@@ -1,4 +1,4 @@
-"""Every YAML runs, and says how."""
+"""Every YAML file runs, and its comment gives the command."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
 
 @pytest.fixture(scope="module", autouse=True)
 def made_once():
-    """The parsers and the images, of which each test would make its own: they are not what is tested here."""
+    """Make parsers and images once instead of once per test, because they are not tested here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "SplCLI", OnceParsed)
         for data in (CIFAR10, MNIST):
@@ -35,7 +35,7 @@ def made_once():
 
 
 def _once(load):
-    """`load`, whose result is kept."""
+    """Return `load` with its result cached."""
     kept = {}
 
     def kept_or_read(data):
@@ -47,7 +47,7 @@ def _once(load):
 
 
 def run(monkeypatch, path, overlay=None):
-    """Fit for two steps; convolutional networks narrow and shallow, on a few images at a time."""
+    """Fit for two steps; convolutional networks are narrow and shallow, and batches are small."""
     config = yaml.safe_load(path.read_text())
     options = [*SHORT]
     root = os.environ.get("SPL_DATA")
@@ -71,7 +71,7 @@ def run(monkeypatch, path, overlay=None):
 
 
 def correction_of(path, asked):
-    """The class of the correction that an experiment asks for, by itself or in a file of its own."""
+    """Return the class of the correction that an experiment names, directly or in a file of its own."""
     isometry = asked.get("isometry", "spl.isometry.ApproximateIsometry") or "none"
     if isometry.endswith(".yaml"):
         isometry = yaml.safe_load((path.parent / isometry).read_text())["class_path"]
@@ -107,7 +107,7 @@ def test_an_overlay_runs(overlay, monkeypatch, tmp_path):
                 yield key, value, found[key]
 
     for key, wanted, found in leaves(yaml.safe_load(overlay.read_text()), merged):
-        assert key in ("max_steps", "examples", "batches") or found == wanted, key  # but what the test shortens
+        assert key in ("max_steps", "examples", "batches") or found == wanted, key  # the test shortens these
 
 
 @pytest.mark.parametrize(
