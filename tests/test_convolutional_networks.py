@@ -14,7 +14,7 @@ SMALL = {VGG16: {"width_multiplier": 0.125}, ResNet: {"width_multiplier": 0.5}, 
 
 
 def small(network: type[nn.Module], **options) -> nn.Module:
-    """A narrow network with normalization that has something to say, in evaluation mode."""
+    """Return a narrow network in evaluation mode, with nontrivial normalization."""
     return with_statistics(network(**SMALL[network], **options)).eval()
 
 
@@ -29,7 +29,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 
 def unfilled(network: type[nn.Module], *args, **options) -> nn.Module:
-    """A network whose parameters have shapes and no values, and take no memory."""
+    """Return a network whose parameters have only shapes, and take no memory."""
     with torch.device("meta"):
         return network(*args, **options)
 
@@ -64,12 +64,12 @@ def test_weights_and_biases_are_as_many_as_the_references(network, options, expe
 
 
 def affine(kernel: int, fan_in: int, fan_out: int) -> int:
-    """Weights and biases of one layer."""
+    """Return the number of weights and biases of one layer."""
     return kernel**2 * fan_in * fan_out + fan_out
 
 
 def test_the_weights_of_vgg16_layer_by_layer():
-    # two 3×3 convolutions in the first two blocks, then two and a 1×1; 512-512-10 on top
+    # two 3×3 convolutions in each of the first two blocks, then two and a 1×1; then layers 512-512-10
     expected = affine(3, 3, 64) + affine(3, 64, 64) + affine(3, 64, 128) + affine(3, 128, 128)
     for fan_in, fan_out in [(128, 256), (256, 512), (512, 512)]:
         expected += affine(3, fan_in, fan_out) + affine(3, fan_out, fan_out) + affine(1, fan_out, fan_out)
@@ -112,7 +112,7 @@ def test_vgg16_has_sixteen_layers_and_its_third_convolutions_are_one_by_one():
     kernels = [m.kernel_size for m in convolutions(network).values()]
     assert kernels == [(3, 3)] * 4 + [(3, 3), (3, 3), (1, 1)] * 3
     assert len(kernels) + sum(isinstance(m, nn.Linear) for m in network.modules()) == 16
-    # two after conv2 and conv4, then one after each third convolution
+    # a pool follows conv2 and conv4, and then every third convolution
     layers = list(dict(network.named_children()))
     assert [layers[layers.index(f"pool{i}") - 3] for i in range(1, 6)] == [f"conv{i}" for i in (2, 4, 7, 10, 13)]
 
@@ -158,7 +158,7 @@ def test_the_width_multiplier_scales_the_stages_and_narrows_the_stem(network, mu
 def test_channels_are_rounded_and_never_fewer_than_one():
     assert [m.out_channels for m in convolutions(VGG16(width_multiplier=0.001)).values()] == [1] * 13
     widths = [m.out_channels for m in convolutions(ResNet(blocks_per_stage=1, width_multiplier=0.1)).values()]
-    assert widths == [2, 2, 2, 3, 3, 6, 6]  # of 1.6, 3.2 and 6.4
+    assert widths == [2, 2, 2, 3, 3, 6, 6]  # from 1.6, 3.2 and 6.4
 
 
 # Architecture sculpting: sparse equivalents of ResNet-20
@@ -235,7 +235,7 @@ def test_logits_are_the_same_in_any_memory_layout(network):
 
 
 def normalized(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
-    """By the statistics of the batch where the layer is in training mode."""
+    """Normalize by the statistics of the batch if the layer is in training mode."""
     if layer.training:
         axes = tuple(i for i in range(x.ndim) if i != 1)
         mean, variance = x.mean(axes), x.var(axes, correction=0)
@@ -247,7 +247,7 @@ def normalized(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
 
 
 def convolved(x: Tensor, layer: nn.Conv2d, stride: int = 1) -> Tensor:
-    """With as many zeros around the image as keep its size."""
+    """Convolve with zero padding that keeps the size of the image."""
     return F.conv2d(x, layer.weight, layer.bias, stride, padding=(layer.weight.shape[-1] - 1) // 2)
 
 

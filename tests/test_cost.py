@@ -9,9 +9,9 @@ from spl.export.cost import Cost, NetworkCost, network_cost, weight_macs
 def test_a_weight_is_used_once_for_each_position_of_one_example():
     network = nn.Sequential(
         nn.Conv1d(2, 3, 2, stride=2),  # 8 positions become 4
-        nn.ConvTranspose1d(3, 5, 2),  # reads these 4, and makes 5
+        nn.ConvTranspose1d(3, 5, 2),  # these 4 become 5
         nn.Conv1d(5, 10, 1, groups=5),
-        nn.Linear(5, 7),  # on each of 10 channels
+        nn.Linear(5, 7),  # applied to each of 10 channels
     )
     example = torch.randn(6, 2, 8)
     macs = {"0.weight": 4 * 12, "1.weight": 4 * 30, "2.weight": 5 * 10, "3.weight": 10 * 35}
@@ -28,7 +28,7 @@ def test_a_layer_that_is_called_twice_counts_twice():
 
 
 class Crossing(nn.Module):
-    """Attention of two queries of 4 numbers to five keys of `size`."""
+    """A module in which two queries of 4 numbers attend to five keys of `size` numbers."""
 
     def __init__(self, size):
         super().__init__()

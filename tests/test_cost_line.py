@@ -1,4 +1,4 @@
-"""The line that tells after fit what the pruned network costs."""
+"""The line after fit that says what the pruned network costs."""
 
 import re
 import threading
@@ -17,7 +17,7 @@ DATA = batches(images(8, side=6), 4)
 
 
 def network(act=nn.ReLU):
-    """20 weights and 6 biases; the masks kill two of the four hidden units."""
+    """Return a network of 20 weights and 6 biases; the masks kill two of the four hidden units."""
     return nn.Sequential(nn.Linear(3, 4), act(), nn.Linear(4, 2))
 
 

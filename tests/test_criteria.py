@@ -22,7 +22,7 @@ from spl.criteria.losses import Loss
 from spl.criteria.objective import LossOfLogits
 
 LABELS = scoring_loss("labels")
-# softmax of these logits is (1/4, 3/4)
+# the softmax of these logits is (1/4, 3/4)
 LOGITS = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)
 
 
@@ -31,13 +31,13 @@ def scores_of(network: nn.Module, batches: list[Batch], criterion: Criterion | N
 
 
 def subject(network: nn.Module, batches: Iterable[Batch], loss: Loss = LABELS) -> Subject:
-    """All parameters of `network`, in the first round."""
+    """Return all parameters of `network` as the subject of the first round."""
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return Subject(network, weights, None, batches, LossOfLogits(loss), keep=1)
 
 
 def two_weights(a: float, b: float) -> nn.Linear:
-    """Logits (a x, b x) of one number x."""
+    """Return a network with logits (a x, b x) for one number x."""
     network = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         network.weight.copy_(torch.tensor([[a], [b]]))
@@ -53,7 +53,7 @@ def examples(n: int) -> Batch:
 
 
 def absolute_sum_of_mask_gradients(network: nn.Module, batches: list[Batch], loss: Loss) -> dict[str, Tensor]:
-    """|dL/dc| at c = 1 with a variable c on every weight, normalized: the definition."""
+    """Return |dL/dc| at c = 1 with a variable c on every weight, normalized: the definition of the criterion."""
     factors = {name: torch.ones_like(p, requires_grad=True) for name, p in network.named_parameters()}
     masked = {name: factors[name] * p.detach() for name, p in network.named_parameters()}
     sum(loss(functional_call(network, masked, x), y) for x, y in batches).backward()
@@ -85,7 +85,7 @@ def test_connection_sensitivity_is_the_gradient_of_a_mask_on_each_weight(targets
 
 
 def test_connection_sensitivity_sums_before_it_takes_the_absolute_value():
-    # at equal logits dL/dw is (-x/2, x/2) for label 0 and (x/2, -x/2) for label 1: those of feature 0 cancel
+    # at equal logits dL/dw is (-x/2, x/2) for label 0 and (x/2, -x/2) for label 1: the gradients of feature 0 cancel
     network = nn.Linear(2, 2, bias=False)
     nn.init.ones_(network.weight)
     feature0, feature1 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -127,7 +127,7 @@ def test_connection_sensitivity_sums_to_one(scale):
 
 
 def test_connection_sensitivity_of_huge_weights_still_tells_them_apart():
-    # w dL/dw is (-1e38, 3e38), each a float32, but their sum is none
+    # w dL/dw is (-1e38, 3e38); each fits in a float32, but their sum does not
     scores = scores_of(two_weights(1e19, 3e19), [(torch.full((1, 1), 1e19), torch.tensor([0]))])
     torch.testing.assert_close(scores["weight"], torch.tensor([[0.25], [0.75]]))
 
@@ -182,13 +182,13 @@ def test_cross_entropy_without_labels_by_hand(targets, expected):
 @pytest.mark.parametrize(
     ("targets", "gradient"),
     [
-        # of -log p_0: p - (1, 0)
+        # the gradient of -log p_0: p - (1, 0)
         ("labels", lambda z, p: p - torch.tensor([1.0, 0.0])),
-        # of -mean_i log p_i: p - 1/2
+        # the gradient of -mean_i log p_i: p - 1/2
         ("uniform", lambda z, p: p - 0.5),
-        # of -sum_i z_i log p_i: -log p - z + p sum(z)
+        # the gradient of -sum_i z_i log p_i: -log p - z + p sum(z)
         ("prediction_logits", lambda z, p: -p.log() - z + p * z.sum()),
-        # of the entropy H: -p (log p + H)
+        # the gradient of the entropy H: -p (log p + H)
         ("prediction_softmax", lambda z, p: -p * (p.log() - (p * p.log()).sum())),
     ],
 )

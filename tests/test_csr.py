@@ -19,7 +19,7 @@ from spl.pruning import prune
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """Lets CSR win where the layer has more than 20 outputs."""
+    """Make CSR faster for layers with more than 20 outputs, and slower for others."""
     monkeypatch.setattr(csr, "_seconds", lambda layers, inputs: [1.0, 0.5 if layers[0].out_features > 20 else 2.0])
 
 

@@ -1,4 +1,4 @@
-"""Files that are not whole, were changed, or want to be executed: refused with the reason, by whatever reads them."""
+"""Damaged, changed or hostile files are refused with the reason, by every command that reads them."""
 
 import copy
 import io
@@ -19,14 +19,14 @@ from spl.data import CIFAR10, MNIST
 from spl.export import load_sparse
 from spl.files import read_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of a run that goes on in another folder
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a new folder
 
 QUICK = [*SMALL, "--trainer.max_epochs", 2, "--trainer.limit_train_batches", 3, "--test_after_fit", "false"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with a finished run and its sparse file, which every test of this file works in."""
+    """Return a folder with a finished run and its sparse file, in which every test of this file works."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 
 class Canary:
-    """Leaves a file behind where it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -51,7 +51,7 @@ def flipped(data, place):
 
 
 def in_a_weight(data):
-    """A place in the largest tensor of the file."""
+    """Return a position inside the largest tensor of the file."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     return largest.header_offset + 200 + largest.file_size // 2
@@ -85,7 +85,7 @@ def test_a_damaged_file_is_refused_with_the_reason(run, damage, name):
 
 
 def commands(path):
-    """Everything that takes a checkpoint."""
+    """Yield all commands that take a checkpoint."""
     yield from ([name, *QUICK, "--ckpt_path", path] for name in ("fit", "validate", "test", "predict", "diagnose"))
     yield ["fit", *QUICK, "--model.pretrained", path]
     yield ["summary", "--ckpt_path", path]
@@ -93,7 +93,7 @@ def commands(path):
 
 
 def refused(match, *args):
-    """The command exits with 2 and one message."""
+    """Check that the command exits with 2 and one message."""
     ended = command(*args)
     assert ended.code == 2, args
     assert re.search(match, ended.errors), (args, ended.errors)
@@ -153,7 +153,7 @@ def test_nothing_in_a_file_is_executed(run, hostile):
     if hostile is hostile_zip:
         with pytest.raises(InputError, match=r"more than tensors and plain values \(posix\.mkdir\)"):
             read_checkpoint("hostile.ckpt")
-    pickle.loads(hostile_pickle(canary))  # it would have been seen
+    pickle.loads(hostile_pickle(canary))  # the test would notice if it were executed
     canary.rmdir()
 
 
@@ -165,7 +165,7 @@ def test_nothing_in_a_file_is_executed(run, hostile):
     ],
 )
 def test_nothing_in_a_data_set_is_executed(tmp_path, data, folder, files):
-    """CIFAR-10 comes as pickles: a file is not read unless its MD5 is that of the original."""
+    """CIFAR-10 comes as pickles: a file is read only if its MD5 is that of the original."""
     canary = tmp_path / "canary"
     (tmp_path / folder).mkdir(parents=True)
     for file in files:
@@ -176,7 +176,7 @@ def test_nothing_in_a_data_set_is_executed(tmp_path, data, folder, files):
 
 
 def test_hyperparameters_of_a_checkpoint_do_not_reach_the_configuration(run):
-    """Lightning's command would take them over what is asked for."""
+    """Lightning's command would let them override the configuration."""
     checkpoint = torch.load("last.ckpt", weights_only=True)
     network = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 1}}
     torch.save(checkpoint | {"hyper_parameters": {"network": network}}, "hyper.ckpt")
@@ -191,11 +191,11 @@ def test_a_pickle_that_is_none_is_refused(run):
         read_checkpoint("pickle.ckpt")
 
 
-# Whole, but changed
+# Changed, but undamaged
 
 
 def changed(checkpoint, *path, to=None):
-    """With another value at a path of keys; without it where there is none."""
+    """Return the checkpoint with another value at a path of keys, or without the entry if no value is given."""
     inner = checkpoint = copy.deepcopy(checkpoint)
     for key in path[:-1]:
         inner = inner[key]

@@ -30,12 +30,12 @@ def sample() -> MNISTSample:
 
 
 def numbered(n: int) -> ImageTensors:
-    """n examples whose labels are their indices."""
+    """Return n examples whose labels are their indices."""
     return ImageTensors(torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, 2, 2), torch.arange(n))
 
 
 def drawn(loader: Iterable) -> list[int]:
-    """The indices that a loader of `numbered` draws, in their order."""
+    """Return the indices that a loader of `numbered` draws, in order."""
     return [int(label) for _, labels in loader for label in labels]
 
 
@@ -255,7 +255,7 @@ def test_scoring_batches_hold_the_training_split_in_an_order_of_their_own(sample
 
 
 def test_loaders_read_the_data_by_themselves():
-    assert len(MNISTSample(batch_size=450).val_dataloader()) == 3  # of 200 images at most
+    assert len(MNISTSample(batch_size=450).val_dataloader()) == 3  # each has at most 200 images
 
 
 def test_images_live_on_the_device_of_the_trainer(monkeypatch):
@@ -288,7 +288,7 @@ def test_a_batch_without_examples_is_an_error(data, batch_size):
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """The image moved, pixel by pixel; black comes in."""
+    """Shift the image pixel by pixel, filling with black."""
     result = torch.zeros_like(image)
     _, height, width = image.shape
     for i, j in product(range(height), range(width)):
@@ -340,9 +340,9 @@ def test_cutout_blanks_one_square_of_the_mean_colour_anywhere():
     assert torch.equal(blank, blanked[:, 1] == 2)
     rows, columns = blank.any(2).sum(1), blank.any(1).sum(1)
     assert torch.equal(blank.sum((1, 2)), rows * columns)  # a rectangle
-    assert sorted(set(rows.tolist())) == sorted(set(columns.tolist())) == [3, 4, 5]  # the border cuts it
+    assert sorted(set(rows.tolist())) == sorted(set(columns.tolist())) == [3, 4, 5]  # the border cuts it off
     assert float((rows == 5).float().mean()) == pytest.approx(28 / 32, abs=0.03)
-    assert blank.float().mean(0)[4:-4, 4:-4].std() < 0.01  # every place as often
+    assert blank.float().mean(0)[4:-4, 4:-4].std() < 0.01  # all positions are equally frequent
     augmented = data.augment(white, torch.Generator().manual_seed(0))
     assert (augmented.permute(0, 2, 3, 1) == torch.tensor([125, 123, 114])).all(-1).any((1, 2)).all()
     assert float(data.normalize(torch.tensor([125, 123, 114]).view(1, 3, 1, 1)).abs().max()) < 0.01
@@ -421,12 +421,12 @@ def test_mnist_is_not_augmented(sample):
 
 
 def idx(values: Tensor) -> bytes:
-    """The format of the MNIST files: magic number of uint8 and the dimensions, the sizes, the bytes."""
+    """Return the contents of an MNIST file: the magic number for uint8 and the dimensions, the sizes, the bytes."""
     return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.numpy().tobytes()
 
 
 def tiny(folder: Path) -> type[MNIST]:
-    """A data set of 20 + 10 images in MNIST's own files."""
+    """Return a data set of 20 + 10 images in files of MNIST's format."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     images = torch.arange(30, dtype=torch.uint8).view(30, 1, 1).expand(30, 28, 28).contiguous()

@@ -1,4 +1,4 @@
-"""Several processes: the masks of one, the same weights on all, every example once, and no rank left waiting."""
+"""Several processes: the masks of a single process, equal weights, every example once, and no rank left waiting."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def finished(process, timeout=180):
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        os.killpg(process.pid, signal.SIGKILL)  # also kills its child processes
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -47,7 +47,7 @@ def report(folder, name):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What the fits of ranks.py left behind, by number of processes, rank and name."""
+    """Return the results of the fits in ranks.py, by number of processes, rank and name."""
     folder = tmp_path_factory.mktemp("ranks")
     done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -76,7 +76,7 @@ def test_several_processes_have_the_masks_the_start_and_the_record_of_one(report
 @pytest.mark.slow
 def test_each_process_fetches_its_own_batches_alone(reports):
     assert len(reports[1, 0]["random data, random loss"]["fetched"]) == 50
-    # 7 batches of 8, of which the last has 2
+    # 7 batches of 8; the last has 2
     for size, shares in ((2, [26, 24]), (4, [16, 16, 10, 8])):
         fetched = [reports[size, rank]["random data, random loss"]["fetched"] for rank in range(size)]
         assert [len(share) for share in fetched] == shares
@@ -134,7 +134,7 @@ def test_each_process_holds_its_shard(reports, module):
     fsdp2 = [reports[4, rank]["sharded" + module]["shards"] for rank in range(4)]
     assert [shapes[0] for shapes in fsdp2] == [[8, 48], [8, 48], [8, 48], [6, 48]]
     assert [shapes[2] for shapes in fsdp2] == [[1, 30], [1, 30], [0, 30], [0, 30]]
-    # FSDP cuts the 1470 numbers of the first layer after each 368
+    # FSDP splits the 1470 numbers of the first layer into pieces of 368
     fsdp = [reports[4, rank]["flattened" + module]["shards"] for rank in range(4)]
     assert [shapes[:2] for shapes in fsdp] == [[[368], [0]], [[368], [0]], [[368], [0]], [[336], [30]]]
 

@@ -1,4 +1,4 @@
-"""Loaders dealt to processes: together they read what one reads, each batch alike, and fetch no more."""
+"""Loaders split among processes: together they read the same batches as one process, and fetch no more."""
 
 import random
 
@@ -25,7 +25,7 @@ from spl.pruning import PruningChoices, find_masks
 
 
 class Noisy(Dataset):
-    """Draws from every stream there is."""
+    """A data set that draws from every random stream."""
 
     def __len__(self):
         return 22
@@ -118,7 +118,7 @@ def test_the_first_of_two_processes_misses_data_that_is_not_there():
         find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 0))
     masks, scores = find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 1))
     assert masks.kept == 6
-    assert scores["weight"].count_nonzero() == 0  # nothing was added to
+    assert scores["weight"].count_nonzero() == 0  # nothing was added to these scores
 
 
 def test_two_processes_score_half_the_batches_each():

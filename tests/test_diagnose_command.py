@@ -1,4 +1,4 @@
-"""`spl diagnose`, and the callback behind it: the network of fit, measured and not trained."""
+"""`spl diagnose` and its callback: the network of fit is measured and not trained."""
 
 import re
 import sys
@@ -26,7 +26,10 @@ SHORT += ["--trainer.limit_train_batches", "2", "--test_after_fit", "false"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """version_0: fit; version_1: diagnose, with the same flags; version_2: diagnose the checkpoint of version_0."""
+    """Return the folder of three runs.
+
+    version_0: fit; version_1: diagnose with the same flags; version_2: diagnose the checkpoint of version_0.
+    """
     folder = tmp_path_factory.mktemp("runs")
     states, printed = [], []
     with pytest.MonkeyPatch.context() as patch:

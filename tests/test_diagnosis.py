@@ -1,4 +1,4 @@
-"""Diagnosis: what is measured of layers and paths, by hand on networks of a few weights."""
+"""Diagnosis: measurements of layers and paths, checked by hand on networks with a few weights."""
 
 import math
 from itertools import pairwise
@@ -16,14 +16,14 @@ from spl.networks import MLP, VGG16
 
 
 def masked(network: nn.Module, **kept: list) -> tuple[nn.Module, Masks]:
-    """The network with 0.0 where `kept` (by layer, 1 is kept) says so, and the masks."""
+    """Return the network with pruned weights at 0.0 and its masks. `kept` has, by layer, 1 for a kept weight."""
     masks = Masks({f"{name.replace('__', '.')}.weight": torch.tensor(k).bool() for name, k in kept.items()})
     masks.apply_(dict(network.named_parameters()))
     return network, masks
 
 
 def chain(*sizes: int) -> nn.Sequential:
-    """Linear layers a, b, c, … with all weights 1 and biases 0."""
+    """Return linear layers a, b, c, … with all weights 1 and biases 0."""
     network = nn.Sequential()
     for name, (fan_in, fan_out) in zip("abcdef", pairwise(sizes), strict=False):
         layer = nn.Linear(fan_in, fan_out)
@@ -65,7 +65,7 @@ def test_a_transposed_convolution_has_its_inputs_first():
 
 
 def test_a_weight_is_on_a_path_if_it_comes_from_the_input_and_leads_to_the_output():
-    # hidden unit 1 has no input, hidden unit 2 has no output: only what runs through unit 0 counts
+    # hidden unit 1 has no input, hidden unit 2 has no output: only paths through unit 0 count
     network, masks = masked(chain(2, 3, 2), a=[[1, 0], [0, 0], [1, 1]], b=[[1, 1, 0], [0, 1, 0]])
     paths = find_paths(network, masks, torch.randn(5, 2))
     assert (paths.inputs.tolist(), paths.outputs.tolist()) == ([True, False], [True, False])
@@ -84,7 +84,7 @@ def test_biases_carry_no_paths():
 
 
 class Residual(nn.Module):
-    """x + body(x), then a head."""
+    """A network that computes x + body(x), followed by a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_max_pooling_hides_no_path(pooling):
     network = nn.Sequential(nn.Conv2d(1, 1, 2, stride=2, bias=False), pooling, nn.Flatten(), nn.LazyLinear(1))
     network(torch.randn(1, 1, 4, 4))
     masks = Masks({name: torch.ones_like(p).bool() for name, p in network.named_parameters() if p.ndim > 1})
-    # only one pixel of the pooled 2×2 is open: the maximum, if it hid the others, would leave the head's first input
+    # only one pixel of the pooled 2×2 is open: if the maximum hid the others, the head's first input would be lost
     masks["3.weight"][:] = False
     masks["3.weight"][0, -1] = True
     assert find_paths(network, masks, torch.randn(1, 1, 4, 4)).weights["0.weight"].all()
@@ -123,7 +123,7 @@ def test_no_depth_hides_a_path():
     network = nn.Sequential(*[nn.Linear(50, 50, bias=False) for _ in range(1000)])
     masks = {name: torch.ones(50, 50, dtype=torch.bool) for name, _ in network.named_parameters()}
     masks["0.weight"] = torch.zeros(50, 50, dtype=torch.bool)
-    masks["0.weight"][3, 7] = True  # a single way in
+    masks["0.weight"][3, 7] = True  # the only way in
     paths = find_paths(network, masks, torch.randn(1, 50))
     assert int(paths.weights["0.weight"].sum()) == 1
     assert int(paths.weights["1.weight"].sum()) == 50
@@ -134,7 +134,7 @@ def test_every_weight_of_a_dense_network_is_on_a_path():
     network = VGG16(width_multiplier=0.05)
     masks = {name: torch.ones_like(p).bool() for name, p in network.named_parameters() if p.ndim > 1}
     paths = find_paths(network, masks, torch.randn(1, 3, 32, 32))
-    # 3×3 kernels on 2×2 pixels and fewer see all of their taps but where the padding is all that they see
+    # on 2×2 or fewer pixels, some taps of a 3×3 kernel see only padding
     assert all(paths.weights[name].all() for name in ("conv1.weight", "conv5.weight", "fc1.weight", "fc3.weight"))
 
 
@@ -228,7 +228,7 @@ def test_a_layer_that_is_not_used_is_measured_as_silent():
     assert (layer.on_paths, layer.signal, layer.gradient) == (0, 0.0, 0.0)
 
 
-# The whole
+# The whole diagnosis
 
 
 def test_diagnosing_leaves_no_trace(snapshot):

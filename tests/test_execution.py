@@ -1,4 +1,4 @@
-"""Runs that are really made: by processes, alone and together, and what happens when one fails or is stopped."""
+"""Runs that are really made by processes, alone and together, also when one fails or is stopped."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def names(failures):
 
 
 def broken(run: Run) -> Run:
-    """The same with a sparsity that there is not."""
+    """Return the same run with an invalid sparsity."""
     return Run("broken", dict(run.config) | {"pruning": dict(run.config["pruning"]) | {"sparsity": 2.0}})
 
 
@@ -49,7 +49,7 @@ def test_runs_are_made_once_and_one_that_fails_stops_none(folder, spl_data):
 
     results = Results(RUNS)
     assert missing([*good, untrained], results) == []
-    assert len(results) == 7  # the dense network that LDI-Mag starts from is one
+    assert len(results) == 7  # one is the dense network that LDI-Mag starts from
     together = [result.record["population"] for result in results.of([*good, untrained])]
     assert together == [5, 5, 5, 5, 1, 1]  # the dense network is the fifth
     for result in results.of(good):
@@ -93,7 +93,7 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [True, False], ids=["population", "alone"])
 def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypatch, together):
-    """In a process which is interrupted after its first epoch; another run waits there, and is not begun."""
+    """The process is interrupted after the first epoch; another run waits in it and is not started."""
     run, later = _long(MLP3.run(SMOKE, LDI_CS, 0)), replace(MLP3, trained=False).run(SMOKE, LDI_RAND, 0)
     monkeypatch.setattr("spl.reproduction.job._PAYS", 1 if together else 2)
     jobs = LocalProcesses(1)
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypat
     assert Results(RUNS).unfinished.keys() == {run.digest}
     execute([run, later], RUNS, spl_data, jobs)
     assert missing([run, later], Results(RUNS)) == []
-    assert len(list(RUNS.glob("jobs/*/*.log"))) == 2  # one process each time
+    assert len(list(RUNS.glob("jobs/*/*.log"))) == 2  # one process for each call
     result = Results(RUNS)[run.digest]
     assert result.folder.name == "version_1"
     steps, _ = result.series("loss/train")
@@ -115,14 +115,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypat
 
 
 def _long(run: Run) -> Run:
-    """Long enough to be stopped after an epoch: 3,000 steps, 540 an epoch."""
+    """Make a run long enough to be stopped after an epoch: 3,000 steps, 540 per epoch."""
     config = json.loads(json.dumps(run.config))
     config["trainer"] |= {"max_steps": 3000, "log_every_n_steps": 100}
     return Run(run.name, config)
 
 
 class _Stopping(LocalProcesses):
-    """Interrupts the one who waits for jobs, as soon as `when`."""
+    """Local processes that interrupt the waiting caller as soon as `when` returns True."""
 
     def __init__(self, engine: LocalProcesses, when) -> None:
         super().__init__(engine.count)

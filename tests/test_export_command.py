@@ -1,4 +1,4 @@
-"""`spl export` and `spl summary`, as a user types them."""
+"""`spl export` and `spl summary`, as a user calls them."""
 
 import re
 
@@ -23,7 +23,7 @@ CONFIG = {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 3
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Of a short fit, as the command writes it."""
+    """Return the checkpoint of a short fit, as the command writes it."""
     model = SparseClassifier(MLP(depth=3, width=30))
     model.network_config = CONFIG
     trainer = Trainer(**PLAIN, callbacks=[PruneAtInit(sparsity=0.95, batches=4, isometry=None)])
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory):
 
 
 def untrained(path, network, config, sparsity=0.9):
-    """The checkpoint of a classifier that was not trained; without a sparsity, nor pruned."""
+    """Write the checkpoint of an untrained classifier, pruned only if a sparsity is given."""
     model = SparseClassifier(network)
     model.network_config = config
     if sparsity is not None:

@@ -1,4 +1,4 @@
-"""A fit whose loss is NaN or infinite ends with one sentence, and leaves good checkpoints alone."""
+"""A fit whose loss is NaN or infinite ends with one sentence and keeps good checkpoints."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from spl.reproduction.job import Group, Job, PlannedRun
 from spl.reproduction.worker import work
 
 HERE = Path(__file__).parent / "support"
-# after eight steps, which is in the second epoch of five steps, the learning rate is 1e30
+# after eight steps, in the second epoch of five steps, the learning rate becomes 1e30
 EXPLODING = ["--model.network.activation", "relu", "--model.lr_scheduler", "StepLR"]
 EXPLODING += ["--model.lr_scheduler.step_size", 8, "--model.lr_scheduler.gamma", 1e31]
 BRIEF = ["--trainer.limit_train_batches", 5, "--trainer.max_epochs", 3, "--trainer.log_every_n_steps", 50]
@@ -56,7 +56,7 @@ def test_a_diagnosis_whose_trial_diverges_is_made(tmp_path, monkeypatch):
     assert "a trial of 100 steps: inf" in done.output
 
 
-@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor")  # which torchmetrics says of the losses
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor")  # torchmetrics, about the losses
 @pytest.mark.parametrize("together", [False, True])
 def test_spl_reproduce_records_what_diverges(together, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -85,11 +85,11 @@ def test_spl_reproduce_records_what_diverges(together, tmp_path, monkeypatch):
     assert all(json.loads(path.read_text())["test"]["final"]["accuracy"] < 0.2 for path in results)
 
 
-# Beside any module
+# With any module
 
 
 class Returning(L.LightningModule):
-    """A regression whose step returns the loss in one way or another, and NaN at some batches."""
+    """A regression whose step returns the loss in one of several forms, and NaN at some batches."""
 
     def __init__(self, kind: str = "tensor", faulty: tuple[int, ...] = (), fault: float = float("nan")) -> None:
         super().__init__()

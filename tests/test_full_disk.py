@@ -1,4 +1,4 @@
-"""A full disk ends a command in one sentence, and leaves whole what was there before."""
+"""A full disk ends a command with one sentence and leaves existing files intact."""
 
 import pytest
 from scripts import report_of
@@ -6,7 +6,7 @@ from scripts import report_of
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What became of fits on disks that filled up: before anything was written, and after 0 and 1 checkpoints."""
+    """Return the outcomes of fits whose disk filled up before anything was written, and after 0 and 1 checkpoints."""
     return report_of("full_disk.py", tmp_path_factory.mktemp("disks"))
 
 
@@ -19,7 +19,7 @@ def test_a_full_disk_ends_a_fit_in_one_sentence(report, after):
     assert message.startswith("spl: error: ")
     assert cause in message
     assert "make room, and start again or go on from" in message
-    assert not before or after == -1  # TensorBoard's own thread, which fails first, says so
+    assert not before or after == -1  # TensorBoard's thread fails first and says so
     assert not [name for name in found["files"] if name.endswith(".part")]
 
 
@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_no_half_export(report):
 
 
 def test_a_full_disk_ends_all_processes_of_a_fit_in_one_sentence_each(report):
-    """The first writes; gloo tells the other."""
+    """The first process writes; the second is told by gloo."""
     first, second = report["together"]
     assert (first["code"], second["code"]) == (2, 2)
     assert "last.ckpt cannot be written" in first["errors"]

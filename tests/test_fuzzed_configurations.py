@@ -1,4 +1,4 @@
-"""Five hundred YAMLs with a mistake in each: a run or one clear error, never a traceback from inside."""
+"""Five hundred YAML files with one mistake each give a run or one clear error, never an internal traceback."""
 
 import copy
 import random
@@ -26,12 +26,12 @@ QUICK = [
     "--trainer.enable_progress_bar",
     "false",
 ]
-ALONE = ["--trainer.devices", "1"]  # each further one would start the tests again
-FEW = {False: [], True: ["--spectrum.examples", "3", "--pruning.batches", "2"]}  # what is slow where left out
+ALONE = ["--trainer.devices", "1"]  # every further device would start the tests again
+FEW = {False: [], True: ["--spectrum.examples", "3", "--pruning.batches", "2"]}  # slow if left out
 
 
 def whole(path):
-    """A configuration with all that it includes."""
+    """Return a configuration with everything that it includes."""
 
     def included(node, folder):
         if isinstance(node, dict):
@@ -44,7 +44,7 @@ def whole(path):
 
 
 def small(name):
-    """An experiment on few and small things, with a choice of every kind."""
+    """Return a small experiment that has an option of every kind."""
     config = whole(CONFIGS / f"{name}.yaml")
     config["data"] = {"class_path": "spl.data.MNISTSample", "init_args": {"batch_size": 20}}
     network = config["model"]["network"]["init_args"]
@@ -60,7 +60,7 @@ def small(name):
 
 
 def places(node, path=()):
-    """The paths to all values."""
+    """Yield the paths to all values."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield (*path, key)
@@ -74,7 +74,7 @@ def at(node, path):
 
 
 def mutated(config, draw):
-    """With one mistake."""
+    """Return the configuration with one mistake."""
     config = copy.deepcopy(config)
     path = draw.choice(list(places(config)))
     parent, key = at(config, path[:-1]), path[-1]
@@ -99,14 +99,14 @@ def mutated(config, draw):
 
 
 def written(config, draw):
-    """As YAML; in one case of six with a mistake in that."""
+    """Return the configuration as YAML, in one of six cases with a syntax mistake."""
     text = yaml.safe_dump(config)
     place = draw.randrange(len(text))
     kinds = [
         text[:place],
         f"{text[:place]}\t{text[place:]}",
         f"{text[:place]}{draw.choice('{}[]:&*!%@#,')}{text[place:]}",
-        text + "".join(line + "\n" for line in text.splitlines()[:3]),  # keys twice
+        text + "".join(line + "\n" for line in text.splitlines()[:3]),  # duplicate keys
         "",
     ]
     return draw.choice(kinds) if draw.random() < 1 / 6 else text
@@ -163,7 +163,7 @@ def test_there_are_five_hundred_and_what_they_are_mistakes_in_runs(tmp_path, mon
     ],
 )
 def test_values_that_pass_the_parser_are_refused_with_the_reason(path, value, message, tmp_path, monkeypatch):
-    """All but the last, by which nothing is logged while training."""
+    """All values are refused except the last, with which nothing is logged during training."""
     monkeypatch.chdir(tmp_path)
     config = small("quickstart")
     at(config, path[:-1])[path[-1]] = value
