@@ -25,7 +25,7 @@ def moved(network: nn.Module, step: Tensor) -> nn.Module:
 
 def test_scores_of_two_weights_by_hand():
     # at logits (0, 0) of x = 1: p = 1/2, g = (p0 - 1, p1) = (-1/2, 1/2), H = p0 p1 [[1, -1], [-1, 1]], so that
-    # H g = 1/4 (-1, 1); with equal weights w the scores are w/4 (-1, 1): the weight whose growth lowers the loss goes
+    # H g = 1/4 (-1, 1); with equal weights w the scores are w/4 (-1, 1): the weight whose growth lowers the loss is out
     scores = GraSP(temperature=1.0)(subject(chain([[3.0], [3.0]]), [(torch.ones(1, 1).double(), torch.tensor([0]))]))
     torch.testing.assert_close(scores["fc1.weight"], torch.tensor([[-0.75], [0.75]]).double())
 

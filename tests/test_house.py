@@ -1,4 +1,4 @@
-"""Where things live: rooms on floors, imports that only go down, and a core without Lightning."""
+"""The layers of the package: modules on levels, imports only from lower levels, and a core without Lightning."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ import spl
 
 ROOT = Path(spl.__file__).parent
 
-FLOORS = [  # from the ground up
+FLOORS = [  # from the lowest level up
     {"errors"},
     {"data", "files", "functional", "masks", "networks"},
     {"export", "initializers", "isometry", "jacobian", "loading"},
@@ -31,7 +31,7 @@ FLOORS = [  # from the ground up
 
 
 def imported(file):
-    """The rooms that a file imports from."""
+    """Yield the modules and packages of spl that a file imports from."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "spl":
             yield from (alias.name for alias in node.names)
@@ -50,12 +50,12 @@ def test_every_room_stands_above_all_that_it_imports():
     for file in ROOT.rglob("*.py"):
         room = file.relative_to(ROOT).parts[0].removesuffix(".py")
         for other in set(imported(file)) - {room}:
-            if room != "__init__":  # which hands names on from everywhere, when they are asked for
+            if room != "__init__":  # __init__ imports names from everywhere on demand
                 assert floor_of[other] < floor_of[room], f"{file} imports {other}"
 
 
 def fresh(code, *args):
-    """What a new interpreter prints, and how many seconds of CPU it took."""
+    """Return what a new interpreter prints, and the CPU seconds that it took."""
     before = os.times()
     done = subprocess.run([sys.executable, *args, *(["-c", code] if code else [])], capture_output=True, text=True)
     after = os.times()
@@ -109,7 +109,7 @@ def test_help_and_version_wait_for_nothing():
     started = time.monotonic()
     out, seconds = fresh("", "-m", "spl", "--version")
     assert out == f"spl {spl.__version__}"
-    assert seconds < 0.3 or time.monotonic() - started > 5  # on a machine that is busy otherwise nothing is told
+    assert seconds < 0.3 or time.monotonic() - started > 5  # no conclusion on a busy machine
     out, seconds = fresh("", "-m", "spl", "--help")
     assert seconds < 1.5
     assert all(f"\n  {name} " in out for name in ("fit", "diagnose", "summary", "export", "reproduce"))

@@ -35,7 +35,7 @@ def test_weights_are_normal_with_the_variance_of_their_layer(initializer, linear
         assert len(z) > 25_000
         assert float(z.mean()) == pytest.approx(0.0, abs=0.03)
         assert float(z.var()) == pytest.approx(1.0, abs=0.04)
-        # shares of a normal distribution within one and two standard deviations, so neither uniform nor truncated
+        # the normal shares within one and two standard deviations: neither uniform nor truncated
         assert float((z.abs() < 1).float().mean()) == pytest.approx(0.683, abs=0.01)
         assert float((z.abs() > 2).float().mean()) == pytest.approx(0.0455, abs=0.005)
         assert not layer.bias.any()
@@ -110,19 +110,19 @@ def test_a_variance_that_is_not_positive_is_an_error(variance):
 
 
 def initialize(layer, initializer, gain):
-    """Draw the weight in single precision, as in a network; then double, so that nothing else is rounded."""
+    """Draw the weight in single precision, as in a network; then convert to double, so that nothing else is rounded."""
     initializer(gain)(layer.float())
     layer.double()
 
 
 def images_for(layer, extra):
-    """Three random images that the kernel fits into, larger than that by `extra`."""
+    """Return three random images, larger than the kernel by `extra`."""
     sizes = [d * (k - 1) + 1 + extra for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     return torch.randn(3, layer.in_channels, *sizes, dtype=torch.float64)
 
 
 def norms(images):
-    """One number an image."""
+    """Return the norm of each image."""
     return images.detach().flatten(1).norm(dim=1)
 
 
@@ -165,7 +165,7 @@ def test_a_delta_orthogonal_convolution_keeps_norms_with_borders_of_zeros_too(ke
 
 
 def energies(layer):
-    """The square of the norm of each tap."""
+    """Return the squared norm of each tap."""
     return layer.weight.detach().double().square().sum((0, 1))
 
 

@@ -35,7 +35,7 @@ def named(value: object) -> str:
 
 
 def network_of(weight: Tensor, **geometry) -> nn.Module:
-    """A network of one layer, fc1, that shares its memory with `weight`."""
+    """Return a network of one layer, fc1, that shares its memory with `weight`."""
     if weight.ndim == 2:
         layer = nn.Linear(1, 1)
     else:
@@ -52,7 +52,7 @@ def correct(weight: Tensor, mask: Tensor | None = None, correction: Correction |
 
 
 def orthonormal(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """How far the singular values are from the gain."""
+    """Return how far the singular values are from the gain."""
     return (torch.linalg.svdvals(weight.detach().flatten(1).double()) - gain).abs().max()
 
 
@@ -92,13 +92,13 @@ def test_residual_adds_up_the_squares_of_the_groups():
 
 
 def test_operator_residual_by_hand():
-    # along one axis, K ⋆ K = [1·2, 2² + 1², 2·1], at stride 2 only the middle is left
+    # along one axis, K ⋆ K = [1·2, 2² + 1², 2·1], of which only the middle is left at stride 2
     kernel = torch.tensor([[[2.0, 1.0]]])
     assert float(operator_residual(kernel)) == pytest.approx(math.sqrt(4 + 16 + 4))
     assert float(operator_residual(kernel, gain=2.0)) == pytest.approx(math.sqrt(4 + 1 + 4))
     assert float(operator_residual(kernel, stride=[2])) == pytest.approx(4.0)
     assert float(operator_residual(kernel, dilation=[3])) == pytest.approx(math.sqrt(4 + 16 + 4))
-    # taps at 0 and 3, moved by 2, meet nowhere; taps at 0 and 2 do
+    # taps at 0 and 3 do not overlap when shifted by 2; taps at 0 and 2 do
     assert float(operator_residual(kernel, stride=[2], dilation=[3])) == pytest.approx(4.0)
     assert float(operator_residual(kernel, stride=[2], dilation=[2])) == pytest.approx(math.sqrt(4 + 16 + 4))
 
@@ -140,7 +140,7 @@ def test_residuals_have_the_gradient_that_finite_differences_find(shape, geometr
 
 
 def test_orthogonality_score_is_the_mean_over_layers_along_the_outputs():
-    # [[5 - 1, 2], [2, 1 - 1]] and, of three outputs and one input, [[1/3 - 1, 1/3, …], …]: √2 at best
+    # [[5 - 1, 2], [2, 1 - 1]] and, for three outputs and one input, [[1/3 - 1, 1/3, …], …]: at best √2
     square = nn.Parameter(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
     tall = torch.full((3, 1), 1 / math.sqrt(3))
     assert orthogonality_score([square]) == pytest.approx(math.sqrt(24))
@@ -183,13 +183,13 @@ def test_a_permutation_is_found_in_a_mask_that_has_one():
     mask = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     weight = torch.tensor([[0.4, 0.3, 0.0], [0.0, 0.5, -0.2], [0.0, 0.0, -0.6]])
     assert correct(weight, mask).after.matrix < 1e-3
-    # an upper triangle with orthonormal rows is diagonal
+    # an upper triangular matrix with orthonormal rows is diagonal
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.0, 1.0, -1.0])), atol=0.03, rtol=0)
 
 
 @st.composite
 def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """A random layer of a random scale, its mask with empty rows, columns, or nothing at all."""
+    """Draw a random layer of random scale; its mask may have empty rows or columns, or be empty."""
     rows, columns = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     weight = torch.randn(rows, columns, generator=generator) * draw(st.sampled_from([1e-3, 0.1, 1.0, 10.0]))
@@ -251,8 +251,8 @@ def test_an_isometry_is_left_as_it_is():
         ((4, 6, 2, 2), {}),
         ((3, 4, 3), {"dilation": 2}),
         ((3, 2, 2, 2, 2), {}),
-        ((6, 2, 3, 3), {"stride": 2}),  # to fewer outputs than inputs at the four places of a stride
-        ((12, 2, 3, 3), {"stride": 2}),  # and to more
+        ((6, 2, 3, 3), {"stride": 2}),  # fewer outputs than inputs at the four positions of a stride
+        ((12, 2, 3, 3), {"stride": 2}),  # more outputs
         ((4, 3, 3, 3), {"groups": 2}),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_step_of_gradient_descent_by_hand():
     weight = torch.tensor([[0.5]])
     correct(weight, correction=GradientDescentIsometry(learning_rate=0.1, iterations=1))
     assert float(weight) == pytest.approx(0.5 + 0.1 * 1)
-    # and that of |w² - 4| is -6 at 3's mirror image, -3
+    # and the slope of |w² - 4| is -6 at -3
     weight = torch.tensor([[-3.0]])
     correct(weight, correction=GradientDescentIsometry(gain=2.0, learning_rate=0.5, iterations=1))
     assert float(weight) == pytest.approx(0.0, abs=1e-6)
@@ -357,7 +357,7 @@ def test_steps_end_where_the_residual_is_zero():
 
 
 def network_and_masks() -> tuple[nn.Sequential, Masks]:
-    """Layers of all kinds for images of 3×3; every parameter of all but the last has a mask."""
+    """Return layers of all kinds for images of 3×3, with masks for all parameters except those of the last layer."""
     body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, groups=2))
     network = nn.Sequential(body, nn.Flatten(), nn.Linear(16, 5), nn.Linear(5, 2))
     names = [name for name, _ in network.named_parameters() if not name.startswith("3.")]
@@ -428,7 +428,7 @@ def test_a_layer_that_lost_every_weight_stays_zero(shape, correction):
 
 @pytest.mark.parametrize("correction", [ApproximateIsometry(), OperatorIsometry(), EOI(), EdgeOfChaos()], ids=named)
 def test_a_large_matrix_that_lost_every_weight_stays_zero(correction):
-    """Of more than 131,072 weights, which are solved alone and without their empty rows and columns."""
+    """Matrices of more than 131,072 weights are solved alone, without their empty rows and columns."""
     network = nn.Sequential(OrderedDict(lost=nn.Linear(400, 400), group=nn.Conv2d(300, 500, 1, groups=2)))
     group = torch.rand(500, 150, 1, 1) < 0.05
     group[:250] = False

@@ -69,7 +69,7 @@ def test_random_masks_in_which_a_descent_is_stuck_come_to_their_floors():
 
 
 def test_of_several_optima_one_near_the_weights_is_found():
-    """As near as random weights admit, and with the signs of the large ones."""
+    """It is as near as random weights allow, and has the signs of the large ones."""
     weight = torch.randn(40, 40)
     mask = torch.rand(40, 40) < 0.2
     network = nn.Sequential(nn.Linear(40, 40, bias=False))

@@ -1,4 +1,4 @@
-"""Corrections beside approximate isometry: EOI and the edge of chaos."""
+"""Corrections other than approximate isometry: EOI and the edge of chaos."""
 
 import math
 
@@ -116,7 +116,7 @@ def test_one_factor_a_layer_by_hand():
         network[0].weight.copy_(torch.tensor([[1.0, 0.0], [9.0, 1.0]]))
     mask = torch.tensor([[True, True], [False, True]])
     changes = EdgeOfChaos(gain=3.0)(network, Masks({"0.weight": mask})).changes
-    # fan_in 2 times mean square (1 + 1)/4 is 1
+    # fan_in 2 times the mean square (1 + 1)/4 is 1
     torch.testing.assert_close(network[0].weight.detach(), torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
     assert changes["0.weight"].moved == pytest.approx(2.0)
 

@@ -38,19 +38,19 @@ def test_gather_is_the_adjoint_of_spread(matrices):
 
 @given(st.lists(st.floats(0.01, 3) | st.floats(-3, -0.01), min_size=3, max_size=3), st.floats(-12, 12))
 def test_the_first_minimum_of_a_line_is_the_smallest_positive_root_of_its_slope(roots, scale):
-    """Slopes 4 (t − r₁)(t − r₂)(t − r₃) s; of a double root, where the slope only touches zero, nothing is said."""
+    """Slopes 4 (t − r₁)(t − r₂)(t − r₃) s; double roots, where the slope only touches zero, are left out."""
     assume(min(abs(r - s) for r, s in combinations(roots, 2)) > 0.05)
     polynomial = 10.0**scale * 4 * np.poly(roots)  # highest power first
     d, c, b, a = polynomial / np.array([4, 3, 2, 1])
     found = float(_first_minimum(torch.tensor([[a], [b], [c], [d]], dtype=torch.float64)))
-    if a >= 0:  # uphill
+    if a >= 0:  # the line goes uphill from the start
         assert found == 0.0
     else:
         assert found == pytest.approx(min(r for r in roots if r > 0), rel=1e-3)
 
 
 def test_an_isometry_is_found_exactly_by_hand():
-    # one row (3, 4) of norm 5 goes to (0.6, 0.8) along the line to the origin
+    # one row (3, 4) of norm 5 moves to (0.6, 0.8) on the line to the origin
     result, norms = minimize(dense(1, 2), torch.tensor([[3.0, 4.0]]), NO_FLOOR, 1e-6, 10)
     torch.testing.assert_close(result, torch.tensor([[0.6, 0.8]]))
     assert float(norms) < 1e-6

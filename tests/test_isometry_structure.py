@@ -13,7 +13,7 @@ from spl.isometry.structure import heaviest_matching
 
 @st.composite
 def masked_weights(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """A matrix of up to 4×5 and a mask, the weights sometimes 0, equal, or of any size."""
+    """Draw a matrix of up to 4×5 and a mask; weights may be 0, equal, or of any size."""
     n, m = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     entries = st.sampled_from([0.0, 1.0, -1.0, 0.3, -2.5, 1e-20, 1e20])
     weight = torch.tensor(draw(st.lists(entries, min_size=n * m, max_size=n * m))).view(n, m)
@@ -22,7 +22,7 @@ def masked_weights(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 def best_by_trying(weight: Tensor, mask: Tensor) -> tuple[int, float]:
-    """The most entries of a partial permutation under `mask`, and the largest sum of absolute weights of so many."""
+    """Return, by trying all, the size of a maximum matching under `mask` and its largest sum of absolute weights."""
     n, m = mask.shape
     wide = torch.zeros(n, m + n, dtype=torch.bool)
     wide[:, :m] = mask

@@ -14,7 +14,7 @@ from spl.networks import MLP, VGG16, ResNet, WideResNet
 
 
 def one_by_one(network: nn.Module, inputs: Tensor) -> Tensor:
-    """The singular values of each example's Jacobian, from the network of that example alone."""
+    """Return the singular values of the Jacobian of each example, computed one example at a time."""
     network.eval()
     rows = []
     for x in inputs:
@@ -24,7 +24,7 @@ def one_by_one(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """In float64, orthogonal, and with BatchNorm statistics of some batches."""
+    """Make the network orthogonal, in float64, with BatchNorm statistics of some batches."""
     Orthogonal()(network.double())
     for _ in range(30):
         network.train()(torch.randn(8, 3, 20, 20).double())
@@ -32,7 +32,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 
 def conv_network() -> nn.Sequential:
-    """With BatchNorm statistics that are not fresh."""
+    """Return a network with BatchNorm statistics that are not fresh."""
     network = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 3)
     )

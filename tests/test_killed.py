@@ -1,4 +1,4 @@
-"""A fit that is killed at any moment goes on from its last checkpoint and ends as if nothing had been."""
+"""A fit that is killed at any moment resumes from its last checkpoint and ends like the uninterrupted fit."""
 
 import pytest
 from kills import BATCHES, KILLS, MOMENTS
@@ -9,16 +9,16 @@ SEED = 0
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What became of fits that were killed: of the script, in one process from which all fits are forked."""
+    """Return the outcomes of killed fits, from a script that forks all fits from one process."""
     return report_of("kills.py", tmp_path_factory.mktemp("killed"), SEED)
 
 
 def test_a_fit_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(report):
-    """Weights, masks, optimizer, schedule and order are compared; moments before the first checkpoint start again."""
+    """Weights, masks, optimizer, schedule and order are compared; before the first checkpoint a fit starts again."""
     assert len(report["random"]) == MOMENTS == 20
     for moment in report["random"]:
         assert moment["equal"], (SEED, moment)
-    assert sum(moment["killed"] for moment in report["random"]) >= MOMENTS - 1  # but one that the end was too near for
+    assert sum(moment["killed"] for moment in report["random"]) >= MOMENTS - 1  # one may be too close to the end
     steps = {moment["step"] for moment in report["random"]}
     assert {None, BATCHES + 1, 2 * BATCHES + 1, 3 * BATCHES + 1} <= steps
 

@@ -1,4 +1,4 @@
-"""PruneAtInit beside modules that step their optimizers by themselves, one or several."""
+"""PruneAtInit with modules that step one or several optimizers manually."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ ADAM = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.9))
 
 
 class GAN(L.LightningModule):
-    """Two networks, two optimizers, two steps a batch."""
+    """A module of two networks with two optimizers and two steps per batch."""
 
     def __init__(self, wrapped=True, optimizer=ADAM):
         super().__init__()
@@ -54,7 +54,7 @@ class GAN(L.LightningModule):
         self.manual_backward(loss)
 
     def see(self, part):
-        """Look at the gradients before the step."""
+        """Inspect the gradients before the step."""
 
     def configure_optimizers(self):
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(self.generator.parameters())]
@@ -69,7 +69,7 @@ def data():
 
 
 def moments(trained):
-    """What the optimizers keep of pruned weights."""
+    """Yield the optimizer state of pruned weights."""
     states = {}
     for optimizer in trained.trainer.optimizers:
         states |= optimizer.state
@@ -87,9 +87,9 @@ def test_a_gan(tmp_path):
 
 
 class Seeing(GAN):
-    """Keeps of each step whether the gradients of pruned weights were other than 0 before it.
+    """A GAN that records for each step whether gradients of pruned weights were nonzero before it.
 
-    They come from Lightning's `manual_backward`, after which they are masked at once, or from PyTorch's own.
+    They come from Lightning's `manual_backward`, after which they are masked at once, or from `backward`.
     """
 
     def __init__(self, announced, **kwargs):

@@ -1,4 +1,4 @@
-"""Scores and spectra stream: their memory does not grow with the data."""
+"""Scores and spectra are streamed: their memory does not grow with the data."""
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ from spl.pruning import prunable_parameters, prune, score
 def test_the_measure_counts_what_lives_at_once():
     with PeakMemory() as memory:
         a = torch.zeros(1000)
-        b = a.view(10, 100) + 1  # a and b
+        b = a.view(10, 100) + 1  # a and b are alive
         del a
-        c = b * 2  # b and c
+        c = b * 2  # b and c are alive
         del b
-        d = c * 2  # c and d
+        d = c * 2  # c and d are alive
     assert memory.peak == 2 * 4000
     assert d.sum() == 4000
 
@@ -68,7 +68,7 @@ def test_vit_b_16_is_pruned_exactly_in_the_memory_of_a_training_step():
 
 
 class Deep(nn.Module):
-    """Blocks whose activations are kept for the backward pass, or computed again in it."""
+    """Blocks whose activations are kept for the backward pass or recomputed in it."""
 
     def __init__(self, again: bool) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_checkpointing_spares_the_memory_of_activations():
         with PeakMemory() as memory:
             prune(Deep(again), ConnectionSensitivity(), 0.9, BATCHES)
         peaks.append(memory.peak)
-    # 2 activations of each of 6 blocks, or the inputs of 6 and the 2 of one
+    # either 2 activations of each of 6 blocks, or the inputs of 6 and the 2 activations of one
     assert peaks[0] - peaks[1] >= 4 * (1000 * 32 * 4)
 
 

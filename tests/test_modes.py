@@ -11,7 +11,7 @@ from spl.pruning import prune
 
 
 def network() -> nn.Sequential:
-    """Layers in several modes, with gradients and with BatchNorm statistics that are not fresh."""
+    """Return layers in several modes, with gradients and with BatchNorm statistics that are not fresh."""
     layers = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)
     )

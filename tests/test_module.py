@@ -1,4 +1,4 @@
-"""SparseClassifier: pruned weights stay zero under every way of training, and checkpoints stand alone."""
+"""SparseClassifier: pruned weights stay zero under every way of training, and checkpoints are self-contained."""
 
 import copy
 import pickle
@@ -101,7 +101,7 @@ def test_sparsity_zero_is_the_dense_run_bit_for_bit():
 
 
 def test_masked_training_is_the_training_of_the_smaller_network():
-    """Units cut off by the mask change nothing: the masked net's loss is that of the net without them."""
+    """Units that the mask cuts off have no effect: the loss is that of the network without them."""
     network = MLP(depth=2, width=4, activation="tanh", in_features=784)
     keep = torch.tensor([True, True, False, False])
     masks = Masks({"fc1.weight": keep[:, None].expand(4, 784).clone(), "fc2.weight": keep.expand(10, 4).clone()})

@@ -1,4 +1,4 @@
-"""A checkpoint is data: what it names is neither imported nor called, however it is spelled."""
+"""A checkpoint is data: nothing that it names is imported or called, however it is spelled."""
 
 import collections
 import pickle
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    """What is in the checkpoint of a small pruned MLP, in a folder whose module tells when it is imported or called."""
+    """Yield the checkpoint of a small pruned MLP; a module in its folder reveals whether it is imported or called."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "canary.py").write_text(CANARY)
@@ -60,14 +60,14 @@ def named(class_path, **arguments):
 
 
 def itself():
-    """A list that contains itself."""
+    """Return a list that contains itself."""
     inner = []
     inner.append(inner)
     return inner
 
 
 def nested(width, depth):
-    """A list of as many lists of as many lists, in little space."""
+    """Return lists nested to a depth, each with `width` references to the same list, which takes little memory."""
     inner = []
     for _ in range(depth):
         inner = [inner] * width
@@ -207,7 +207,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_unpickled(checkpoint, t
 
 
 class Named(SparseClassifier):
-    """Saves its plain hyperparameters, as a user's own class may."""
+    """A class that saves its plain hyperparameters, as a user's class may."""
 
     def __init__(self, network, title, **kwargs):
         super().__init__(network, **kwargs)

@@ -18,7 +18,7 @@ def batch(n: int, features: int) -> list:
 
 
 def test_scores_of_a_linear_network_by_hand():
-    # f(z; θ ⊙ m) − f(z; (θ+Δθ) ⊙ m) = −Σ_j Δθ_j m_j z_j, whatever θ: its square has the gradient
+    # f(z; θ ⊙ m) − f(z; (θ+Δθ) ⊙ m) = −Σ_j Δθ_j m_j z_j, for any θ: its square has the gradient
     # 2 (Σ_k Δθ_k z_k) Δθ_j z_j at m = 1
     scores = NTKSAP(perturbation=0.5, draws=1, seed=3)(subject(chain([[7.0, -2.0]]), batch(2, 2)))["fc1.weight"]
     with seeded(3 + 1):

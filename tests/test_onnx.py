@@ -1,4 +1,4 @@
-"""ONNX files compute what their networks do."""
+"""ONNX files compute the same outputs as their networks."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from spl.pruning.patterns import Channels
 
 
 def computes_the_same(path, network, *shape):
-    """For a batch of one and a larger one."""
+    """Compare the file and the network on a batch of one and on a larger batch."""
     for batch in (1, 5):
         inputs = torch.randn(batch, *shape)
         with torch.no_grad():
@@ -46,7 +46,7 @@ def test_a_compact_residual_network_is_smaller(tmp_path):
 
 
 class Together(nn.Module):
-    """Several networks that read the same inputs, in one file: most of the time goes into a file, not what is in it."""
+    """Several networks with the same inputs in one file, because most of the time is spent per file."""
 
     def __init__(self, networks):
         super().__init__()
@@ -72,7 +72,7 @@ def test_compact_networks_with_trained_statistics(make, dense, tmp_path):
     for sparsity in (0.6, 0.9, 0.97):
         own = as_trained_(make())
         masks = prune(own, Random(), sparsity=sparsity, exclude=dense)
-        for name in masks:  # training makes up for what is pruned
+        for name in masks:  # training compensates for pruned weights
             own.get_parameter(name).data /= (1 - sparsity) ** 0.5
         smaller.append(compact(own, masks, example).network)
         masks.apply_(dict(own.named_parameters()))
@@ -87,7 +87,7 @@ def test_compact_networks_with_trained_statistics(make, dense, tmp_path):
 
 
 class Sums(nn.Module):
-    """Partial sums of 3 channels, of addends with these places."""
+    """Partial sums of 3 channels, whose addends have the given places."""
 
     def __init__(self, axis, *places):
         super().__init__()

@@ -12,7 +12,7 @@ from spl.networks import MLP
 
 
 class Doubled(nn.Module):
-    """Doubles its inputs, which is not exported."""
+    """A module that doubles its inputs, but not when it is exported."""
 
     def __init__(self, scale=1.0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a person would switch on to train faster, or repeatably: masks hold under each."""
+"""Options for faster or reproducible training: masks hold under each of them."""
 
 from functools import partialmethod
 
@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
-    """And without inductor, whose kernels are the business of test_module and test_configs."""
+    """Restore global settings, and compile without inductor, whose kernels test_module and test_configs cover."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     yield
     torch.use_deterministic_algorithms(False)
@@ -84,7 +84,7 @@ def test_masks_and_spectra_do_not_depend_on_how_the_network_is_trained(model_opt
         spectra.append(spectrum.spectra["pruned"].as_dict())
     assert spectra[1] == pytest.approx(spectra[0], rel=1e-3)
     differing = sum(int((fast.masks[name] != mask).sum()) for name, mask in plain.masks.items())
-    assert differing <= 0.001 * plain.masks.size  # where two scores differ by less than their rounding
+    assert differing <= 0.001 * plain.masks.size  # close scores are rounded
 
 
 @pytest.mark.parametrize(("model_options", "trainer_options"), CASES)
