@@ -1,4 +1,4 @@
-"""Patterns: which weights are kept together, exactly."""
+"""Patterns: which weights are kept together."""
 
 from collections import Counter
 from itertools import combinations, product
@@ -36,7 +36,7 @@ def scores_of(shapes, seed=0) -> dict[str, torch.Tensor]:
 
 
 def rectangles(mask, pattern):
-    """The parts of a mask that belong together."""
+    """Return the parts of a mask that are kept together."""
     matrix = mask.flatten(1)
     rows, columns = (1, matrix.shape[1]) if isinstance(pattern, Channels) else (pattern.rows, pattern.columns)
     return [block for strip in matrix.split(rows) for block in strip.split(columns, 1)]
@@ -69,7 +69,7 @@ def test_blocks_by_hand():
     assert Blocks(2, 2).sizes((3, 3)).tolist() == [[4, 2], [2, 1]]
     mask = select({"fc1": scores}, 1 - 5 / 9, pattern=Blocks(2, 2))["fc1"]
     assert mask.int().tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
-    mask = select({"fc1": scores}, 1 - 4 / 9, pattern=Blocks(2, 2))["fc1"]  # 4 are 2 + 1, and the next has 2
+    mask = select({"fc1": scores}, 1 - 4 / 9, pattern=Blocks(2, 2))["fc1"]  # keep 4: units of 2 and 1; the next has 2
     assert mask.int().tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 1]]
 
 
@@ -229,7 +229,7 @@ def test_correction_spectra_and_training_keep_the_pattern(pattern, sparsity):
         schedule=Exponential(3),
     )  # fmt: skip
     assert bool(singular_values(model.network, torch.randn(4, 784)).isfinite().all())
-    fit(model, [pruning(**options)])  # keeps the masks that it has
+    fit(model, [pruning(**options)])  # the model keeps its masks
     for mask in model.masks.values():
         if isinstance(pattern, NM):
             assert bool((mask.view(-1, 4).sum(1) == 2).all())

@@ -12,7 +12,7 @@ from spl.pruning import prunable_parameters, prune
 
 
 def on_paths(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Which kept weights lie on a path of kept weights from input to output."""
+    """Return which kept weights lie on a path of kept weights from input to output."""
     layers = [mask.flatten(2).any(2) if mask.ndim > 2 else mask for mask in masks.values()]
     reached = [torch.ones(layers[0].shape[1], dtype=torch.bool)]
     for layer in layers:
@@ -28,8 +28,8 @@ def on_paths(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_walks_through_a_network_with_one_way_each_by_hand():
-    # walk 0 leaves input 0 by the only weight there, and 1 comes back from the output the heavy way, which nearly all
-    # its weight makes certain; walk 2 leaves input 1
+    # walk 0 leaves input 0 by its only weight; walk 1 starts at the output and takes the heavy weight, whose size makes
+    # this almost certain; walk 2 leaves input 1
     layers = [torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]]).double(), torch.tensor([[[1e-12], [1.0]]]).double()]
     first = first_walks(layers, keep=2, generator=torch.Generator().manual_seed(0))
     assert [f.flatten().tolist() for f in first] == [[0, -1, -1, 1], [0, 1]]

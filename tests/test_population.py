@@ -1,4 +1,4 @@
-"""A population trains every member as its own `spl fit` does."""
+"""A population trains every member exactly as its own `spl fit` does."""
 
 import signal
 from itertools import pairwise
@@ -56,7 +56,7 @@ RUNS = {
 
 
 def scalars(folder):
-    """Every scalar of a run: (step, value) by tag."""
+    """Return every scalar of a run as (step, value) by tag."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -72,14 +72,14 @@ def same(a, b):
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
-    """An empty folder for the runs."""
+    """Return an empty folder for the runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A small member that nobody trains."""
+    """Return a small member that is not trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("base"))
         return prepare(SMALL)
@@ -87,7 +87,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The folders of four runs: in a population, and each by itself."""
+    """Return the folders of four runs, trained as a population and each by itself."""
     folder = tmp_path_factory.mktemp("population")
     announced = []
     with pytest.MonkeyPatch.context() as patch:
@@ -103,7 +103,7 @@ def both(tmp_path_factory):
 
 
 class Operators(TorchDispatchMode):
-    """How many operators have been called when each training step begins."""
+    """A mode that records how many operators have been called when each training step begins."""
 
     def __init__(self, monkeypatch, kind):
         super().__init__()
@@ -228,14 +228,14 @@ def test_fused_products_are_the_members_own(shape, bias, shared):
 
 
 class Noisy(MNISTSample):
-    """Augmented."""
+    """MNISTSample with augmented images."""
 
     def augment(self, images, generator):
         return images ^ torch.randint(256, images.shape, generator=generator, dtype=torch.uint8)
 
 
 class Look(L.Callback):
-    """Keeps the batches."""
+    """A callback that keeps the batches."""
 
     def __init__(self):
         self.batches = []
@@ -245,7 +245,7 @@ class Look(L.Callback):
 
 
 def looked_at(model, data):
-    """The batches of two epochs."""
+    """Return the batches of two epochs."""
     look = Look()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=[look], enable_model_summary=False, **quiet)
@@ -259,7 +259,7 @@ def test_each_member_is_given_the_batches_of_its_own_run_augmented_alike(here):
     members = [prepare([*SMALL, *noisy, "--seed_everything", str(seed)]) for seed in seeds]
     together = looked_at(Population(members), PopulationData(members))
     assert len(together) == 2 * 41
-    assert together[40][0].shape == (3, 50, 1, 28, 28)  # 4,050 digits by 100: the last batch of an epoch
+    assert together[40][0].shape == (3, 50, 1, 28, 28)  # 4,050 digits in batches of 100: the last one of an epoch
     for seed in set(seeds):
         L.seed_everything(seed, verbose=False)
         alone = looked_at(SparseClassifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))), Noisy())
@@ -270,7 +270,7 @@ def test_each_member_is_given_the_batches_of_its_own_run_augmented_alike(here):
 
 
 def interrupt_at(monkeypatch, step):
-    """Ctrl-C in the middle of a step."""
+    """Press Ctrl-C in the middle of a step."""
     stock = Population.training_step
 
     def pressed(self, batch, batch_idx):
@@ -296,7 +296,7 @@ def test_an_interrupted_population_is_resumed_bit_for_bit(here, monkeypatch):
     assert torch.load(here / "x.ckpt", weights_only=True)["global_step"] == 42
     resumed = two()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 41)  # a step that was done, and is not made again
+        interrupt_at(patch, 41)  # a step that was done and is not repeated
         train(resumed, here / "x.ckpt")
     assert not (here / "x.ckpt").exists()
     for a, b in zip(whole, resumed, strict=True):
@@ -320,7 +320,7 @@ def test_the_checkpoint_of_other_members_is_not_resumed(here, monkeypatch):
     assert steps == list(range(60))
 
 
-@pytest.mark.filterwarnings("ignore:The optimizer moves weights")  # as a NaN looks to it
+@pytest.mark.filterwarnings("ignore:The optimizer moves weights")  # a NaN looks like that
 def test_a_member_that_diverges_leaves_the_others_alone(here):
     healthy, sick = two(), two()
     sick[0].model.network.fc1.weight.data.mul_(torch.nan)

@@ -1,4 +1,4 @@
-"""What holds of every pruning, whatever the network, criterion, scope, pattern, schedule, sparsity and seed."""
+"""Properties of every pruning, for any network, criterion, scope, pattern, schedule, sparsity and seed."""
 
 import io
 import math
@@ -37,11 +37,11 @@ from spl.pruning import keep_count, prunable_parameters, prune
 from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
-CASES = 400  # of each network: 2,000 in all
+CASES = 400  # for each network: 2,000 in total
 
 
 class Residual(nn.Module):
-    """A block round which a shortcut leads, with BatchNorm."""
+    """A residual block with BatchNorm."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ class Residual(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers of one weight, and a table of embeddings that is left alone."""
+    """Two layers that share a weight, and an embedding that is not pruned."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ class Tied(nn.Module):
 
 
 class Attention(nn.Module):
-    """Packed projections."""
+    """Attention with packed projections."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ CHOICES = st.fixed_dictionaries(
 
 
 def made(kind, seed, training):
-    """A network with gradients and statistics of its own, and a batch for it."""
+    """Return a network with gradients and BatchNorm statistics, and a batch for it."""
     torch.manual_seed(seed)
     make, shape = NETWORKS[kind]
     network, batch = make(), (torch.randn(6, *shape), torch.randint(3, (6,)))
@@ -132,7 +132,7 @@ def made(kind, seed, training):
 
 
 def as_the_pattern_has_it(pattern, mask):
-    """Whether units are whole; of n:m, n of each m."""
+    """Return whether units are whole, or for n:m whether n of each m are kept."""
     matrix = mask.reshape(len(mask), -1)
     if isinstance(pattern, NM):
         groups = mask.movedim(1, -1).reshape(-1, pattern.m)
@@ -143,7 +143,7 @@ def as_the_pattern_has_it(pattern, mask):
 
 
 def check_numbers(masks, choices):
-    """Exactly as many as asked for; of whole units as many as go into that."""
+    """Check that exactly as many weights are kept as asked for, or as many whole units as fit."""
     keep = keep_count(masks.size, choices["sparsity"])
     pattern = choices["pattern"]
     if isinstance(pattern, Unstructured):
@@ -159,7 +159,7 @@ def check_numbers(masks, choices):
 
 
 def check_weights(network, masks):
-    """0.0 at pruned places and as they were at all others, through a checkpoint and a sparse file too."""
+    """Check that pruned weights are 0.0 and others unchanged, also after a checkpoint and a sparse file."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     held = MaskedWeights(network)
     held.hold(masks)
@@ -183,7 +183,7 @@ def check_weights(network, masks):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_masks_are_what_was_asked_for_and_nothing_else_changes(kind, snapshot):
-    """Or an InputError says why they cannot be."""
+    """Or an InputError says why the masks are impossible."""
     cases = Counter()
 
     @settings(max_examples=CASES)
@@ -210,7 +210,7 @@ def test_masks_are_what_was_asked_for_and_nothing_else_changes(kind, snapshot):
 
 
 def on_csr(network):
-    """With all Linear layers on CSR kernels, faster or not."""
+    """Return a copy with all Linear layers on CSR kernels, even where they are slower."""
     copied = deepcopy(network)
     for name, module in network.named_modules():
         if type(module) is nn.Linear:

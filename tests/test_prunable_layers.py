@@ -1,4 +1,4 @@
-"""Which parameters pruning may touch, by kind of layer, and which it refuses by name."""
+"""Which parameters may be pruned, by kind of layer, and which are refused by name."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_synaptic_flow_reaches_every_projection_of_attention():
 
 
 class Tied(nn.Module):
-    """A language model's: the rows of the embedding are those of the output layer."""
+    """A module as in language models: embedding and output layer share their weight."""
 
     def __init__(self):
         super().__init__()

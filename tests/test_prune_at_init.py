@@ -1,4 +1,4 @@
-"""PruneAtInit: once, before training, exactly, and on the record."""
+"""PruneAtInit: it prunes once, before training, exactly, and records what it did."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from spl.pruning.scopes import GivenDensities, SmartRatio
 
 
 class Stages(StageListener):
-    """Keeps a copy of the weights at every stage."""
+    """A callback that keeps a copy of the weights at every stage."""
 
     def __init__(self):
         self.weights = {}
@@ -76,7 +76,7 @@ def test_the_order_of_callbacks_does_not_matter():
 
 
 def test_scoring_leaves_the_training_stream_alone():
-    """The dropout of the first steps is that of a run that scored nothing."""
+    """The dropout of the first steps is the same as without scoring."""
 
     def network():
         torch.manual_seed(3)
@@ -180,7 +180,7 @@ def test_what_decided_the_masks_is_written_beside_the_run(tmp_path):
 
 
 class Control(Criterion):
-    """A criterion round a criterion, in three rounds that read the data twice each."""
+    """A criterion that wraps another, in three rounds that each read the data twice."""
 
     needs_data = True
     passes = 2
@@ -243,7 +243,7 @@ def test_criteria_without_data_need_none(criterion):
 
 @pytest.mark.parametrize("of_module", [False, True])
 def test_without_a_data_module_the_training_dataloader_is_scored(of_module):
-    """Given to fit or the module's own: not in training order, and its generator is as it was."""
+    """The loader of fit or of the module is not scored in training order, and its generator is unchanged."""
     examples = TensorDataset(torch.randn(40, 784), torch.arange(40) % 10)
     generator = torch.Generator().manual_seed(5)
     loader = DataLoader(examples, batch_size=10, shuffle=True, generator=generator)
@@ -262,7 +262,7 @@ def test_without_a_data_module_the_training_dataloader_is_scored(of_module):
     assert (callback.record["data"], callback.record["examples"]) == ("training dataloader", 40)
 
 
-# Refusals, each before anything is trained
+# Refusals, all before training
 
 
 def test_the_record_certifies_the_correction_of_every_layer(tmp_path):
@@ -334,7 +334,7 @@ def test_scores_that_are_not_finite_name_the_layer():
 
 
 class DeepSpeedStrategy(SingleDeviceStrategy):
-    """As Lightning's, which needs deepspeed."""
+    """A stand-in for Lightning's strategy, which needs deepspeed."""
 
     restore_checkpoint_after_setup = True
 
@@ -352,7 +352,7 @@ class DeepSpeedStrategy(SingleDeviceStrategy):
 )
 def test_a_strategy_whose_weights_masks_cannot_follow_is_refused(strategy, message):
     trainer = L.Trainer(**PLAIN)
-    trainer._accelerator_connector.strategy = strategy  # which the Trainer itself makes on accelerators only
+    trainer._accelerator_connector.strategy = strategy  # the Trainer makes it only on accelerators
     with pytest.raises(InputError, match=message):
         pruning().setup(trainer, classifier(), "fit")
 
@@ -385,7 +385,7 @@ def test_two_of_them_are_refused():
 
 
 class _Named(PruneAtInit):
-    """With a state key of its own, or Lightning would refuse the second one first."""
+    """PruneAtInit with its own state key, without which Lightning would refuse the second one first."""
 
     def __init__(self, key):
         super().__init__()

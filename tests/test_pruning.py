@@ -348,7 +348,7 @@ def test_magnitude_pruning_by_hand():
 
 
 class Iterative(Criterion):
-    """Scores drawn anew in each round, of what is pruned too."""
+    """Random scores, drawn again in each round, also for pruned weights."""
 
     needs_data = False
     schedule = Linear(3)
@@ -367,7 +367,7 @@ class Reviving(Iterative):
 
 
 class Reversed(Iterative):
-    """A control: moves every score inside its layer."""
+    """A control that moves every score inside its layer."""
 
     def rearranged(self, scores):
         self.lowest = [float(s.min()) for s in scores.values()]
@@ -420,7 +420,7 @@ def test_rearranged_scores_keep_as_many_of_each_layer(pattern, scope, criterion)
     moved = prune(network, (control := criterion()), 0.7, scope=scope, pattern=pattern)
     assert counts(moved) == counts(plain)
     assert (moved == plain) == (criterion is Iterative)
-    if criterion is Reversed:  # once, with what is pruned at the bottom
+    if criterion is Reversed:  # called once, with pruned weights at the bottom
         assert control.lowest == [torch.finfo(next(iter(pattern.pooled(torch.ones(2, 2)))).dtype).min] * 2
 
 
@@ -466,7 +466,7 @@ def test_collapse_sparsities_by_hand():
     assert collapse(SCORES, Uniform()) == {"fc1": 1.0, "fc2": 0.9, "fc3": 0.8}
     assert collapse(SCORES, GivenDensities({"fc2": 0.0, "fc1": 0.25})) == {"fc1": 1.0, "fc2": 0.5, "fc3": 0.9}
     assert collapse(SCORES, Global(), Unstructured(), 1) == {"fc1": 1.0, "fc2": 1.0, "fc3": 1.0}
-    means = collapse(SCORES, Global(), Channels())  # 7.5 and 3.5; 4.5; 5.5; 0 and 0: two weights each
+    means = collapse(SCORES, Global(), Channels())  # 7.5 and 3.5; 4.5; 5.5; 0 and 0; units have two weights
     assert means == {"fc1": 0.9, "fc2": 0.5, "fc3": 0.7}
 
 

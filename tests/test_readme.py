@@ -1,4 +1,4 @@
-"""What README shows, runs."""
+"""The examples in the README run."""
 
 import re
 import shlex
@@ -36,9 +36,9 @@ def test_python_in_readme_runs(block, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a folder of its own
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has its own folder
 def test_commands_in_readme_run(monkeypatch, tmp_path):
-    """Two processes are test_ddp's business, and reproductions that of test_reproduce_command."""
+    """Runs with two processes are left to test_ddp, and reproductions to test_reproduce_command."""
     monkeypatch.chdir(tmp_path)
     assert len(COMMANDS) >= 7
     for command in COMMANDS:

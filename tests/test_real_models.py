@@ -1,4 +1,4 @@
-"""PruneAtInit on models as people train them."""
+"""PruneAtInit on common models."""
 
 from copy import deepcopy
 
@@ -57,7 +57,7 @@ def test_vit_b_16_has_masks_of_its_linear_layers_projections_and_patches():
 
 
 class LanguageModel(L.LightningModule):
-    """Next of 8 tokens by a Transformer encoder, whose output layer is tied to its embedding."""
+    """A Transformer encoder that predicts the next of 8 tokens, with output layer and embedding tied."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ class LanguageModel(L.LightningModule):
 
 
 def sentences(n):
-    """Each counts up from a first token."""
+    """Return sentences that count up from a first token."""
     return [{"tokens": (torch.arange(6) + i) % 8} for i in range(n)]
 
 

@@ -27,8 +27,8 @@ MEAN_JSV = {
     "linear": {"dense": 1.0, "cs": 0.042, "cs_ai": 0.978, "random": 2.7e-4},
     "tanh": {"dense": 0.351, "cs": 0.027, "cs_ai": 0.346, "random": 2.5e-4},
 }
-# orthogonality scores at 90 %, LDI and corrected; how many batches of 128 decide the masks: those of ResNet-32 are
-# settled by five, VGG16's corrected score is 6.18 with 35 and 6.34 with 50
+# orthogonality scores at 90 %, LDI and corrected, and the number of batches of 128 for scoring: five are enough for
+# ResNet-32's masks; VGG16's corrected score is 6.18 with 35 batches and 6.34 with 50
 TABLE_2 = {
     "ResNet-32": (lambda: ResNet(blocks_per_stage=5), 4.43, 2.62, 5),
     "VGG16": (VGG16, 13.33, 6.43, 35),
@@ -37,7 +37,7 @@ TABLE_2 = {
 
 @pytest.fixture(scope="module")
 def batches(spl_data):
-    """The 54,000 training digits; large batches, because scores do not depend on the cut."""
+    """Return the 54,000 training digits in large batches; scores do not depend on the batch size."""
     data = MNIST(spl_data, batch_size=1000, download=False)
     data.setup()
     return [(data.normalize(images), labels) for images, labels in data.scoring_dataloader(0)]
@@ -88,7 +88,7 @@ def test_mean_jsv_dense_pruned_corrected_and_random(activation, batches):
         ApproximateIsometry(gain=1.0)(network, masks)
         found["cs_ai"].append(mean_jsv(network, batches))
     for name, expected in MEAN_JSV[activation].items():
-        # a random mask's mean varies by a seventh from seed to seed, the others' by a twentieth at most
+        # the mean of a random mask varies by a seventh between seeds, the other means by at most a twentieth
         assert float(average(found[name])) == pytest.approx(expected, rel=0.2 if name == "random" else 0.1), name
 
 
@@ -112,7 +112,7 @@ def test_table_2_orthogonality_scores(name, spl_data):
     ApproximateIsometry(gain=1.0, tolerance=0.05)(network, masks)
     ours = orthogonality_score(layers)
     assert ours == pytest.approx(corrected, abs=0.3)
-    if name == "ResNet-32":  # all 10,000 steps of the reference, which take half an hour on VGG16
+    if name == "ResNet-32":  # 10,000 steps of the reference take half an hour on VGG16
         network.load_state_dict(before)
         GradientDescentIsometry()(network, masks)
         theirs = orthogonality_score(layers)

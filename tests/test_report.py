@@ -28,12 +28,12 @@ MASKS = Masks(
 
 
 def titles(table: str) -> list[str]:
-    """The header, cut at two or more spaces."""
+    """Return the header, split at two or more spaces."""
     return [title.strip() for title in table.splitlines()[0].split("  ") if title.strip()]
 
 
 def cells(table: str) -> list[list[str]]:
-    """The rows below the header, cut at two or more spaces."""
+    """Return the rows below the header, split at two or more spaces."""
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in table.splitlines()[2:]]
 
 
@@ -84,7 +84,7 @@ def test_layer_table_without_correction():
     table = layer_table(MASKS, {})
     assert cells(table)[0] == ["fc1.weight", "12", "3", "0.7500", "2"]
     assert titles(table) == ["layer", "weights", "kept", "sparsity", "dead outputs"]
-    assert len({len(line.rstrip()) for line in table.splitlines()[2:]}) == 1  # numbers end in one column
+    assert len({len(line.rstrip()) for line in table.splitlines()[2:]}) == 1  # numbers are right-aligned
 
 
 def test_spectrum_table_has_one_row_a_stage():

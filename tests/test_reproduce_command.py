@@ -1,4 +1,4 @@
-"""`spl reproduce`, as a user types it."""
+"""`spl reproduce`, as a user calls it."""
 
 import re
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
         assert {".png", ".svg"} == {Path(picture).suffix for picture in shown}
         for picture in shown:
             if picture.endswith(".png"):
-                assert imread(pages / picture)[..., :3].std() > 0.05  # neither empty nor of one colour
+                assert imread(pages / picture)[..., :3].std() > 0.05  # neither empty nor uniform
             else:
                 assert "<svg" in (pages / picture).read_text()
     wanted = {run.digest for name in names for run in ARTEFACTS[name].runs(BUDGETS["smoke"])}
@@ -57,7 +57,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
     jobs = list((RUNS / "jobs").iterdir())
     pictures = {picture: picture.read_bytes() for picture in pages.glob("*.svg")}
     main(["reproduce", names[0], *words[1 + len(names) :]])
-    assert list((RUNS / "jobs").iterdir()) == jobs  # nothing was made again
+    assert list((RUNS / "jobs").iterdir()) == jobs  # no run was repeated
     assert pictures == {picture: picture.read_bytes() for picture in pages.glob("*.svg")}
 
 

@@ -1,4 +1,4 @@
-"""Planned runs, their digests, results, jobs and engines; next to no network is trained here."""
+"""Planned runs, their digests, results, jobs and engines; almost no network is trained here."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ TINY = {
 
 
 def make(run: Run, root: Path, weights: Path | None = None, finished: bool = True) -> Path:
-    """A folder as the run would leave it, whatever it is called."""
+    """Make a folder with an arbitrary name, as the run would leave it."""
     folder = root / f"anything-{len(list(root.glob('*')))}"
     folder.mkdir(parents=True)
     (folder / RUN_FILE).write_text("# a comment\n" + yaml.safe_dump(run.on_machine(Path("/anywhere"), weights)))
@@ -139,10 +139,10 @@ def test_runs_come_after_those_that_they_start_from():
 
 def test_networks_of_one_kind_train_together_in_even_populations_and_others_alone():
     alike = [TANH.run(SHORT, method, seed) for seed in range(9) for method in (LDI_CS, LDI_RAND)]
-    few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # for whom it does not pay
+    few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # too few for a population
     convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
     found = batches([*alike, *few, convolutional.run(SHORT, LDI_CS, 0)])
-    assert found[0][0][1][0].name.startswith("CIFAR10")  # which takes longest
+    assert found[0][0][1][0].name.startswith("CIFAR10")  # the longest run comes first
     assert [[(together, len(runs)) for together, runs in some] for some in found[1:3]] == [[(True, 9)]] * 2
     alone = [batch for some in (found[0], *found[3:]) for batch in some]
     assert [(together, len(runs)) for together, runs in alone] == [(False, 1)] * 4
@@ -247,7 +247,7 @@ def test_planned_configs_are_plain_data():
 
 
 def test_jobs_of_a_cluster_run_by_submitit_and_know_nothing_of_its_scheduler(tmp_path, monkeypatch):
-    """Of whose two tasks Lightning would make two ranks, and whose job it would requeue."""
+    """Lightning would turn the two tasks into ranks and requeue the job."""
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     for name, value in {"JOB_ID": "1234", "NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "0", "LOCALID": "0"}.items():

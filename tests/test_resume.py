@@ -1,4 +1,4 @@
-"""A fit that is stopped and resumed is the fit that was not, bit for bit."""
+"""A fit that is stopped and resumed equals the uninterrupted fit bit for bit."""
 
 import math
 import os
@@ -24,7 +24,7 @@ def schedule(optimizer):
 
 
 def half(folder):
-    """The first two of four epochs."""
+    """Train the first two of four epochs."""
     trainer = fit(classifier(lr_scheduler=schedule), [pruning()], **(EPOCHS | {"max_epochs": 2}))
     trainer.save_checkpoint(folder / "last.ckpt")
 
@@ -66,7 +66,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_goes_on_there(uninterrupted, tmp
 @pytest.mark.parametrize("ends", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 164}], ids=["epochs", "steps"])
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_a_fit_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, ends, accumulated):
-    """The checkpoint is the one that stood there at the 30th batch of the third epoch."""
+    """The checkpoint is the one that existed at the 30th batch of the third epoch."""
 
     class Copy(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_sparsity_is_refused(tmp_path):
 
 
 class PressAt(L.Callback):
-    """Sends a signal in the first backward pass of a step."""
+    """A callback that sends a signal in the first backward pass of a step."""
 
     def __init__(self, step, number):
         self.step = step

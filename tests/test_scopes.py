@@ -1,4 +1,4 @@
-"""Scopes: how many weights each layer keeps, by hand."""
+"""Scopes: how many weights each layer keeps, checked by hand."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_totals_are_exact(scope, number, minimum):
     assume(not isinstance(scope, GivenDensities) or 36 + 25 + 2 + minimum <= number <= 36 + 25 + 2 + 20)
     scores = scores_of(**LAYERS)
     if isinstance(scope, GivenDensities):
-        minimum = min(minimum, 2)  # what fc1.bias has
+        minimum = min(minimum, 2)  # the size of fc1.bias
     numbers = kept(scores, number, scope, minimum=minimum)
     assert sum(numbers) == number
     assert min(numbers) >= minimum
@@ -79,21 +79,21 @@ def test_sparsity_zero_keeps_everything(scope):
 
 
 def test_erk_by_hand():
-    scores = scores_of(fc1=(10, 10), fc2=(2, 10))  # (10 + 10)/100 and (2 + 10)/20: 20 to 12 weights
+    scores = scores_of(fc1=(10, 10), fc2=(2, 10))  # (10 + 10)/100 and (2 + 10)/20: 20 and 12 weights in proportion
     assert kept(scores, 16, ERK()) == [10, 6]
-    assert kept(scores, 28, ERK()) == [18, 10]  # 17.5 and 10.5: the earlier
-    assert kept(scores, 60, ERK()) == [40, 20]  # 37.5 and 22.5, of which 2.5 do not fit
+    assert kept(scores, 28, ERK()) == [18, 10]  # 17.5 and 10.5: the earlier layer is rounded up
+    assert kept(scores, 60, ERK()) == [40, 20]  # 37.5 and 22.5, but fc2 has only 20
 
 
 def test_erk_counts_the_sides_of_a_kernel_and_leaves_biases_dense():
-    scores = scores_of(conv=(4, 2, 3, 3), fc=(4, 5), bias=(3,))  # 12/72, 9/20, 3/3: 12 to 9 to 3 weights
+    scores = scores_of(conv=(4, 2, 3, 3), fc=(4, 5), bias=(3,))  # 12/72, 9/20, 3/3: weights as 12 to 9 to 3
     assert kept(scores, 8, ERK()) == [4, 3, 1]
     assert kept(scores, 24, ERK()) == [12, 9, 3]
     assert kept(scores, 52, ERK()) == [29, 20, 3]
 
 
 def test_smart_ratio_by_hand():
-    scores = scores_of(fc1=(10, 10), fc2=(10, 10), fc3=(2, 5))  # 12 to 6, and 3 of the last
+    scores = scores_of(fc1=(10, 10), fc2=(10, 10), fc3=(2, 5))  # weights as 12 to 6, and 3 in the last layer
     assert kept(scores, 93, SmartRatio()) == [60, 30, 3]
     assert kept(scores, 183, SmartRatio()) == [100, 80, 3]
     assert kept(scores, 205, SmartRatio()) == [100, 100, 5]

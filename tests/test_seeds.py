@@ -1,4 +1,4 @@
-"""Seeds: the run's decides what has none of its own, and numbers keep the draws that they have always given."""
+"""Seeds: the run's seed decides where none is given, and a given number always gives the same draws."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
-# Numbers
+# Given seeds
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 )
 def test_a_number_gives_the_masks_that_it_gave_before_seeds_could_be_left_out(name, seed, digest):
     net = network()
-    torch.manual_seed(11)  # the run's, which decides nothing here
+    torch.manual_seed(11)  # the run's seed, which has no effect here
     assert prune(net, CRITERIA[name](seed=seed), 0.8, BATCHES).digest() == digest
 
 
@@ -76,7 +76,7 @@ def test_a_number_gives_the_draws_of_eoi_that_it_gave_before(seed, digest):
     assert EOI(seed=seed).seeded(7)(net, masks).masks.digest() == digest
 
 
-# The run's
+# The run's seed
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -84,7 +84,7 @@ def test_without_lightning_masks_follow_the_seed_of_the_global_stream_and_leave_
     net, masks = network(), {}
     for seed in (0, 1):
         torch.manual_seed(seed)
-        torch.rand(seed)  # how far the stream has gone does not matter
+        torch.rand(seed)  # the position of the stream does not matter
         state = torch.get_rng_state()
         masks[seed] = prune(net, CRITERIA[name](), 0.8, BATCHES)
         assert torch.equal(torch.get_rng_state(), state)
@@ -107,7 +107,7 @@ def test_scores_follow_it_too_and_so_do_criteria_and_corrections_that_are_called
 
 
 class Averaged(Criterion):
-    """A criterion of one's own round another, which knows nothing of seeds."""
+    """A custom criterion that wraps another one and knows nothing about seeds."""
 
     needs_data = False
 
@@ -120,7 +120,7 @@ class Averaged(Criterion):
 
 
 class Reading(Averaged):
-    """One that draws while it reads a batch, when the global stream has been seeded anew."""
+    """A criterion that draws while it reads a batch, after the global stream was seeded again."""
 
     needs_data = True
 
@@ -147,7 +147,7 @@ def test_random_masks_do_not_know_the_weights_of_the_run(make):
     torch.manual_seed(0)
     weights = dict((net := make()).named_parameters())
     largest = max(weights, key=lambda name: weights[name].numel())
-    # the run's own seed repeats the numbers that the weights were made from
+    # the run's seed itself would repeat the numbers that the weights were drawn from
     naive = Random(seed=0)(subject(net))[largest]
     assert rank_correlation(naive, weights[largest]) > 0.999
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def test_draws_for_two_purposes_of_one_run_are_independent():
     seeds = {derived_seed(run, purpose) for run in range(100) for purpose in ("Random", "PHEW", "EOI")}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert len({seed % 2**32 for seed in seeds}) == 300  # of which torch's generators on a CPU take no more
+    assert len({seed % 2**32 for seed in seeds}) == 300  # CPU generators use 32 bits
     streams = [torch.rand(10_000, generator=torch.Generator().manual_seed(seed)) for seed in sorted(seeds)[:20]]
     correlations = torch.corrcoef(torch.stack(streams)) - torch.eye(20)
     assert correlations.abs().max() < 0.05
@@ -184,7 +184,7 @@ def test_draws_for_two_purposes_of_one_run_are_independent():
 
 def test_the_record_has_the_seed_that_decided_also_where_draws_are_made_while_batches_are_read():
     drawn = pruning(criterion=ShuffledInLayers(Reading(Random())), isometry=EOI())
-    fit(classifier(), [drawn], max_steps=1)  # whose seed is 0
+    fit(classifier(), [drawn], max_steps=1)  # its seed is 0
     assert drawn.record["run_seed"] == 0
     assert drawn.record["criterion_args"]["seed"] is drawn.record["isometry_args"]["seed"] is None
     seeds = {name: derived_seed(0, name) for name in ("Random", "ShuffledInLayers", "EOI")}
@@ -210,7 +210,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One with a checkpoint, whose weights the fits start from: seeds then differ in what is drawn alone."""
+    """Return a folder with a checkpoint whose weights the fits start from, so that seeds affect only draws."""
     folder = tmp_path_factory.mktemp("seeds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

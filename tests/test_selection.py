@@ -1,4 +1,4 @@
-"""The k largest of all scores: exactly, of equal ones the earliest, in little memory."""
+"""Selection of the k largest scores: exact, the earliest among ties, in little memory."""
 
 from unittest.mock import patch
 
@@ -30,7 +30,7 @@ KINDS = {
 
 @st.composite
 def score_dicts(draw: st.DrawFn) -> dict[str, Tensor]:
-    """One to four layers of few distinct values, zero and negative ones too, so that ties abound."""
+    """Draw one to four layers with few distinct values, also zero and negative, so that ties are frequent."""
     shapes = draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4))
     scores = {}
     for i, shape in enumerate(shapes):
@@ -105,12 +105,12 @@ def test_top_k_refuses_a_count_out_of_range(keep):
 
 
 def small_pieces():
-    """Few scores are many: samples and pieces are tiny, and the bracket misses often."""
+    """Make samples and pieces tiny, so that few scores behave like many and the bracket often misses."""
     return patch.multiple("spl.masks.top_k", _CHUNK=50, _CANDIDATES=8)
 
 
 def ranked(scores: dict[str, Tensor], alive: list[bool]) -> list[int]:
-    """The places of all scores that are alive, from the largest on."""
+    """Return the positions of all alive scores, the largest first."""
     values = flat({name: s.double() for name, s in scores.items()})
     return sorted((i for i in range(len(values)) if alive[i]), key=lambda i: (-values[i], i))
 
@@ -160,4 +160,4 @@ def test_selection_takes_far_less_memory_than_one_and_a_half_times_the_scores(ki
         later = top_k(scores, 400_000, masks)
     assert (masks.kept, later.kept) == (800_000, 400_000)
     assert memory.peak <= 1.5 * bytes_of_scores
-    assert memory.peak - 2 * masks.size <= 0.7 * bytes_of_scores  # beside the masks
+    assert memory.peak - 2 * masks.size <= 0.7 * bytes_of_scores  # besides the masks

@@ -30,7 +30,7 @@ def test_force_scores_pruned_weights_by_their_dense_values_and_the_gradient_of_t
 
 
 def test_a_weight_returns_under_force_and_never_under_iterative_snip():
-    # scores ∝ (ab, ab, c) = (1.2, 1.2, 1.1) leave a; in the network of a alone they are (0, 1.2, 1.1): b comes, a goes
+    # scores ∝ (ab, ab, c) = (1.2, 1.2, 1.1) keep a; with only a kept they are (0, 1.2, 1.1): b is kept and a pruned
     def masks(criterion, rounds):
         network = Score()
         network.weight.data = torch.tensor([[1.0, 1.2, 1.1]], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""SIGTERM under SLURM: the run saves, its job is requeued, and the same command goes on from there."""
+"""SIGTERM under SLURM: the run saves, its job is requeued, and the same command resumes it."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from scripts import report_of
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What became of jobs that were ended while they scored, and in a step, and then left alone."""
+    """Return the outcomes of jobs that were ended during scoring and during a step, and then left alone."""
     return report_of("jobs.py", tmp_path_factory.mktemp("jobs"))
 
 
 @pytest.fixture(scope="module")
 def one(report):
-    """A job of one process, ended while it scored, then in a step, then by SIGUSR1."""
+    """Return a job of one process, ended during scoring, then in a step, then by SIGUSR1."""
     return report["one"]
 
 
 @pytest.fixture(scope="module")
 def two(report):
-    """A job of two, with a logger of its own, ended while they scored, then by SIGUSR1 to the second in a step."""
+    """Return a job of two processes with its own logger, ended in scoring, then by SIGUSR1 to the second in a step."""
     return report["two"]
 
 
@@ -44,7 +44,7 @@ def test_the_same_command_goes_on_and_ends_as_if_nothing_had_been(one):
 
 
 def test_another_job_starts_anew(one):
-    """It is ended while it scores, which a fit that goes on does not."""
+    """The job is ended during scoring, and a resumed fit does not score."""
     assert "scontrol requeue 99: done." in one["starts"][4]["said"]
 
 
@@ -57,12 +57,12 @@ def test_a_job_of_several_processes_is_requeued_once_each_time(two):
     scoring, training, _ = two["starts"]
     assert two["scontrol"] == ["requeue 1234"] * 2
     assert scoring["step"] is None
-    assert scoring["statuses"][0] == 0  # the other has lost it
+    assert scoring["statuses"][0] == 0  # the other process lost this one
     assert training["statuses"] == [0, 0]
 
 
 def test_all_end_after_the_same_step_whichever_of_them_is_signalled_and_go_on_as_if_nothing_had_been(two):
-    """They ask each other after steps 1, 3, 7, 15 and 31, where a step takes next to no time."""
+    """They communicate after steps 1, 3, 7, 15 and 31, because steps take almost no time."""
     _, interrupted, resumed = two["starts"]
     assert 21 <= interrupted["step"] <= 63 - 20
     assert "Interrupted. Go on" in interrupted["said"]

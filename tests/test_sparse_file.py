@@ -1,4 +1,4 @@
-"""The sparse weights file: small, and the same bits again."""
+"""The sparse weights file: it is small and restores the same bits."""
 
 import os
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""JacobianSpectrum: measures every stage, logs it, draws it, and changes nothing."""
+"""JacobianSpectrum: it measures every stage, logs it, draws it, and changes nothing."""
 
 import pytest
 import pytorch_lightning as L
@@ -19,7 +19,7 @@ STATISTICS = {"mean", "std", "max", "min", "condition"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A pruned, corrected and trained run, with everything that it logged."""
+    """Return a pruned, corrected and trained run with everything that it logged."""
     folder = tmp_path_factory.mktemp("run")
     model = classifier()
     spectrum = JacobianSpectrum(examples=150, every_n_epochs=2, chunk=64)
@@ -133,7 +133,7 @@ def test_without_a_data_module_the_training_dataloader_gives_the_examples():
 
 
 class Foreign(L.LightningModule):
-    """y = f(3 x), whose Jacobian is the identity times 3 if f is."""
+    """A module y = f(3 x), whose Jacobian is 3 I if f is the identity."""
 
     def __init__(self, output=lambda y: y):
         super().__init__()

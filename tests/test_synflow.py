@@ -24,7 +24,7 @@ def synflow(network: nn.Module, shape: tuple[int, ...], masks: Masks | None = No
 
 
 class Convolutions(nn.Sequential):
-    """Every kind of layer that flow passes, from images of 7×7."""
+    """A network with every kind of layer that flow passes through, for images of 7×7."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -53,7 +53,7 @@ class Convolutions(nn.Sequential):
 
 
 def test_scores_of_a_chain_by_hand():
-    # units (1 - 2, 3) without sign 1·1 + 2·1 = 3 and 3·1 = 3; R = 4·3 + 5·3, so scores are |w| |v| of each path
+    # with absolute weights the units are 1·1 + 2·1 = 3 and 3·1 = 3; R = 4·3 + 5·3, so scores are |w| |v| of each path
     scores = synflow(chain([[1.0, -2.0], [0.0, 3.0]], [[-4.0, 5.0]], activation=nn.Tanh), (2,))
     assert scores["fc1.weight"].tolist() == [[4.0, 8.0], [0.0, 15.0]]
     assert scores["fc2.weight"].tolist() == [[12.0, 15.0]]
@@ -76,11 +76,11 @@ def test_batch_norm_scales_by_its_recorded_variance_and_nothing_else():
     assert float(scores["0.weight"]) == float(scores["2.weight"]) == pytest.approx(2 * 3 / 2 * 5)
 
 
-# Its theorem: what flows into a hidden unit flows out of it
+# Conservation: the flow into a hidden unit equals the flow out of it
 
 
 def flows(scores: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Summed scores into and out of the units between each layer and the next."""
+    """Return the summed scores into and out of the units between consecutive layers."""
     return [(a.flatten(1).sum(1), b.transpose(0, 1).flatten(1).sum(1)) for a, b in pairwise(scores.values())]
 
 
@@ -110,7 +110,7 @@ def test_no_layer_collapses_where_one_shot_pruning_loses_some():
     network = MLP(depth=5, width=20, in_features=50)
     size = sum(p.numel() for p in prunable_parameters(network).values())
     batches = [(torch.zeros(1, 50), torch.zeros(1))]
-    sparsity = 1 - 10 / size  # ten weights for five layers
+    sparsity = 1 - 10 / size  # ten weights remain for five layers
     for criterion, schedule in ((SynFlow(), OneShot()), (Magnitude(), OneShot())):
         assert not all(m.any() for m in prune(network, criterion, sparsity, batches, schedule=schedule).values())
     assert all(mask.any() for mask in prune(network, SynFlow(), sparsity, batches).values())

@@ -1,4 +1,4 @@
-"""Networks of one's own, trained by the command: a checkpoint of them loads where the user names their classes."""
+"""User-defined networks trained by the command: their checkpoints load if the user names the classes."""
 
 import re
 import sys
@@ -70,7 +70,7 @@ dict_kwargs: {further: 3}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with a class of the user's own, and a checkpoint of it that `spl fit` wrote."""
+    """Return a folder with a user-defined class, and a checkpoint of it that `spl fit` wrote."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mynet.py").write_text(MYNET)
     (folder / "network.yaml").write_text(NETWORK)
@@ -87,7 +87,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _not_imported():
-    """As in a new process, for each test."""
+    """Forget the module before each test, as in a new process."""
     sys.modules.pop("mynet", None)
 
 
@@ -196,7 +196,7 @@ MAXVIT = "--network.input_size [64,64] --network.stem_channels 8 --network.parti
 MAXVIT += "--network.block_channels [8] --network.block_layers [1] --network.stochastic_depth_prob 0.1"
 
 
-@pytest.mark.filterwarnings("ignore:[\\s]*Unable to serialize instance")  # a partial, the default of one of them
+@pytest.mark.filterwarnings("ignore:[\\s]*Unable to serialize instance")  # about a partial, a default value
 @pytest.mark.parametrize(
     ("name", "words", "parts"),
     [

@@ -54,7 +54,7 @@ def test_other_masks_are_refused():
 
 
 class Sorted(torch.autograd.Function):
-    """What torchao's kernels compute: of each 4×4 tile the largest weights, two at most in each row and column."""
+    """The computation of torchao's kernels: the largest weights of each 4×4 tile, at most two per row and column."""
 
     calls = 0
 
@@ -89,7 +89,7 @@ def test_training_multiplies_by_sparse_weights_and_ends_where_dense_masked_train
     monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
     monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", lambda w, backend: Sorted.apply(w))
     dense, sparse = trained(), trained(TwoFourTraining())
-    assert Sorted.calls == 2 + 2 * 4  # once each to try, and in 4 steps
+    assert Sorted.calls == 2 + 2 * 4  # one trial each, and 4 steps
     assert sparse.masks == dense.masks
     for a, b in zip(dense.module.parameters(), sparse.module.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -105,7 +105,7 @@ def test_where_no_layer_can_train_so_it_says_why_for_each():
 
 
 def test_what_pytorch_says_of_its_first_sparse_tensor_is_not_passed_on(monkeypatch):
-    """Where warnings are errors, as here, it would end the training."""
+    """If warnings are errors, as here, the warning would end the training."""
     pytest.importorskip("torchao")
     monkeypatch.setattr(torch.sparse.SparseSemiStructuredTensorCUSPARSELT, "_PROTOTYPE_WARNING_SHOWN", False)
     tried = []

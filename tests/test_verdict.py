@@ -1,4 +1,4 @@
-"""The verdict: its rules one by one, measured on small networks, and against the table of real runs."""
+"""The verdict: each of its rules, measurements on small networks, and the table of real runs."""
 
 import runpy
 from math import exp, inf, log
@@ -24,7 +24,7 @@ GUESSING = log(10)
 
 @pytest.fixture(scope="module")
 def calibration():
-    """The functions of the script that made the table, and its rows."""
+    """Return the functions of the script that made the table, and the rows of the table."""
     script = runpy.run_path(str(ROOT / "benchmarks" / "calibrate_diagnosis.py"))
     return script, script["recorded"](ROOT / "docs" / "diagnosis.csv")
 
@@ -102,7 +102,7 @@ def test_a_trial_leaves_no_trace(snapshot):
 
 
 def verdict(network: nn.Module, inputs: torch.Tensor, **kept: torch.Tensor) -> Verdict:
-    """Of the network with masks for some of its layers."""
+    """Return the verdict for the network with masks for some of its layers."""
     masks = Masks({f"{name}.weight": mask for name, mask in kept.items()})
     masks.apply_(dict(network.named_parameters()))
     return diagnose(network, masks, inputs, torch.randint(10, (len(inputs),))).verdict
