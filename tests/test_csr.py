@@ -10,8 +10,7 @@ from torch import nn
 from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import csr, save_program, to_csr
-from spl.export.csr import Timing
-from spl.export.csr_linear import CSRLinear
+from spl.export.csr import CSRLinear, Timing
 from spl.masks.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune

@@ -13,7 +13,7 @@ from spl.criteria import Random
 from spl.errors import InputError
 from spl.export import compact, program, save_onnx
 from spl.export.compaction.partial_sums import PartialSum
-from spl.export.csr_linear import CSRLinear
+from spl.export.csr import CSRLinear
 from spl.networks import MLP, ResNet
 from spl.pruning import prune
 from spl.pruning.patterns import Channels

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from spl.functional.layers import WEIGHTED
 from spl.functional.undisturbed import undisturbed
+from spl.masks.masks import Masks
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ class NetworkCost:
 
     total: Cost
     layers: dict[str, Cost]
+
+
+def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
+    """A copy in evaluation mode whose pruned weights are 0.
+
+    Args:
+        network: left as it was found.
+        masks: by the names of its parameters.
+
+    Raises:
+        InputError: a mask does not fit.
+    """
+    copied = deepcopy(network).eval()
+    masks.apply_(dict(copied.named_parameters()))
+    return copied
 
 
 def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:

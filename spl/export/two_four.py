@@ -10,7 +10,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
-from spl.export.pruned import pruned_copy
+from spl.export.cost import pruned_copy
 from spl.masks.masks import Masks
 
 

@@ -12,8 +12,7 @@ from spl.export.compaction.report import LayerReport, Report, reasons, reported
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.tracing import trace
 from spl.export.comparison import relative_difference, tolerance
-from spl.export.cost import network_cost
-from spl.export.pruned import pruned_copy
+from spl.export.cost import network_cost, pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
