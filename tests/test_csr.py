@@ -19,7 +19,9 @@ from spl.pruning import prune
 @pytest.fixture
 def seconds(monkeypatch):
     """Make CSR faster for layers with more than 20 outputs, and slower for others."""
-    monkeypatch.setattr(csr, "_seconds", lambda layers, inputs: [1.0, 0.5 if layers[0].out_features > 20 else 2.0])
+    monkeypatch.setattr(
+        csr, "_median_seconds", lambda layers, inputs: [1.0, 0.5 if layers[0].out_features > 20 else 2.0]
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -70,7 +72,7 @@ def test_a_very_sparse_wide_layer_wins_and_a_dense_one_loses():
 
 
 def test_a_type_without_kernels_stays_dense(monkeypatch):
-    monkeypatch.setattr(csr, "_runs", lambda layer, inputs: False)
+    monkeypatch.setattr(csr, "_has_kernel", lambda layer, inputs: False)
     network = MLP(depth=2, width=30)
     result = to_csr(network, prune(network, Random(), sparsity=0.99), torch.randn(4, 784))
     assert [type(layer) for layer in result.network] == [type(layer) for layer in network]
@@ -80,7 +82,7 @@ def test_a_type_without_kernels_stays_dense(monkeypatch):
 def test_half_precision_has_no_kernels_on_a_cpu_or_runs():
     layer, inputs = nn.Linear(8, 8).half(), torch.randn(2, 8).half()
     sparse = CSRLinear(layer)
-    assert not csr._runs(sparse, inputs) or torch.allclose(sparse(inputs), layer(inputs), atol=1e-2)
+    assert not csr._has_kernel(sparse, inputs) or torch.allclose(sparse(inputs), layer(inputs), atol=1e-2)
 
 
 def test_layers_without_masks_stay(seconds):

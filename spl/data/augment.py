@@ -22,7 +22,7 @@ def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.G
     device = images.device
     mirrored = torch.rand(n, generator=generator, device=device) < 0.5
     down, right = torch.randint(2 * most + 1, (2, n), generator=generator, device=device)
-    padded = F.pad(images, [most] * 4) if border == "zero" else _reflected(_reflected(images, most, 2), most, 3)
+    padded = F.pad(images, [most] * 4) if border == "zero" else _reflect_pad(_reflect_pad(images, most, 2), most, 3)
     both = torch.stack([padded, padded.flip(-1)])
     # rows of the result are runs of memory in `both`: copied whole, faster than pixel by pixel
     _, image, channel, row, column = both.stride()
@@ -32,7 +32,7 @@ def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.G
     return both.flatten().unfold(0, width, 1).index_select(0, chosen).view(images.shape)
 
 
-def _reflected(images: Tensor, most: int, axis: int) -> Tensor:
+def _reflect_pad(images: Tensor, most: int, axis: int) -> Tensor:
     """`images` continued along an axis by their mirror images; stock reflection padding refuses bytes."""
     size = images.shape[axis]
     before = images.narrow(axis, 1, most).flip(axis)

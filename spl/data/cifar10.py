@@ -61,7 +61,7 @@ class CIFAR10(ImageDataModule):
     def load(self) -> tuple[ImageTensors, ImageTensors]:
         """Images [N, 3, 32, 32] and labels; every file's MD5 is checked before it is unpickled."""
         check_files("CIFAR10", self.folder, self.md5)
-        train, test = (_tensors(_Checked(self.root, train=train)) for train in (True, False))
+        train, test = (_tensors(_CheckedCIFAR10(self.root, train=train)) for train in (True, False))
         return train, test
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,7 +73,7 @@ class CIFAR10(ImageDataModule):
         return images
 
 
-class _Checked(datasets.CIFAR10):  # type: ignore[misc]
+class _CheckedCIFAR10(datasets.CIFAR10):  # type: ignore[misc]
     """Files that have been checked: torchvision would check all of them again, for each half."""
 
     def _check_integrity(self) -> bool:

@@ -77,11 +77,14 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
 
     def count(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         given = [*args, *kwargs.values()]
-        products = _attended(layer, given) if isinstance(layer, nn.MultiheadAttention) else _made(layer, given, output)
+        if isinstance(layer, nn.MultiheadAttention):
+            products = _attention_macs(layer, given)
+        else:
+            products = _layer_macs(layer, given, output)
         for weight, number in products.items():
             macs[names[layer] + weight] += number // len(example)
 
-    with undisturbed(network), torch.no_grad(), _hooked(names, count):
+    with undisturbed(network), torch.no_grad(), _forward_hooks(names, count):
         network(example)
     return dict(macs)
 
@@ -104,7 +107,7 @@ def _cost(parameters: Iterable[Tensor], buffers: Iterable[Tensor], macs: int) ->
     return Cost(sum(weight.numel() for weight in weights), macs, size)
 
 
-def _made(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:
+def _layer_macs(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:
     """Of a batch, by a layer that uses its whole weight at each position of its outputs; transposed, of its inputs."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -113,7 +116,7 @@ def _made(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:
     return {"weight": weight.numel() * ((given[0] if transposed else output).numel() // max(channels, 1))}
 
 
-def _attended(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, int]:
+def _attention_macs(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, int]:
     """Of a batch, by projections of which it calls none as a module."""
     queries, keys, values = (tensor.numel() // tensor.shape[-1] for tensor in given[:3])
     weights, square = dict(attention.named_parameters(recurse=False)), attention.embed_dim**2
@@ -126,7 +129,7 @@ def _attended(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, i
 
 
 @contextmanager
-def _hooked(layers: Iterable[nn.Module], hook: Any) -> Iterator[None]:
+def _forward_hooks(layers: Iterable[nn.Module], hook: Any) -> Iterator[None]:
     handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
     try:
         yield

@@ -16,8 +16,8 @@ from spl.export.cost import pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
-_SECONDS = 0.1  # for which a layer is measured at least,
-_CALLS = 5  # and how many times
+_LEAST_SECONDS = 0.1  # for which a layer is measured at least,
+_LEAST_CALLS = 5  # and how many times
 
 
 class CSRLinear(nn.Module):
@@ -112,18 +112,18 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
     layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.endswith(".weight")}
     linear = {n: m for n, m in copied.named_modules() if n in layers and type(m) is nn.Linear}
     timings = []
-    for name, inputs in _inputs(copied, linear, example_input).items():
+    for name, inputs in _layer_inputs(copied, linear, example_input).items():
         sparse = CSRLinear(linear[name])
         density = float(layers[name].float().mean())
-        candidates = [linear[name], sparse] if _runs(sparse, inputs) else [linear[name]]
-        dense, *csr = _seconds(candidates, inputs)
+        candidates = [linear[name], sparse] if _has_kernel(sparse, inputs) else [linear[name]]
+        dense, *csr = _median_seconds(candidates, inputs)
         timings.append(Timing(name, density, dense, *(csr or [math.inf])))
         if timings[-1].csr_wins:
             copied.set_submodule(name, sparse)
     return CSRResult(copied, timings)
 
 
-def _inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -> dict[str, Tensor]:
+def _layer_inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -> dict[str, Tensor]:
     """What each layer reads, the last time that it is called."""
     read: dict[str, Tensor] = {}
 
@@ -138,7 +138,7 @@ def _inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -
     return read
 
 
-def _runs(layer: nn.Module, inputs: Tensor) -> bool:
+def _has_kernel(layer: nn.Module, inputs: Tensor) -> bool:
     try:
         layer(inputs)
     except RuntimeError:  # half precision, on a CPU
@@ -146,13 +146,13 @@ def _runs(layer: nn.Module, inputs: Tensor) -> bool:
     return True
 
 
-def _seconds(layers: Sequence[nn.Module], inputs: Tensor) -> list[float]:
+def _median_seconds(layers: Sequence[nn.Module], inputs: Tensor) -> list[float]:
     """Median times of each for a batch, called in turn so that the noise of the machine hits all alike."""
     seconds: list[list[float]] = [[] for _ in layers]
     with torch.no_grad():
         for layer in layers:
             layer(inputs)
-        while sum(map(sum, seconds)) < _SECONDS or len(seconds[0]) < _CALLS:
+        while sum(map(sum, seconds)) < _LEAST_SECONDS or len(seconds[0]) < _LEAST_CALLS:
             for layer, own in zip(layers, seconds, strict=True):
                 own.append(_call_seconds(layer, inputs))
     return [median(own) for own in seconds]
@@ -175,7 +175,7 @@ def _csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias
     return (weight @ x.mT if bias is None else torch.addmm(bias[:, None], weight, x.mT)).mT
 
 
-def _like_csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+def _fake_csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(starts.shape[0] - 1, x.shape[0]).mT
 
 
@@ -184,4 +184,4 @@ torch.library.define(
     "spl::csr_linear", "(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias) -> Tensor"
 )
 torch.library.impl("spl::csr_linear", ("cpu", "cuda"), _csr_linear)
-torch.library.register_fake("spl::csr_linear", _like_csr_linear)
+torch.library.register_fake("spl::csr_linear", _fake_csr_linear)

@@ -36,7 +36,7 @@ def check_onnx(model: bytes, network: nn.Module, example_input: Tensor) -> None:
         return
     batches = [random_inputs(example_input, count) for count in _BATCHES]
     try:
-        computed = _computed(model, batches)
+        computed = _onnx_outputs(model, batches)
     except Exception as error:
         raise InputError(
             f"onnxruntime cannot run the ONNX file of {name}: {first_line(error)} Nothing was written. Export it as a "
@@ -70,7 +70,7 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
     return example[rows] * torch.rand(sizes, generator=generator).to(example)
 
 
-def _computed(model: bytes, batches: list[Tensor]) -> list[list[Tensor]]:
+def _onnx_outputs(model: bytes, batches: list[Tensor]) -> list[list[Tensor]]:
     """The outputs for each batch, on one thread of the CPU."""
     import onnxruntime
 

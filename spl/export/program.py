@@ -28,7 +28,7 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
         InputError: torch.export cannot export the network, or `path` cannot be written.
     """
     stream = io.BytesIO()
-    torch.export.save(_exported(network, example_input), stream)
+    torch.export.save(_export(network, example_input), stream)
     write_whole(path, stream.getvalue())
 
 
@@ -63,7 +63,7 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
 
 def _onnx_model(network: nn.Module, example: Tensor) -> bytes:
     """The contents of its file."""
-    program = _exported(network, example)
+    program = _export(network, example)
     try:
         onnx = torch.onnx.export(
             program, dynamo=True, input_names=["inputs"], dynamic_shapes=({0: "batch"},), verbose=False
@@ -77,7 +77,7 @@ def _onnx_model(network: nn.Module, example: Tensor) -> bytes:
         ) from error
 
 
-def _exported(network: nn.Module, example: Tensor) -> ExportedProgram:
+def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     several = torch.cat([example, example])  # a batch of one would be taken for a constant
     try:
         return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))

@@ -66,15 +66,15 @@ def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
     if revived := masks.revived(state_dict):
         counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
         raise InputError(f"Pruned weights are not 0: {counts}. Set them to 0 first: masks.apply_(state_dict).")
-    owners = {_memory(state_dict[name]): name for name in masks}
+    owners = {_memory_key(state_dict[name]): name for name in masks}
     contents: dict[str, Any] = {"format": _FORMAT, "names": list(state_dict), "dense": {}, "tied": {}, "sparse": {}}
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
             contents["dense"][name] = value
-        elif (owner := owners.setdefault(_memory(value), name)) != name:
+        elif (owner := owners.setdefault(_memory_key(value), name)) != name:
             contents["tied"][name] = owner
         elif name in masks:
-            contents["sparse"][name] = _packed(value.detach().cpu(), masks[name].cpu())
+            contents["sparse"][name] = _pack(value.detach().cpu(), masks[name].cpu())
         else:
             contents["dense"][name] = value.detach().cpu()
     return contents
@@ -90,7 +90,7 @@ def restored(contents: Any) -> dict[str, Any]:
     if kind != _FORMAT:
         raise InputError(f"This is no sparse weights file ({_FORMAT}), but {kind}: give one that save_sparse wrote.")
     try:
-        known = contents["dense"] | {name: _unpacked(name, **packed) for name, packed in contents["sparse"].items()}
+        known = contents["dense"] | {name: _unpack(name, **packed) for name, packed in contents["sparse"].items()}
         return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
     except InputError:
         raise
@@ -101,19 +101,19 @@ def restored(contents: Any) -> dict[str, Any]:
         ) from error
 
 
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
+def _memory_key(tensor: Tensor) -> tuple[Any, ...]:
     """Equal for tensors that are the same numbers in the same memory, and for no others."""
     empty = (id(tensor),) if tensor.numel() == 0 else ()
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device, *empty)
 
 
-def _packed(weight: Tensor, mask: Tensor) -> dict[str, Any]:
+def _pack(weight: Tensor, mask: Tensor) -> dict[str, Any]:
     places = mask | weight.signbit()  # a pruned -0.0 is 0, but not bit for bit
     bits = np.packbits(places.contiguous().numpy())
     return {"shape": list(weight.shape), "places": torch.from_numpy(bits), "values": weight[places]}
 
 
-def _unpacked(name: str, shape: list[int], places: Tensor, values: Tensor) -> Tensor:
+def _unpack(name: str, shape: list[int], places: Tensor, values: Tensor) -> Tensor:
     size = math.prod(shape)
     bits = np.unpackbits(places.numpy(), count=min(size, 8 * len(places)))
     if len(bits) != size or int(bits.sum()) != len(values):

@@ -37,7 +37,7 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class NetworkSummary:
     """A network and its masks.
 
     Attributes:
@@ -72,7 +72,7 @@ class Summary:
         )
 
 
-def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summary:
+def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> NetworkSummary:
     """Parameters, multiply-accumulates (MACs) for one example and bytes on disk.
 
     Args:
@@ -91,7 +91,7 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Summar
     sizes["compact"] = serialized_size(result.network.state_dict())
     left = weight_macs(result.network, example_input)
     layers = [replace(layer, compact=left.get(layer.name, 0)) for layer in layers]
-    return Summary(layers, result.report.before.parameters, result.report.after.parameters, sizes)
+    return NetworkSummary(layers, result.report.before.parameters, result.report.after.parameters, sizes)
 
 
 def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> list[LayerSummary]:
@@ -131,5 +131,5 @@ def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = N
             sizes["compact"] = serialized_size(smaller.network.state_dict())
     counts = {"parameters": parameters, "MACs": macs, "bytes": sizes}
     kinds = {what: ", ".join(f"{kind} {n:,}" for kind, n in numbers.items()) for what, numbers in counts.items()}
-    told = [f"{what} {numbers}" for what, numbers in kinds.items() if numbers]
-    return "; ".join([f"kept {masks.kept:,} of {masks.size:,} weights", *told])
+    parts = [f"{what} {numbers}" for what, numbers in kinds.items() if numbers]
+    return "; ".join([f"kept {masks.kept:,} of {masks.size:,} weights", *parts])

@@ -74,8 +74,8 @@ def layers_of_use(
         InputError: none can; the message says why for each.
     """
     layers = {n: m for n, m in network.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
-    found = {name: refusal(layer, masks[f"{name}.weight"]) for name, layer in layers.items()}
-    dense = {name: reason for name, reason in found.items() if reason}
+    refusals = {name: refusal(layer, masks[f"{name}.weight"]) for name, layer in layers.items()}
+    dense = {name: reason for name, reason in refusals.items() if reason}
     if len(dense) == len(layers):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in dense.items()) or "no Linear layer has a mask"
         raise InputError(f"No layer can {use} as 2:4 ({reasons}). {remedy}")

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from spl.loading.plain import NotAllowedError, shown
+from spl.loading.plain import NotAllowedError, quoted
 
 _UNSERIALIZED = "Unable to serialize instance "  # what jsonargparse writes of a default that it has no notation for
 _CALLABLE = (type, Callable, FunctionType, BuiltinFunctionType)  # of which jsonargparse writes the path
@@ -23,24 +23,24 @@ Classes = Mapping[str, type]
 """The classes that may be called, by the path that names them."""
 
 
-def make(entry: Mapping[str, Any], classes: Classes) -> Any:
+def instantiate(entry: Mapping[str, Any], classes: Classes) -> Any:
     """Call the class of an entry that `class_paths` has checked, one of `classes`, with its arguments.
 
     Raises:
         NotAllowedError: an argument must be a class, and is not one of `classes`.
     """
-    return _bound(entry, classes)()
+    return _bind(entry, classes)()
 
 
-def _bound(entry: Mapping[str, Any], classes: Classes) -> "partial[Any]":
+def _bind(entry: Mapping[str, Any], classes: Classes) -> "partial[Any]":
     """Bind the arguments of an entry to its class, which is not called yet."""
     cls = classes[entry["class_path"]]
     given = entry.get("init_args", {}) | entry.get("dict_kwargs", {})
-    return partial(cls, **_arguments(given, _hints(cls), classes))
+    return partial(cls, **_convert_arguments(given, _hints(cls), classes))
 
 
-def _arguments(given: Mapping[str, Any], hints: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
-    return {name: _argument(value, hints.get(name), classes) for name, value in given.items() if not _is_default(value)}
+def _convert_arguments(given: Mapping[str, Any], hints: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
+    return {name: _convert(value, hints.get(name), classes) for name, value in given.items() if not _is_default(value)}
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -58,44 +58,44 @@ def _is_default(value: object) -> bool:
     return isinstance(value, str) and value.startswith(_UNSERIALIZED)
 
 
-def _argument(value: Any, hint: Any, classes: Classes) -> Any:
+def _convert(value: Any, hint: Any, classes: Classes) -> Any:
     """Return the argument that a plain value stands for, where `hint` is what the class says of it."""
     if isinstance(value, dict) and "class_path" in value:
-        bound = _bound(value, classes)
+        bound = _bind(value, classes)
         return bound if _wants_factory(hint, bound.func) else bound()
     if get_origin(hint) in (Union, UnionType):
-        hint = next((member for member in get_args(hint) if _fits(value, member)), None)
+        hint = next((member for member in get_args(hint) if _matches(value, member)), None)
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if isinstance(value, list | tuple):
-        return _collection(value, kind, parts, classes)
+        return _convert_collection(value, kind, parts, classes)
     if isinstance(value, dict):
         if is_dataclass(kind) and isinstance(kind, type):
-            return kind(**_arguments(value, get_type_hints(kind), classes))
+            return kind(**_convert_arguments(value, get_type_hints(kind), classes))
         of_values = parts[1] if len(parts) == 2 else None
-        return {key: _argument(part, of_values, classes) for key, part in value.items()}
-    return _from_text(value, kind, classes) if isinstance(value, str) else value
+        return {key: _convert(part, of_values, classes) for key, part in value.items()}
+    return _convert_text(value, kind, classes) if isinstance(value, str) else value
 
 
-def _collection(values: Iterable[Any], kind: Any, parts: tuple[Any, ...], classes: Classes) -> Any:
+def _convert_collection(values: Iterable[Any], kind: Any, parts: tuple[Any, ...], classes: Classes) -> Any:
     """Return a tuple or set where one is wanted, and else a list, with each element as it is annotated."""
     values = list(values)
     each = parts if kind is tuple and ... not in parts else parts[:1] * len(values)
-    made = [_argument(v, each[i] if i < len(each) else None, classes) for i, v in enumerate(values)]
+    made = [_convert(v, each[i] if i < len(each) else None, classes) for i, v in enumerate(values)]
     return kind(made) if kind in (tuple, set, frozenset) else made
 
 
-def _from_text(value: str, kind: Any, classes: Classes) -> Any:
+def _convert_text(value: str, kind: Any, classes: Classes) -> Any:
     """Return the object that a string stands for where one of this kind is wanted."""
     if kind in _CALLABLE:
         if value not in classes:
-            raise NotAllowedError(shown(value))
+            raise NotAllowedError(quoted(value))
         return classes[value]
     if isinstance(kind, type) and issubclass(kind, Enum) and value in kind.__members__:
         return kind[value]
     return kind(value) if isinstance(kind, type) and issubclass(kind, PurePath) else value
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _matches(value: object, hint: Any) -> bool:
     """Tell whether a plain value can stand for this member of a union."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)

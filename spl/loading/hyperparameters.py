@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
 from spl.errors import InputError
-from spl.loading.plain import NotAllowedError, class_paths, shown
+from spl.loading.plain import NotAllowedError, class_paths, quoted
 
 _KEYS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, *CHECKPOINT_PAST_HPARAMS_KEYS)
 _CALLED = ("_instantiator", "_class_path")
@@ -47,7 +47,7 @@ def _check(saved: object, given: Container[str]) -> None:
         raise NotAllowedError(f"a value of the type {type(saved).__name__}")
     for name in _CALLED:
         if name in saved:
-            raise NotAllowedError(f"{shown(str(saved[name]))} as {name}")
+            raise NotAllowedError(f"{quoted(str(saved[name]))} as {name}")
     for name, value in saved.items():
         if name not in given and (asked := class_paths(value)):
-            raise NotAllowedError(", ".join(map(shown, asked[:5])))
+            raise NotAllowedError(", ".join(map(quoted, asked[:5])))

@@ -15,8 +15,8 @@ from torch import nn
 
 from spl import networks
 from spl.errors import InputError
-from spl.loading.annotations import Classes, make
-from spl.loading.plain import NotAllowedError, class_paths, shown
+from spl.loading.annotations import Classes, instantiate
+from spl.loading.plain import NotAllowedError, class_paths, quoted
 
 
 def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | Iterable[str] = ()) -> nn.Module:
@@ -39,10 +39,10 @@ def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | 
     entry, own, names = checkpoint["network"], _own_classes(), frozenset([trust] if isinstance(trust, str) else trust)
     try:
         _check_allowed(entry, own.keys() | names)
-        classes = own | {name: _class(name) for name in names}
+        classes = own | {name: _import_class(name) for name in names}
         if entry["class_path"] in own:
             _check_size(entry, classes, path)
-        return _made(entry, classes, path)
+        return _instantiate(entry, classes, path)
     except NotAllowedError as error:
         raise InputError(
             f"{path} asks for {error}, and a checkpoint may ask for no more than a class of spl.networks with plain "
@@ -64,10 +64,10 @@ def _check_allowed(entry: object, allowed: Iterable[str]) -> None:
     if not (isinstance(entry, dict) and "class_path" in entry):
         raise NotAllowedError(f"a network by a {type(entry).__name__} that has no class_path")
     if unknown := sorted(set(asked).difference(allowed)):
-        raise NotAllowedError(", ".join(map(shown, unknown[:5])))
+        raise NotAllowedError(", ".join(map(quoted, unknown[:5])))
 
 
-def _class(name: str) -> type:
+def _import_class(name: str) -> type:
     """Import a class that the user names."""
     try:
         found = pkgutil.resolve_name(name)
@@ -80,11 +80,11 @@ def _class(name: str) -> type:
     return found
 
 
-def _made(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> nn.Module:
+def _instantiate(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> nn.Module:
     if not issubclass(classes[entry["class_path"]], nn.Module):
-        raise NotAllowedError(f"{shown(entry['class_path'])}, which is no network")
+        raise NotAllowedError(f"{quoted(entry['class_path'])}, which is no network")
     try:
-        network = make(entry, classes)
+        network = instantiate(entry, classes)
     except NotAllowedError:
         raise
     except Exception as error:
@@ -98,7 +98,7 @@ def _made(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> nn.Mo
 def _check_size(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> None:
     """Refuse, before memory is taken for it, a network that has more numbers than the file has bytes."""
     with torch.device("meta"):
-        network = _made(entry, classes, path)
+        network = _instantiate(entry, classes, path)
     numbers = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     held = Path(path).stat().st_size
     if numbers > held:

@@ -40,7 +40,7 @@ def class_paths(value: object) -> list[str]:
     raise NotAllowedError(f"more than {_MOST_VALUES:,} values")
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """Return a name from a file as a message may show it: short, and in ASCII, where look-alikes differ."""
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")
 
@@ -50,8 +50,8 @@ def _class_path(entry: dict[str, object]) -> str:
     if type(name) is not str:
         raise NotAllowedError(f"a class_path of the type {type(name).__name__}")
     if unknown := entry.keys() - _ENTRY:
-        raise NotAllowedError(f"{shown(name)} with {', '.join(sorted(shown(str(key)) for key in unknown))}")
+        raise NotAllowedError(f"{quoted(name)} with {', '.join(sorted(quoted(str(key)) for key in unknown))}")
     for arguments in (entry.get("init_args", {}), entry.get("dict_kwargs", {})):
         if type(arguments) is not dict or any(type(key) is not str for key in arguments):
-            raise NotAllowedError(f"{shown(name)} with arguments that are no dictionary by name")
+            raise NotAllowedError(f"{quoted(name)} with arguments that are no dictionary by name")
     return name

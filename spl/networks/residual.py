@@ -111,7 +111,7 @@ def _stages(
     return stages
 
 
-def _normalized(channels: int) -> dict[str, nn.Module]:
+def _batch_norm_relu(channels: int) -> dict[str, nn.Module]:
     return {"bn": nn.BatchNorm2d(channels), "act": nn.ReLU(inplace=True)}
 
 
@@ -151,15 +151,15 @@ class ResNet(ImageNetwork):
             in_channels=in_channels,
             num_classes=num_classes,
         )
-        layers_in_all = 3 * blocks_per_stage * layers_per_block + 2
-        check_depth(layers_in_all, blocks_per_stage=blocks_per_stage, layers_per_block=layers_per_block)
+        layer_count = 3 * blocks_per_stage * layers_per_block + 2
+        check_depth(layer_count, blocks_per_stage=blocks_per_stage, layers_per_block=layers_per_block)
         widths = _widths(width_multiplier)
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=_convolution(in_channels, widths[0]))
         if self._block is Block:
-            layers |= _normalized(widths[0])
+            layers |= _batch_norm_relu(widths[0])
         layers |= _stages(self._block, blocks_per_stage, layers_per_block, widths)
         if self._block is PreActivationBlock:
-            layers |= _normalized(widths[-1])
+            layers |= _batch_norm_relu(widths[-1])
         layers |= {"mean": ImageMean(), "fc": nn.Linear(widths[-1], num_classes)}
         super().__init__(layers, in_channels, halvings=2)
 

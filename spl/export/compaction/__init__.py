@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from spl.errors import InputError
-from spl.export.compaction.flow import ChannelFlow
-from spl.export.compaction.liveness import find_needed
-from spl.export.compaction.report import LayerReport, Report, reasons, reported
+from spl.export.compaction.channel_flow import ChannelFlow
+from spl.export.compaction.liveness import find_liveness
+from spl.export.compaction.report import CompactionReport, LayerReport, find_reasons, make_report
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.tracing import trace
 from spl.export.comparison import relative_difference, tolerance
@@ -16,7 +16,7 @@ from spl.export.cost import network_cost, pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
-__all__ = ["CompactResult", "LayerReport", "Report", "compact", "compact_"]
+__all__ = ["CompactResult", "CompactionReport", "LayerReport", "compact", "compact_"]
 
 _TOLERANCE = 1e-3  # of the largest output; rounding is far below, a mistake far above
 
@@ -31,7 +31,7 @@ class CompactResult:
     """
 
     network: fx.GraphModule
-    report: Report
+    report: CompactionReport
 
 
 def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
@@ -66,9 +66,9 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
         flow = ChannelFlow(trace(pruned, example_input))
-    live = find_needed(flow)
-    why = reasons(flow, live, masks)
-    shrink_(flow, live)
+    liveness = find_liveness(flow)
+    why = find_reasons(flow, liveness, masks)
+    shrink_(flow, liveness)
     smaller = flow.traced.network
     with undisturbed(smaller), torch.no_grad():
         difference = relative_difference(smaller(example_input), expected)
@@ -77,4 +77,4 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
             f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output: its forward "
             "does something that torch.fx does not see, such as to change tensors in place. Export it dense."
         )
-    return CompactResult(smaller, reported(before, network_cost(smaller, example_input), why, difference))
+    return CompactResult(smaller, make_report(before, network_cost(smaller, example_input), why, difference))

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Layer = nn.Linear | Convolution
+ShrinkableLayer = nn.Linear | Convolution
 
 
 @dataclass(frozen=True)
-class Channels:
+class ValueChannels:
     """Those of one value [N, ..., C, ...].
 
     Attributes:
@@ -30,7 +30,7 @@ class Channels:
         """Bool [C]."""
         return self.constants.isnan()
 
-    def bordered_by(self, fill: float) -> "Channels":
+    def bordered_by(self, fill: float) -> "ValueChannels":
         """With numbers beside them, from which all others now vary."""
         return replace(self, constants=self.constants.masked_fill(self.constants != fill, torch.nan))
 
@@ -47,8 +47,8 @@ class LayerChannels:
     """
 
     name: str
-    module: Layer
-    inputs: Channels | None
+    module: ShrinkableLayer
+    inputs: ValueChannels | None
     ids: Tensor
 
     @cached_property
@@ -72,7 +72,7 @@ class LayerChannels:
         return constants.masked_fill((self.reads & inputs.varies).any(1), torch.nan)
 
 
-def has_border(layer: Layer) -> bool:
+def has_border(layer: ShrinkableLayer) -> bool:
     """Whether it reads zeros beyond the border, so that nothing but 0 is constant to it."""
     if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros" or layer.padding == "valid":
         return False
@@ -84,7 +84,7 @@ def is_depthwise(module: nn.Module | None) -> bool:
     return isinstance(module, Convolution) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def convolved(convolution: Convolution, inputs: Channels) -> Channels:
+def convolved(convolution: Convolution, inputs: ValueChannels) -> ValueChannels:
     """After a convolution of each channel by itself, where a kernel of zeros makes a constant of its channel."""
     inputs = inputs.bordered_by(0.0) if has_border(convolution) else inputs
     kernels = _taps(convolution)[:, 0].double()
@@ -92,7 +92,7 @@ def convolved(convolution: Convolution, inputs: Channels) -> Channels:
     return replace(inputs, constants=_bias(convolution) + kernels.sum(-1) * read)
 
 
-def normalized(norm: _BatchNorm, inputs: Channels) -> Channels:
+def normalized(norm: _BatchNorm, inputs: ValueChannels) -> ValueChannels:
     """After BatchNorm; constants vary where it normalizes by each batch's own statistics."""
     if norm.running_mean is None or norm.running_var is None:
         return replace(inputs, constants=torch.full_like(inputs.constants, torch.nan))
@@ -102,13 +102,13 @@ def normalized(norm: _BatchNorm, inputs: Channels) -> Channels:
     return replace(inputs, constants=(inputs.constants - state["running_mean"]) * scale + shift)
 
 
-def _taps(layer: Layer) -> Tensor:
+def _taps(layer: ShrinkableLayer) -> Tensor:
     """The weight as [out, in, taps], on the CPU."""
     weight = layer.weight.detach().cpu()
     return weight.reshape(*weight.shape[:2], -1)
 
 
-def _bias(layer: Layer) -> Tensor:
+def _bias(layer: ShrinkableLayer) -> Tensor:
     if layer.bias is None:
         return torch.zeros(len(layer.weight), dtype=torch.float64)
     return layer.bias.detach().double().cpu()

@@ -8,8 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.channels import LayerChannels, has_border
-from spl.export.compaction.flow import ChannelFlow
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Liveness:
     why: dict[int, str]
     carriers: dict[str, int]
 
-    def of(self, ids: Tensor) -> Tensor:
+    def is_kept(self, ids: Tensor) -> Tensor:
         """Bool, in the shape of `ids`: which of them stay."""
         return self.kept[self.groups[ids]]
 
 
-def find_needed(flow: ChannelFlow) -> Liveness:
+def find_liveness(flow: ChannelFlow) -> Liveness:
     """The channels that something reads, and reads something other than a constant from.
 
     A channel goes if no row that stays reads it, or all that read it can take it for a constant, which then moves
@@ -41,20 +41,20 @@ def find_needed(flow: ChannelFlow) -> Liveness:
     there one such channel stays, to carry all of them: the weights of column j become part of those of the
     carrier c, times v_j / v_c.
     """
-    groups = _grouped(flow)
+    groups = _group_tied(flow)
     kept = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
     why: dict[int, str] = {}
     for ids, reason in flow.pins:
         kept[groups[ids]] = True
         why |= dict.fromkeys(groups[ids].tolist(), reason)
-    _spread(flow, groups, kept)
+    _propagate(flow, groups, kept)
     for ids in [layer.ids for layer in flow.layers] + [added.total.ids for added in flow.sums]:
         if not kept[groups[ids]].any():
             kept[groups[ids[0]]] = True
             why[int(groups[ids[0]])] = "a layer must have one"
     carriers = {}
     for layer in reversed(flow.layers):
-        column = _carrier(layer, groups, kept)
+        column = _find_carrier(layer, groups, kept)
         if layer.inputs is not None and column is not None:
             carriers[layer.name] = column
             group = int(groups[layer.inputs.ids[column]])
@@ -64,15 +64,15 @@ def find_needed(flow: ChannelFlow) -> Liveness:
     return Liveness(groups, kept, why, carriers)
 
 
-def _grouped(flow: ChannelFlow) -> Tensor:
+def _group_tied(flow: ChannelFlow) -> Tensor:
     if not flow.ties:
-        return torch.arange(flow.count)
+        return torch.arange(flow.id_count)
     a, b = (torch.cat([pair[side] for pair in flow.ties]).numpy() for side in (0, 1))
-    graph = coo_array((np.ones(len(a)), (a, b)), shape=(flow.count, flow.count))
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(flow.id_count, flow.id_count))
     return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
 
 
-def _spread(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
+def _propagate(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
     """Keep what rows that are kept read, until nothing is added."""
     count = -1
     while count != (count := int(kept.sum())):
@@ -83,7 +83,7 @@ def _spread(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
                 kept[groups[layer.inputs.ids[read]]] = True
 
 
-def _carrier(layer: LayerChannels, groups: Tensor, kept: Tensor) -> int | None:
+def _find_carrier(layer: LayerChannels, groups: Tensor, kept: Tensor) -> int | None:
     """The column of the largest constant, if a constant other than 0 that goes reaches a border of zeros."""
     if layer.inputs is None or not has_border(layer.module):
         return None

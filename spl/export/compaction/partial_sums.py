@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from spl.export.compaction.channels import Channels
+from spl.export.compaction.channels import ValueChannels
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Sum:
     """
 
     node: fx.Node
-    addends: tuple[Channels, Channels]
-    total: Channels
+    addends: tuple[ValueChannels, ValueChannels]
+    total: ValueChannels
 
 
 class PartialSum(nn.Module):

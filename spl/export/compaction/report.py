@@ -7,14 +7,14 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from spl.export.compaction.channels import Channels
-from spl.export.compaction.flow import ChannelFlow
+from spl.export.compaction.channel_flow import ChannelFlow
+from spl.export.compaction.channels import ValueChannels
 from spl.export.compaction.liveness import Liveness
 from spl.export.cost import Cost, NetworkCost
 from spl.functional.layers import WEIGHTED
 from spl.masks.masks import Masks
 
-_GONE = Cost(0, 0, 0)
+_NO_COST = Cost(0, 0, 0)
 _STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"
 _VARIES = "vary where a product or a border of zeros comes in"
 
@@ -37,7 +37,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class CompactionReport:
     """What a network costs before and after.
 
     Attributes:
@@ -67,30 +67,30 @@ class Report:
         return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right", "right", "left"))
 
 
-def reported(before: NetworkCost, after: NetworkCost, why: dict[str, str], difference: float) -> Report:
+def make_report(before: NetworkCost, after: NetworkCost, why: dict[str, str], difference: float) -> CompactionReport:
     """The report on a network of these costs, of whose layers `why` says what stays."""
     layers = [
-        LayerReport(name, cost, after.layers.get(name, _GONE), why.get(name, _STAYS) if name in after.layers else "")
+        LayerReport(name, cost, after.layers.get(name, _NO_COST), why.get(name, _STAYS) if name in after.layers else "")
         for name, cost in before.layers.items()
     ]
-    return Report(layers, before.total, after.total, difference)
+    return CompactionReport(layers, before.total, after.total, difference)
 
 
-def reasons(flow: ChannelFlow, live: Liveness, masks: Masks) -> dict[str, str]:
+def find_reasons(flow: ChannelFlow, liveness: Liveness, masks: Masks) -> dict[str, str]:
     """By layer, why units of it stay that have no weight left, or why none could go."""
     found = {}
     for node, channels in flow.channels.items():
         module = flow.traced.module(node)
         if isinstance(module, WEIGHTED):
             name = str(node.target)
-            found[name] = _STAYS if channels is None else _reason(masks.get(f"{name}.weight"), channels, live)
+            found[name] = _STAYS if channels is None else _find_reason(masks.get(f"{name}.weight"), channels, liveness)
     return found
 
 
-def _reason(mask: Tensor | None, outputs: Channels, live: Liveness) -> str:
-    kept = live.of(outputs.ids)
+def _find_reason(mask: Tensor | None, outputs: ValueChannels, liveness: Liveness) -> str:
+    kept = liveness.is_kept(outputs.ids)
     dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
     if not bool(dead.any()) and bool(kept.all()):
         return "none is dead"
-    whys = [live.why.get(group, _VARIES) for group in live.groups[outputs.ids[dead & kept]].tolist()]
+    whys = [liveness.why.get(group, _VARIES) for group in liveness.groups[outputs.ids[dead & kept]].tolist()]
     return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())

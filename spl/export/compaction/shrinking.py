@@ -6,48 +6,50 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.export.compaction import operations
+from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
-from spl.export.compaction.flow import ChannelFlow
 from spl.export.compaction.liveness import Liveness
 from spl.export.compaction.partial_sums import PartialSum, Sum
 from spl.export.compaction.tracing import Traced
 
 
 @torch.no_grad()
-def shrink_(flow: ChannelFlow, live: Liveness) -> None:
+def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
     """Remove them from the modules and the graph of the traced network, in place."""
     for layer in flow.layers:
-        _fold_(layer, live)
-        _select_(layer, live)
+        _fold_constants_(layer, liveness)
+        _shrink_layer_(layer, liveness)
     for node in list(flow.traced.network.graph.nodes):
         channels, module = flow.channels[node], flow.traced.module(node)
         if channels is None:
             continue
         if isinstance(module, _BatchNorm):
-            module.num_features = _select_each_(module, live.of(channels.ids))
+            module.num_features = _shrink_channelwise_(module, liveness.is_kept(channels.ids))
         elif isinstance(module, Convolution) and is_depthwise(module):
-            module.groups = module.in_channels = module.out_channels = _select_each_(module, live.of(channels.ids))
+            module.groups = module.in_channels = module.out_channels = _shrink_channelwise_(
+                module, liveness.is_kept(channels.ids)
+            )
         elif operations.called(node) is F.pad:
-            _repad_(node, live.of(channels.ids), channels.axis, flow.traced.values[node].ndim)
+            _shrink_padding_(node, liveness.is_kept(channels.ids), channels.axis, flow.traced.values[node].ndim)
         elif operations.called(node) in operations.RESHAPES:
             with flow.traced.network.graph.inserting_after(node):
                 flat = flow.traced.network.graph.call_function(torch.flatten, (node.args[0], 1))
             node.replace_all_uses_with(flat)
     for added in flow.sums:
-        _narrow_(added, flow.traced, live)
+        _narrow_sum_(added, flow.traced, liveness)
     flow.traced.network.graph.eliminate_dead_code()
     flow.traced.network.delete_all_unused_submodules()
     flow.traced.network.recompile()
 
 
-def _fold_(layer: LayerChannels, live: Liveness) -> None:
+def _fold_constants_(layer: LayerChannels, liveness: Liveness) -> None:
     """Move what the constant inputs that go contribute to the outputs: into the bias, or to the carrier."""
     if layer.inputs is None:
         return
     module, constants = layer.module, layer.inputs.constants.nan_to_num()
-    constants = constants.masked_fill(live.of(layer.inputs.ids), 0.0)
-    if layer.name in live.carriers:
-        column = live.carriers[layer.name]
+    constants = constants.masked_fill(liveness.is_kept(layer.inputs.ids), 0.0)
+    if layer.name in liveness.carriers:
+        column = liveness.carriers[layer.name]
         shares = (constants / layer.inputs.constants[column]).to(module.weight.device)
         moved = torch.einsum("oi...,i->o...", module.weight.double(), shares)
         module.weight[:, column] += moved.to(module.weight)
@@ -57,12 +59,12 @@ def _fold_(layer: LayerChannels, live: Liveness) -> None:
         module.bias = nn.Parameter(bias.to(module.weight), requires_grad=module.weight.requires_grad)
 
 
-def _select_(layer: LayerChannels, live: Liveness) -> None:
+def _shrink_layer_(layer: LayerChannels, liveness: Liveness) -> None:
     """Drop its rows and columns."""
     module = layer.module
-    rows, columns = live.of(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
+    rows, columns = liveness.is_kept(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
     if layer.inputs is not None:
-        columns = live.of(layer.inputs.ids)
+        columns = liveness.is_kept(layer.inputs.ids)
     if bool(rows.all()) and bool(columns.all()):
         return
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
@@ -73,7 +75,7 @@ def _select_(layer: LayerChannels, live: Liveness) -> None:
         setattr(module, end, int(kept.sum()))
 
 
-def _select_each_(module: nn.Module, kept: Tensor) -> int:
+def _shrink_channelwise_(module: nn.Module, kept: Tensor) -> int:
     """Drop channels of all that a module has one of for each; how many are left."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.ndim:
@@ -87,7 +89,7 @@ def _replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, name, new)
 
 
-def _repad_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
+def _shrink_padding_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
     """Append fewer channels."""
     amounts = [*node.args[1]]  # type: ignore[misc]
     place = 2 * (ndim - 1 - axis)  # pairs of numbers, of the last axis first
@@ -97,16 +99,16 @@ def _repad_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
         node.update_arg(1, tuple(amounts))
 
 
-def _narrow_(added: Sum, traced: Traced, live: Liveness) -> None:
+def _narrow_sum_(added: Sum, traced: Traced, liveness: Liveness) -> None:
     """Let a sum take what its addends have, and constants for the rest; an addend that is constant goes whole."""
-    kept = live.of(added.total.ids)
-    if all(torch.equal(live.of(channels.ids), kept) for channels in added.addends):
+    kept = liveness.is_kept(added.total.ids)
+    if all(torch.equal(liveness.is_kept(channels.ids), kept) for channels in added.addends):
         return
     inputs, places = [], []
     constants = torch.zeros(len(kept), dtype=torch.float64)
     whole = added.addends[0] if not added.total.varies[kept].any() else None  # one gives the sum its size
     for value, channels in zip(added.node.all_input_nodes, added.addends, strict=True):  # may be narrow sums by now
-        has = live.of(channels.ids)
+        has = liveness.is_kept(channels.ids)
         if channels is whole or bool(channels.varies[kept].any()):
             inputs.append(value)
             places.append((kept.cumsum(0) - 1).masked_fill(~kept, -1)[has])

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.export.compaction import operations
 from spl.export.compaction.channels import (
-    Channels,
     Convolution,
-    Layer,
     LayerChannels,
+    ShrinkableLayer,
+    ValueChannels,
     convolved,
     is_depthwise,
     normalized,
@@ -40,35 +40,35 @@ class ChannelFlow:
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
-        self.channels: dict[fx.Node, Channels | None] = {}
+        self.channels: dict[fx.Node, ValueChannels | None] = {}
         self.layers: list[LayerChannels] = []
         self.ties: list[tuple[Tensor, Tensor]] = []
         self.sums: list[Sum] = []
         self.pins: list[tuple[Tensor, str]] = []
-        self.count = 0
+        self.id_count = 0
         self._shared = _shared_modules(traced)
         for node in traced.network.graph.nodes:
-            self.channels[node] = self._after(node)
+            self.channels[node] = self._channels_after(node)
 
-    def _after(self, node: fx.Node) -> Channels | None:
+    def _channels_after(self, node: fx.Node) -> ValueChannels | None:
         module, target = self.traced.module(node), operations.called(node)
         inputs = self.channels.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
         overwrites = operations.is_in_place(node, module) and any(len(a.users) > 1 for a in node.all_input_nodes)
         if overwrites or module in self._shared:
-            return self._stays(node)
-        if isinstance(module, Layer) and self._is_plain(node, module) and getattr(module, "groups", 1) == 1:
+            return self._pin_inputs(node)
+        if isinstance(module, ShrinkableLayer) and self._is_plain(node, module) and getattr(module, "groups", 1) == 1:
             return self._layer(node, module, inputs)
         if target in operations.CONCATENATIONS:
             return self._concatenated(node)
         if inputs is not None and (isinstance(module, nn.Flatten) or target in operations.RESHAPES):
             return self._reshaped(node, inputs)
         if inputs is None or len(node.all_input_nodes) > 1:
-            return self._combined(node) if target in operations.COMBINING_CALLS else self._stays(node)
+            return self._combined(node) if target in operations.COMBINING_CALLS else self._pin_inputs(node)
         if operations.is_elementwise(node, module):
             return self._applied(node)
-        return self._positional(node, module, inputs) or self._stays(node)
+        return self._positional(node, module, inputs) or self._pin_inputs(node)
 
-    def _positional(self, node: fx.Node, module: nn.Module | None, inputs: Channels) -> Channels | None:
+    def _positional(self, node: fx.Node, module: nn.Module | None, inputs: ValueChannels) -> ValueChannels | None:
         """After what treats every channel alike, but not every position; None for anything else."""
         value = self.traced.values[node.all_input_nodes[0]]
         target = operations.called(node)
@@ -86,57 +86,57 @@ class ChannelFlow:
             return self._padded(node, inputs, value.ndim)
         return None
 
-    def _stays(self, node: fx.Node) -> Channels | None:
+    def _pin_inputs(self, node: fx.Node) -> ValueChannels | None:
         """Pin what the node reads: nothing is known of it, or it reads all channels together."""
-        why = "the network's outputs" if node.op == "output" else f"read by {_called(node, self.traced)}"
+        why = "the network's outputs" if node.op == "output" else f"read by {_operation_name(node, self.traced)}"
         for argument in node.all_input_nodes:
             channels = self.channels[argument]
             if channels is not None and not operations.reads_shape_only(node, channels.axis):
                 self.pins.append((channels.ids, why))
         return None
 
-    def _new(self, count: int) -> Tensor:
+    def _new_ids(self, count: int) -> Tensor:
         """Ids of channels that were not there before."""
-        self.count += count
-        return torch.arange(self.count - count, self.count)
+        self.id_count += count
+        return torch.arange(self.id_count - count, self.id_count)
 
-    def _is_plain(self, node: fx.Node, layer: Layer) -> bool:
+    def _is_plain(self, node: fx.Node, layer: ShrinkableLayer) -> bool:
         """Whether it has a weight of its own, and reads a batch."""
         batched = isinstance(layer, nn.Linear) or self.traced.values[node].ndim == layer.weight.ndim
         return batched and "weight" in dict(layer.named_parameters())
 
-    def _layer(self, node: fx.Node, module: Layer, inputs: Channels | None) -> Channels:
+    def _layer(self, node: fx.Node, module: ShrinkableLayer, inputs: ValueChannels | None) -> ValueChannels:
         axis = self.traced.values[node].ndim - 1 if isinstance(module, nn.Linear) else 1
         if inputs is not None and inputs.axis != axis:
-            self._stays(node)
+            self._pin_inputs(node)
             inputs = None
-        layer = LayerChannels(str(node.target), module, inputs, self._new(len(module.weight)))
+        layer = LayerChannels(str(node.target), module, inputs, self._new_ids(len(module.weight)))
         self.layers.append(layer)
-        return Channels(layer.ids, layer.emitted, axis)
+        return ValueChannels(layer.ids, layer.emitted, axis)
 
-    def _combined(self, node: fx.Node) -> Channels | None:
+    def _combined(self, node: fx.Node) -> ValueChannels | None:
         """After a sum or product of two values, channel by channel."""
         given = [self.channels[argument] for argument in node.all_input_nodes]
         known = [channels for channels in given if channels is not None]
         axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
         if len(axes) != 1 or len({(channels.axis, len(channels.ids)) for channels in known}) != 1:
-            return self._stays(node)
+            return self._pin_inputs(node)
         if len(known) == 2 and operations.is_plain_sum(node, self.traced.values):
             return self._summed(node, *known)
         for other in known[1:]:
             self.ties.append((known[0].ids, other.ids))
         return self._applied(node)
 
-    def _summed(self, node: fx.Node, a: Channels, b: Channels) -> Channels:
+    def _summed(self, node: fx.Node, a: ValueChannels, b: ValueChannels) -> ValueChannels:
         """After a sum, for which a value has to have those channels alone that vary in it."""
         both = a.varies & b.varies
         self.ties.append((a.ids[both], b.ids[both]))
-        ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new(len(a.ids))))
+        ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new_ids(len(a.ids))))
         total = replace(self._applied(node), ids=ids)
         self.sums.append(Sum(node, (a, b), total))
         return total
 
-    def _applied(self, node: fx.Node) -> Channels:
+    def _applied(self, node: fx.Node) -> ValueChannels:
         """After the function that the node calls, of the constants where all that it reads are."""
         given = {argument: self.channels[argument] for argument in node.all_input_nodes}
         constants = {argument: channels.constants for argument, channels in given.items() if channels is not None}
@@ -148,40 +148,40 @@ class ChannelFlow:
         after = torch.full_like(first.constants, torch.nan).masked_scatter(known, result)
         return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
 
-    def _reshaped(self, node: fx.Node, inputs: Channels) -> Channels | None:
+    def _reshaped(self, node: fx.Node, inputs: ValueChannels) -> ValueChannels | None:
         """After flattening, which makes each channel as many as it has positions."""
         before, after = self.traced.values[node.all_input_nodes[0]], self.traced.values[node]
         if inputs.axis != 1 or after.shape != (len(before), before[0].numel()):
-            return self._stays(node)
+            return self._pin_inputs(node)
         positions = before[0, 0].numel()
         ids, constants = (t.repeat_interleave(positions) for t in (inputs.ids, inputs.constants))
-        return Channels(ids, constants, 1)
+        return ValueChannels(ids, constants, 1)
 
-    def _concatenated(self, node: fx.Node) -> Channels | None:
+    def _concatenated(self, node: fx.Node) -> ValueChannels | None:
         parts = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else ()
         given = [self.channels[part] for part in parts if isinstance(part, fx.Node)]
         known = [channels for channels in given if channels is not None]
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if len(known) < len(parts) or {channels.axis for channels in known} != {axis}:
-            return self._stays(node)
+            return self._pin_inputs(node)
         return _joined(known)
 
-    def _padded(self, node: fx.Node, inputs: Channels, ndim: int) -> Channels | None:
+    def _padded(self, node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels | None:
         padding = operations.channel_padding(node, ndim, inputs.axis)
         if padding is None:
             return None
         counts, fill, elsewhere = padding
         inner = inputs.bordered_by(fill) if elsewhere else inputs
-        before, after = (Channels(self._new(n), torch.full((n,), fill).double(), inputs.axis) for n in counts)
+        before, after = (ValueChannels(self._new_ids(n), torch.full((n,), fill).double(), inputs.axis) for n in counts)
         return _joined([before, inner, after])
 
 
-def _joined(parts: list[Channels]) -> Channels:
+def _joined(parts: list[ValueChannels]) -> ValueChannels:
     ids, constants = torch.cat([p.ids for p in parts]), torch.cat([p.constants for p in parts])
-    return Channels(ids, constants, parts[0].axis)
+    return ValueChannels(ids, constants, parts[0].axis)
 
 
-def _averaged(node: fx.Node, inputs: Channels, ndim: int) -> Channels | None:
+def _averaged(node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels | None:
     found = operations.mean_axes(node, ndim)
     if found is None or {0, inputs.axis} & set(found[0]):
         return None
@@ -202,7 +202,7 @@ def _shared_modules(traced: Traced) -> set[nn.Module]:
     }
 
 
-def _called(node: fx.Node, traced: Traced) -> str:
+def _operation_name(node: fx.Node, traced: Traced) -> str:
     module = traced.module(node)
     if module is not None:
         return f"{node.target} ({type(module).__name__})"
