@@ -128,7 +128,7 @@ def test_a_dense_network_stays_bit_for_bit():
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     assert list(state) == list(network.state_dict())
     assert result.report.before == result.report.after
-    assert set(reasons(result).values()) == {"none is dead"}
+    assert set(reasons(result).values()) == {"no unit is dead"}
 
 
 def test_the_network_is_left_as_it_was(snapshot):
@@ -146,7 +146,7 @@ def test_a_collapsed_network_stays_a_constant():
     masks = Masks({n: torch.zeros(p.shape, dtype=torch.bool) for n, p in network.named_parameters() if p.ndim == 2})
     result = assert_equal_outputs(network, masks, 6)
     assert sizes(result.network)["fc2.weight"] == (1, 1)
-    assert "a layer must have one" in reasons(result)["fc2"]
+    assert "a layer must keep one" in reasons(result)["fc2"]
     assert reasons(result)["fc3"] == "10 dead: the network's outputs"
 
 

@@ -130,7 +130,7 @@ NETWORKS = {
     "lists of lists": named(MLP_PATH, depth=nested(100, 10)),
 }  # fmt: skip
 REMEDY = (
-    r"^hostile\.ckpt asks for .*, and a checkpoint may ask for no more than a class of spl\.networks with plain "
+    r"^hostile\.ckpt asks for .*, and a checkpoint may ask only for a class of spl\.networks with plain "
     r"arguments\. In Python, .*: load_from_checkpoint\(path, network=\.\.\.\)\. On the command line, .*: --trust "
 )
 

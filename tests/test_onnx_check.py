@@ -35,13 +35,17 @@ class DoubledAlone(Doubled):
 @pytest.mark.parametrize(
     ("network", "example", "said"),
     [
-        (Doubled(), torch.randn(1, 3), "a batch of 1, outputs differ by 0.5 of the largest one"),
-        (Doubled(), torch.zeros(1, 3), "outputs differ by 0.5 of the largest one"),
-        (Doubled(1e-5), torch.randn(1, 3), "outputs differ by 0.5 of the largest one"),
-        (Doubled().half(), torch.randn(1, 3).half(), "by 0.5 of the largest one, and rounding explains 0.0098"),
-        (DoubledSecond(), torch.randn(1, 3), "outputs differ by 0.5 of the largest one"),
-        (DoubledAlone(), torch.randn(4, 3), "a batch of 1, outputs differ by 0.5 of the largest one"),
-        (Doubled(), torch.tensor([[3, 8, 0]]), "outputs differ by 0.5 of the largest one"),
+        (Doubled(), torch.randn(1, 3), "a batch of 1, outputs differ by 0.5 relative to the largest one"),
+        (Doubled(), torch.zeros(1, 3), "outputs differ by 0.5 relative to the largest one"),
+        (Doubled(1e-5), torch.randn(1, 3), "outputs differ by 0.5 relative to the largest one"),
+        (
+            Doubled().half(),
+            torch.randn(1, 3).half(),
+            "0.5 relative to the largest one, and rounding explains 0.0098",
+        ),
+        (DoubledSecond(), torch.randn(1, 3), "outputs differ by 0.5 relative to the largest one"),
+        (DoubledAlone(), torch.randn(4, 3), "a batch of 1, outputs differ by 0.5 relative to the largest one"),
+        (Doubled(), torch.tensor([[3, 8, 0]]), "outputs differ by 0.5 relative to the largest one"),
     ],
     ids=["floats", "zeros", "small", "half", "second output", "batch of one", "tokens"],
 )
@@ -52,7 +56,7 @@ def test_a_file_that_computes_something_else_is_not_written(network, example, sa
         save_onnx(path, network, example)
     assert f"The ONNX file of {type(network).__name__} would compute something else" in str(refused.value)
     assert said in str(refused.value)
-    assert "Export it as a program of PyTorch: --to dense or compact" in str(refused.value)
+    assert "Export the network as a PyTorch program: --to dense or compact" in str(refused.value)
     assert path.read_bytes() == b"an earlier file"
     assert list(tmp_path.iterdir()) == [path]
 

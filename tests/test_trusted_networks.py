@@ -147,10 +147,10 @@ def test_the_commands_take_a_network_of_ones_own(run):
         ("mynet.net", r"mynet\.net is a function, and only a class can be trusted"),
         ("mynet.made", r"mynet\.made is a Linear, and only a class can be trusted"),
         ("mynet", r"mynet is a module, and only a class can be trusted"),
-        ("mynet.Other", r"mynet\.Other is to be trusted, and cannot be imported \(.*: give the path of a class"),
-        ("nowhere.Net", r"nowhere\.Net is to be trusted, and cannot be imported \(No module named"),
-        ("no class", r"no class is to be trusted, and cannot be imported \(.*: give the path of a class"),
-        ("mynet.Head", r"own\.ckpt asks for 'mynet\.Head', which is no network, and"),
+        ("mynet.Other", r"mynet\.Other is to be trusted but cannot be imported \(.*: give the path of a class"),
+        ("nowhere.Net", r"nowhere\.Net is to be trusted but cannot be imported \(No module named"),
+        ("no class", r"no class is to be trusted but cannot be imported \(.*: give the path of a class"),
+        ("mynet.Head", r"own\.ckpt asks for 'mynet\.Head', which is not a network, and"),
     ],
 )
 def test_only_classes_of_networks_can_be_trusted(run, name, match):

@@ -1,4 +1,4 @@
-"""DataModules: MNIST, FashionMNIST, CIFAR10, and MNISTSample, which needs no download."""
+"""Data modules: MNIST, FashionMNIST, CIFAR10, and MNISTSample, which needs no download."""
 
 from spl.data.cifar10 import CIFAR10
 from spl.data.images import ImageDataModule

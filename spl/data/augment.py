@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on the device it is on; every image draws for itself."""
+"""Augmentation of whole batches on their device, with random changes of its own for every image."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ Border = Literal["zero", "reflect"]
 
 
 def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.Generator) -> Tensor:
-    """Mirror with probability ½, then move by −most … most pixels along each axis.
+    """Mirror images with probability ½, then move them by −most … most pixels along each axis.
 
     Args:
         images: [N, C, H, W] of any dtype.
         most: the largest shift; less than H and W where the border is reflected.
-        border: what a shift uncovers: black (zero), or the image mirrored at its border (reflect).
-        generator: on the images' device.
+        border: what fills the uncovered pixels: black (zero), or the image mirrored at its border (reflect).
+        generator: the random generator, on the images' device.
     """
     n, channels, height, width = images.shape
     device = images.device
@@ -24,7 +24,7 @@ def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.G
     down, right = torch.randint(2 * most + 1, (2, n), generator=generator, device=device)
     padded = F.pad(images, [most] * 4) if border == "zero" else _reflect_pad(_reflect_pad(images, most, 2), most, 3)
     both = torch.stack([padded, padded.flip(-1)])
-    # rows of the result are runs of memory in `both`: copied whole, faster than pixel by pixel
+    # each row of the result is contiguous in `both`, so rows are copied whole, which is faster than pixel by pixel
     _, image, channel, row, column = both.stride()
     first = mirrored * both.stride(0) + torch.arange(n, device=device) * image + down * row + right * column
     rows = torch.arange(channels, device=device)[:, None] * channel + torch.arange(height, device=device) * row
@@ -33,7 +33,7 @@ def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.G
 
 
 def _reflect_pad(images: Tensor, most: int, axis: int) -> Tensor:
-    """`images` continued along an axis by their mirror images; stock reflection padding refuses bytes."""
+    """Continue images along an axis by their mirror images; PyTorch's reflection padding refuses bytes."""
     size = images.shape[axis]
     before = images.narrow(axis, 1, most).flip(axis)
     after = images.narrow(axis, size - 1 - most, most).flip(axis)
@@ -41,13 +41,13 @@ def _reflect_pad(images: Tensor, most: int, axis: int) -> Tensor:
 
 
 def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """Blank a square whose middle is anywhere in the image (DeVries & Taylor 2017), so borders may cut it.
+    """Blank a square whose centre is anywhere in the image (DeVries & Taylor 2017), so the border may cut it.
 
     Args:
         images: [N, C, H, W].
-        side: of the square, in pixels.
+        side: side of the square, in pixels.
         fill: [C], the colour to fill it with.
-        generator: on the images' device.
+        generator: the random generator, on the images' device.
     """
     n, _, height, width = images.shape
     device = images.device

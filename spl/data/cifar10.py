@@ -1,4 +1,4 @@
-"""CIFAR-10, from torchvision's data set."""
+"""The data module of CIFAR-10, which torchvision downloads and reads."""
 
 from pathlib import Path
 from typing import get_args
@@ -17,15 +17,15 @@ _SHIFT = 4
 
 
 class CIFAR10(ImageDataModule):
-    """CIFAR-10: 50,000 + 10,000 photographs, 32×32 in colour; 45,000 train, 5,000 validate.
+    """The data module of CIFAR-10: 50,000 + 10,000 photographs, 32×32 in colour; 45,000 train, 5,000 validate.
 
     Training images are mirrored with probability ½ and shifted by up to 4 pixels each way, as in the paper.
 
     Args:
-        root: folder of the data sets; the files lie in `root/cifar-10-batches-py`.
+        root: folder of the data sets; the files are in `root/cifar-10-batches-py`.
         batch_size: training examples per step and process.
-        download: fetch the files that are not there.
-        border: what a shift uncovers: black (zero), or the image mirrored at its border (reflect).
+        download: whether to download missing files.
+        border: what fills pixels that a shift uncovers: black (zero), or the image mirrored at its border (reflect).
         cutout: side in pixels of a square that is blanked in each training image; 0 for none.
     """
 
@@ -54,18 +54,18 @@ class CIFAR10(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download what is missing, if allowed."""
+        """Download missing files, if that is allowed."""
         if self.download:
             download_missing("CIFAR10", self.folder, self.md5, lambda: datasets.CIFAR10(self.root, download=True))
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Images [N, 3, 32, 32] and labels; every file's MD5 is checked before it is unpickled."""
+        """Return training and test images [N, 3, 32, 32]; every file's MD5 is checked before it is unpickled."""
         check_files("CIFAR10", self.folder, self.md5)
         train, test = (_tensors(_CheckedCIFAR10(self.root, train=train)) for train in (True, False))
         return train, test
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirror, shift and cut out, each image [C, H, W] of the batch on its own."""
+        """Mirror, shift and cut out each image [C, H, W] of a batch independently."""
         images = flip_and_shift(images, _SHIFT, self.border, generator)
         if self.cutout:
             grey = torch.tensor(self.mean, device=images.device).mul(255).round().to(images.dtype)
@@ -74,7 +74,7 @@ class CIFAR10(ImageDataModule):
 
 
 class _CheckedCIFAR10(datasets.CIFAR10):  # type: ignore[misc]
-    """Files that have been checked: torchvision would check all of them again, for each half."""
+    """A data set of files that have been checked; torchvision would check all of them again for each half."""
 
     def _check_integrity(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Data files on disk: there, whole, or one clear error."""
+"""Checks that data files are on disk and whole, or else one clear error."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -8,7 +8,17 @@ from spl.errors import InputError
 
 
 def download_missing(name: str, root: Path, md5: Mapping[str, str], download: Callable[[], object]) -> None:
-    """Run `download` where a file of `md5` is not under `root`; if it fails, say what is wanted where."""
+    """Run `download` if a file is missing.
+
+    Args:
+        name: name of the data set, for messages.
+        root: folder of the files.
+        md5: the MD5 of each file, by its name.
+        download: downloads the files.
+
+    Raises:
+        InputError: the download fails; the message says which files are needed, and where.
+    """
     if all((root / file).exists() for file in md5):
         return
     try:
@@ -22,7 +32,16 @@ def download_missing(name: str, root: Path, md5: Mapping[str, str], download: Ca
 
 
 def check_files(name: str, root: Path, md5: Mapping[str, str]) -> None:
-    """Raise an `InputError` that names the files, of those in `md5`, that are missing or damaged under `root`."""
+    """Check that all files are there and whole.
+
+    Args:
+        name: name of the data set, for messages.
+        root: folder of the files.
+        md5: the MD5 of each file, by its name.
+
+    Raises:
+        InputError: files are missing or damaged; the message names them.
+    """
     missing = [file for file in md5 if not (root / file).is_file()]
     if missing:
         raise InputError(

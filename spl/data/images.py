@@ -1,4 +1,4 @@
-"""ImageDataModule: what the image data sets share. uint8 on the device, prepared there in whole batches."""
+"""The base class of the image data modules. Images are uint8 on the device, and are prepared there in whole batches."""
 
 from abc import abstractmethod
 from typing import Any
@@ -14,15 +14,15 @@ from spl.errors import InputError
 _EVALUATION_BATCH = 200
 
 Splits = tuple[ImageTensors, ImageTensors, ImageTensors]
-"""Train, validation and test images."""
+"""The training, validation and test images."""
 
 
 class ImageDataModule(LightningDataModule):
-    """Train, validation and test images of one data set.
+    """A data module with the training, validation and test images of one data set.
 
-    A tenth of the training images is held out for validation (the paper's split) by a fixed permutation that no
-    seed changes, so validation images are the same in every run. `seed_everything` and the epoch decide the
-    training order; a checkpoint keeps it.
+    A tenth of the training images is held out for validation (the paper's split) by a fixed permutation that no seed
+    changes, so the validation images are the same in every run. `seed_everything` and the epoch determine the training
+    order, and a checkpoint keeps it.
 
     Args:
         batch_size: training examples per step and process.
@@ -44,23 +44,23 @@ class ImageDataModule(LightningDataModule):
 
     @abstractmethod
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """The whole training and test images, read and checked."""
+        """Return all training and test images, read and checked."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images, bring them to the Trainer's device, and split the training ones, once."""
+        """Read the images, move them to the Trainer's device, and split the training images, once."""
         if self.train is None:
             self.seed = torch.initial_seed() % 2**31
             self.train, self.val, self.test = self._shared or self._read()
 
     @property
     def splits(self) -> Splits | None:
-        """The images, once they are read."""
+        """Return the images, or None before they are read."""
         if self.train is None or self.val is None or self.test is None:
             return None
         return self.train, self.val, self.test
 
     def share(self, splits: Splits) -> None:
-        """Use these images, which another has read from the same place, instead of reading them again."""
+        """Use images that another data module has read from the same place, instead of reading them again."""
         self._shared = splits
 
     def _read(self) -> Splits:
@@ -72,28 +72,28 @@ class ImageDataModule(LightningDataModule):
         return ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]]), val, test
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffled training batches, each process its share."""
+        """Return the shuffled training batches of this process."""
         trainer = self.trainer
         if trainer is None:
             return TrainLoader(self._split("train"), self.batch_size, self.seed, rank=0, world_size=1)
-        self.seed = trainer.strategy.broadcast(self.seed)  # ranks that nobody seeded have different ones
+        self.seed = trainer.strategy.broadcast(self.seed)  # without seed_everything, each rank has another one
         return TrainLoader(self._split("train"), self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
 
     def scoring_dataloader(self, seed: int = 0) -> DataLoader[Batch]:
-        """The training split in an order decided by `seed`, the same in every process, for scores and spectra."""
+        """Return the training split for scores and spectra, in an order that `seed` alone determines."""
         generator = torch.Generator().manual_seed(seed)
         return whole_batches(self._split("train"), self.batch_size, shuffle=True, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The images held out of the training ones."""
+        """Return the batches of the validation images."""
         return whole_batches(self._split("val"), _EVALUATION_BATCH)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The data set's own test images."""
+        """Return the batches of the data set's own test images."""
         return whole_batches(self._split("test"), _EVALUATION_BATCH)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test images."""
+        """Return the batches of the test images."""
         return self.test_dataloader()
 
     def _split(self, name: str) -> ImageTensors:
@@ -104,34 +104,34 @@ class ImageDataModule(LightningDataModule):
         return split
 
     def state_dict(self) -> dict[str, int]:
-        """The seed of the training order and of augmentation."""
+        """Return the seed of the training order and of augmentation."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take up the order of the run that is resumed."""
+        """Restore the training order and augmentation of the run that is resumed."""
         self.seed = int(state_dict["seed"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Both tensors to `device`."""
+        """Move both tensors to `device`."""
         images, labels = batch
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalize, and while training augment, a whole batch on its device."""
+        """Normalize a whole batch on its device, after augmenting it during training."""
         images, labels = batch
         augments = type(self).augment is not ImageDataModule.augment
         if augments and self.trainer is not None and self.trainer.training:
-            # a stream of its own per step and rank: a resumed run draws what the uninterrupted one drew
+            # one random stream per step and rank, so that a resumed run draws what an uninterrupted one draws
             step = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             images = self.augment(images, torch.Generator(images.device).manual_seed(self.seed + 7919 * step))
         images = self.normalize(images)
         return self.trainer.precision_plugin.convert_input(images) if self.trainer else images, labels
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Random changes to a batch of training images; none unless a data set says so."""
+        """Return a batch of training images with random changes; without any unless a subclass makes them."""
         return images
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] → float32 with mean 0 and variance 1 per channel over the training images."""
+        """Return uint8 images [N, C, H, W] as float32, with mean 0 and variance 1 per channel in training images."""
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return images.float().sub_(255 * mean).div_(255 * std)

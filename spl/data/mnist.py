@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from torchvision's data sets."""
+"""The data modules of MNIST and Fashion-MNIST, which torchvision downloads and reads."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -11,12 +11,12 @@ from spl.data.tensors import ImageTensors
 
 
 class MNIST(ImageDataModule):
-    """MNIST: 60,000 + 10,000 handwritten digits, 28×28 grey; 54,000 train, 6,000 validate.
+    """The data module of MNIST: 60,000 + 10,000 handwritten digits, 28×28 grey; 54,000 train, 6,000 validate.
 
     Args:
-        root: folder of the data sets; the files lie in `root/MNIST/raw`.
+        root: folder of the data sets; the files are in `root/MNIST/raw`.
         batch_size: training examples per step and process.
-        download: fetch the files that are not there.
+        download: whether to download missing files.
     """
 
     mean = (0.1307,)
@@ -36,12 +36,12 @@ class MNIST(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download what is missing, if allowed."""
+        """Download missing files, if that is allowed."""
         if self.download:
             download_missing(self.source.__name__, self.raw, self.md5, lambda: self.source(self.root, download=True))
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Images [N, 1, 28, 28] and labels, checked against the MD5 of every file."""
+        """Return training and test images [N, 1, 28, 28], after checking the MD5 of every file."""
         check_files(self.source.__name__, self.raw, self.md5)
         train, test = (self.source(self.root, train=train) for train in (True, False))
         return (
@@ -51,12 +51,12 @@ class MNIST(ImageDataModule):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 + 10,000 articles of clothing, 28×28 grey; 54,000 train, 6,000 validate.
+    """The data module of Fashion-MNIST: 60,000 + 10,000 articles of clothing, 28×28 grey; 54,000 train, 6,000 validate.
 
     Args:
-        root: folder of the data sets; the files lie in `root/FashionMNIST/raw`.
+        root: folder of the data sets; the files are in `root/FashionMNIST/raw`.
         batch_size: training examples per step and process.
-        download: fetch the files that are not there.
+        download: whether to download missing files.
     """
 
     mean = (0.2860,)

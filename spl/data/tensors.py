@@ -1,4 +1,4 @@
-"""Whole batches from tensors in memory, and a training order that a resumed run finds again."""
+"""Whole batches from tensors in memory, and a training order that a resumed run continues."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +12,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ImageTensors(Dataset[Batch]):
-    """Images and labels in memory, fetched a batch at a time by one indexing operation.
+    """A data set of images and labels in memory, from which one indexing operation fetches a whole batch.
 
     Args:
         images: uint8 [N, channels, height, width].
@@ -24,7 +24,7 @@ class ImageTensors(Dataset[Batch]):
         self.labels = labels
 
     def to(self, device: torch.device) -> "ImageTensors":
-        """The same on another device."""
+        """Return the same data set on another device."""
         return ImageTensors(self.images.to(device), self.labels.to(device))
 
     def __len__(self) -> int:
@@ -34,13 +34,20 @@ class ImageTensors(Dataset[Batch]):
         return self.images[index], self.labels[index]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A batch: what the stock DataLoader calls instead of one `__getitem__` per example."""
+        """Return a batch; PyTorch's DataLoader calls this instead of one `__getitem__` per example."""
         chosen = torch.tensor(indices, device=self.images.device)
-        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)  # row by row, not by element
+        # index_select copies row by row, not element by element
+        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 
 def whole_batches(dataset: ImageTensors, batch_size: int, **options: Any) -> DataLoader[Batch]:
-    """The stock DataLoader over whole batches; further options are its own."""
+    """Return a DataLoader over whole batches.
+
+    Args:
+        dataset: the data set to draw from.
+        batch_size: examples per batch.
+        options: further arguments of PyTorch's DataLoader.
+    """
     return DataLoader(dataset, batch_size=batch_size, collate_fn=_identity, **options)
 
 
@@ -49,7 +56,7 @@ def _identity(batch: Any) -> Any:
 
 
 class EpochOrder(DistributedSampler[int]):
-    """A shuffle decided by (seed, epoch) alone, cut over the ranks, that can begin in the middle."""
+    """A shuffle that depends only on (seed, epoch), is divided over the ranks, and can start in the middle."""
 
     start = 0
 
@@ -58,15 +65,15 @@ class EpochOrder(DistributedSampler[int]):
 
 
 class TrainLoader(DataLoader[Batch]):
-    """Shuffled whole batches whose position is saved in a checkpoint, so that a resumed epoch goes on where it was.
+    """A loader of shuffled whole batches whose position is saved in checkpoints, so that a resumed epoch continues.
 
     Lightning keeps the state of loaders that have `state_dict` and `load_state_dict`.
 
     Args:
-        dataset: what to draw from.
+        dataset: the data set to draw from.
         batch_size: examples per batch and rank.
-        seed: of the shuffle.
-        rank: this process.
+        seed: seed of the shuffle.
+        rank: rank of this process.
         world_size: number of processes.
     """
 
@@ -91,10 +98,10 @@ class TrainLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and number of batches of it that were drawn."""
+        """Return the epoch, and the number of its batches that were drawn."""
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next pass at `state`, where it is of the same epoch."""
+        """Start the next pass at `state`, if it is of the same epoch."""
         self._resume_from = dict(state)
         self._position = dict(state)

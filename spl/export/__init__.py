@@ -1,4 +1,4 @@
-"""Sparse networks to take away: files of what is kept, and networks that are really smaller or faster."""
+"""The export of pruned networks: files of the kept weights, and networks that are really smaller or faster."""
 
 from spl.export.compaction import CompactResult, compact
 from spl.export.csr import CSRResult, to_csr

@@ -1,53 +1,55 @@
-"""What two networks compute for the same inputs, compared relative to the size of their outputs."""
+"""The comparison of the outputs of two networks, relative to the size of these outputs."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-_TF32 = 2.0**-10  # what float32 is rounded to in convolutions on CUDA devices
-_ROUNDINGS = 10  # that may add up
+_TF32 = 2.0**-10  # the rounding unit of TF32, in which CUDA devices compute convolutions of float32
+_ROUNDINGS = 10  # how many rounding errors may add up
 
 
 def relative_difference(outputs: object, expected: object) -> float:
-    """Return the largest difference of outputs: max |a - b| / max |b| of each tensor b, and of all these the largest.
+    """Return the largest relative difference between two outputs.
 
-    Equal numbers do not differ, nor do two infinities of one sign or two NaN.
+    For a tensor a and its expected counterpart b it is max |a - b| / max |b|. Equal numbers do not differ. Neither do
+    two infinities of the same sign, nor two NaN.
 
     Args:
-        outputs: a tensor, or tensors in lists, tuples and dictionaries; anything else in these is left out.
-        expected: the same of the network that is right; its sizes count.
+        outputs: a tensor, or tensors in lists, tuples and dictionaries; anything else in them is ignored.
+        expected: the outputs of the reference network, in the same form.
 
     Returns:
-        Infinity where the tensors differ in number or shape, where one number is not finite and the other is another,
-        and where all numbers of an expected tensor are 0 and one that was given is not.
+        The largest difference over all tensors. It is infinite where the tensors differ in number or shape, where a
+        number differs from its counterpart and one of them is not finite, and where all numbers of an expected tensor
+        are 0 and one of its counterpart is not.
     """
     given, right = _tensors(outputs), _tensors(expected)
     if [tensor.shape for tensor in given] != [tensor.shape for tensor in right]:
         return math.inf
-    return max(map(_relative, given, right), default=0.0)
+    return max(map(_relative_to_largest, given, right), default=0.0)
 
 
 def tolerance(network: nn.Module, expected: object, least: float) -> float:
-    """Return the relative difference up to which rounding may explain it.
+    """Return the largest relative difference that rounding can explain.
 
     Args:
-        network: what it was to compute.
+        network: the network that computed the outputs.
         expected: its outputs.
-        least: the tolerance in full precision; in half precision, and with TF32 on CUDA devices, it is ten units of
-            rounding.
+        least: the tolerance in full precision. In half precision, and with TF32 on CUDA devices, the tolerance is ten
+            rounding units.
     """
     leaves = torch.utils._pytree.tree_leaves(expected)
     numbers = [*network.parameters(), *network.buffers(), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
-    roundings = [_rounding(tensor) for tensor in numbers if tensor.is_floating_point() or tensor.is_complex()]
-    return max(least, _ROUNDINGS * max(roundings, default=0.0))
+    units = [_rounding_unit(tensor) for tensor in numbers if tensor.is_floating_point() or tensor.is_complex()]
+    return max(least, _ROUNDINGS * max(units, default=0.0))
 
 
-def _rounding(tensor: Tensor) -> float:
+def _rounding_unit(tensor: Tensor) -> float:
     return max(torch.finfo(tensor.dtype).eps, _TF32 if tensor.is_cuda and tensor.dtype == torch.float32 else 0.0)
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
+def _relative_to_largest(a: Tensor, b: Tensor) -> float:
     differs = ~((a == b) | (a.isnan() & b.isnan()))
     if not bool(differs.any()):
         return 0.0
@@ -56,7 +58,7 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 
 def _tensors(outputs: object) -> list[Tensor]:
-    """The tensors in it, on the CPU in double precision."""
+    """Return the tensors in `outputs`, on the CPU in double precision."""
     leaves = torch.utils._pytree.tree_leaves(outputs)
     tensors = [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float64)) for tensor in tensors]

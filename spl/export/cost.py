@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes."""
+"""The cost of a network: parameters, multiply-accumulates (MACs) and bytes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ from spl.masks.masks import Masks
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a layer or a network.
+    """The cost of a layer or of a network.
 
     Attributes:
-        parameters: weights and biases, BatchNorm's included.
-        macs: multiply-accumulates with weights for one example, as `weight_macs` counts them.
-        bytes: of parameters and buffers.
+        parameters: number of weights and biases, including those of BatchNorm.
+        macs: number of multiply-accumulates with weights for one example, as counted by `weight_macs`.
+        bytes: size of the parameters and buffers.
     """
 
     parameters: int
@@ -32,11 +32,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Of a network.
+    """The cost of a network and of its layers.
 
     Attributes:
-        total: all of it.
-        layers: Linear layers, convolutions and attention, by name in the order of execution.
+        total: the cost of the whole network.
+        layers: the cost of each Linear layer, convolution and attention, by name, in the order of execution.
     """
 
     total: Cost
@@ -44,14 +44,14 @@ class NetworkCost:
 
 
 def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
-    """A copy in evaluation mode whose pruned weights are 0.
+    """Return a copy of the network in evaluation mode, with pruned weights set to 0.
 
     Args:
-        network: left as it was found.
-        masks: by the names of its parameters.
+        network: the network; it is not changed.
+        masks: the masks, by parameter name.
 
     Raises:
-        InputError: a mask does not fit.
+        InputError: a mask does not fit the network.
     """
     copied = deepcopy(network).eval()
     masks.apply_(dict(copied.named_parameters()))
@@ -59,14 +59,17 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
 
 
 def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
-    """Multiply-accumulates with each weight tensor for one example, by parameter name, in the order of use.
+    """Count the multiply-accumulates with each weight tensor for one example.
 
-    Those of Linear layers, of convolutions and of the projections of attention; biases, BatchNorm and products of
-    activations are left out.
+    Linear layers, convolutions and the projections of attention count. Biases, BatchNorm and products of activations
+    do not.
 
     Args:
-        network: left as it was found.
+        network: the network; it is not changed.
         example: one batch of inputs.
+
+    Returns:
+        The counts by parameter name, in the order of use.
     """
     names: dict[nn.Module, str] = {
         module: f"{name}." if name else ""
@@ -90,7 +93,12 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 def network_cost(network: nn.Module, example: Tensor) -> NetworkCost:
-    """Of a network that is left as it was found, for one example of a batch."""
+    """Return the cost of a network and of its layers, for one example.
+
+    Args:
+        network: the network; it is not changed.
+        example: one batch of inputs.
+    """
     macs: Counter[str] = Counter()
     for weight, number in weight_macs(network, example).items():
         macs[weight.rpartition(".")[0]] += number
@@ -108,7 +116,10 @@ def _cost(parameters: Iterable[Tensor], buffers: Iterable[Tensor], macs: int) ->
 
 
 def _layer_macs(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str, int]:
-    """Of a batch, by a layer that uses its whole weight at each position of its outputs; transposed, of its inputs."""
+    """Count the MACs of a layer for a batch.
+
+    The whole weight is used at each position of the outputs, or of the inputs if the convolution is transposed.
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)
     transposed = getattr(layer, "transposed", False)
@@ -117,7 +128,7 @@ def _layer_macs(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str,
 
 
 def _attention_macs(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, int]:
-    """Of a batch, by projections of which it calls none as a module."""
+    """Count the MACs of the projections of attention for a batch; it calls none of them as a module."""
     queries, keys, values = (tensor.numel() // tensor.shape[-1] for tensor in given[:3])
     weights, square = dict(attention.named_parameters(recurse=False)), attention.embed_dim**2
     if "in_proj_weight" in weights:

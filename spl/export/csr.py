@@ -1,4 +1,4 @@
-"""Linear layers on PyTorch's CSR kernels, where these are faster."""
+"""Linear layers on PyTorch's kernels for compressed sparse rows (CSR), where these are faster."""
 
 import math
 import time
@@ -16,15 +16,15 @@ from spl.export.cost import pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
-_LEAST_SECONDS = 0.1  # for which a layer is measured at least,
-_LEAST_CALLS = 5  # and how many times
+_LEAST_SECONDS = 0.1  # a layer is measured for at least this long,
+_LEAST_CALLS = 5  # and called at least this often
 
 
 class CSRLinear(nn.Module):
-    """x Wᵀ + b with W as compressed sparse rows: for inference, its weights have no gradient.
+    """A Linear layer, x Wᵀ + b, with W as compressed sparse rows. It is for inference: its weights have no gradient.
 
     Args:
-        linear: the layer whose weights other than 0 it has.
+        linear: the layer to convert; the weights that are not 0 are stored.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -39,26 +39,26 @@ class CSRLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] → [..., out]."""
+        """Return the outputs [..., out] of inputs [..., in]."""
         flat = x.reshape(-1, self.in_features)
         output: Tensor = torch.ops.spl.csr_linear(flat, self.starts, self.columns, self.values, self.bias)
         return output.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        """Its sizes."""
+        """Return the sizes of the layer and the number of its stored weights."""
         kept = self.get_buffer("values").numel()
         return f"in_features={self.in_features}, out_features={self.out_features}, kept={kept}"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one layer, measured.
+    """The measured times of one layer.
 
     Attributes:
-        name: of the module.
+        name: name of the module.
         density: share of the weights that are kept.
-        dense: seconds for a batch.
-        csr: seconds for the same batch; infinite where there is no kernel for the type of the weights.
+        dense: seconds for a batch, with the dense layer.
+        csr: seconds for the same batch, on CSR kernels; infinite where there is no kernel for the type of the weights.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Timing:
 
     @property
     def csr_wins(self) -> bool:
-        """Whether the layer is on CSR kernels now."""
+        """Return whether CSR kernels are faster; the layer of the result then runs on them."""
         return self.csr < self.dense
 
 
@@ -77,36 +77,36 @@ class CSRResult:
     """A network with some layers on CSR kernels.
 
     Attributes:
-        network: in evaluation mode.
-        timings: of each Linear layer under a mask.
+        network: the network, in evaluation mode.
+        timings: the times of each Linear layer under a mask.
     """
 
     network: nn.Module
     timings: list[Timing]
 
     def table(self) -> str:
-        """One row a layer."""
+        """Return the times as a table with one row per layer."""
         rows = [
             [t.name, f"{t.density:.4f}", f"{1e6 * t.dense:.1f}", f"{1e6 * t.csr:.1f}", "csr" if t.csr_wins else "dense"]
             for t in self.timings
         ]
-        headers = ["layer", "density", "dense μs", "csr μs", "taken"]
+        headers = ["layer", "density", "dense μs", "csr μs", "used"]
         return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right", "right", "left"))
 
 
 def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult:
-    """A copy whose Linear layers are on CSR kernels where these are faster here, for batches of this size.
+    """Return a copy of the network whose Linear layers run on CSR kernels where these are faster on this machine.
 
-    Each layer under a mask is timed by itself, dense and as CSR, on what it reads of `example_input`, with the
-    threads that PyTorch has now.
+    Each layer under a mask is timed on its own, dense and as CSR, on the inputs that it gets from `example_input`, with
+    PyTorch's current number of threads. The choice holds for batches of this size.
 
     Args:
-        network: left as it was found.
-        masks: by the names of its parameters; pruned weights count as 0.
-        example_input: one batch of inputs, on the device and of the size to be fast for.
+        network: the network; it is not changed.
+        masks: the masks, by parameter name; pruned weights count as 0.
+        example_input: one batch of inputs, on the device and of the size that the copy is to be fast for.
 
     Raises:
-        InputError: a mask does not fit.
+        InputError: a mask does not fit the network.
     """
     copied = pruned_copy(network, masks)
     layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.endswith(".weight")}
@@ -124,7 +124,7 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
 
 
 def _layer_inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -> dict[str, Tensor]:
-    """What each layer reads, the last time that it is called."""
+    """Return the inputs of each layer, those of the last call if it is called more than once."""
     read: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
@@ -141,13 +141,13 @@ def _layer_inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Ten
 def _has_kernel(layer: nn.Module, inputs: Tensor) -> bool:
     try:
         layer(inputs)
-    except RuntimeError:  # half precision, on a CPU
+    except RuntimeError:  # as for half precision on a CPU
         return False
     return True
 
 
 def _median_seconds(layers: Sequence[nn.Module], inputs: Tensor) -> list[float]:
-    """Median times of each for a batch, called in turn so that the noise of the machine hits all alike."""
+    """Return each layer's median time for a batch; calls alternate, so that noise hits all layers alike."""
     seconds: list[list[float]] = [[] for _ in layers]
     with torch.no_grad():
         for layer in layers:
@@ -171,7 +171,7 @@ def _call_seconds(layer: nn.Module, inputs: Tensor) -> float:
 def _csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     shape = (starts.shape[0] - 1, x.shape[1])
     weight = torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
-    # W xᵀ and not x Wᵀ, the kernel of which is several times slower
+    # W xᵀ instead of x Wᵀ, because the kernel of the latter is several times slower
     return (weight @ x.mT if bias is None else torch.addmm(bias[:, None], weight, x.mT)).mT
 
 
@@ -179,7 +179,7 @@ def _fake_csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor,
     return x.new_empty(starts.shape[0] - 1, x.shape[0]).mT
 
 
-# an operator of its own, for torch.export writes no CSR tensors into files
+# an operator of its own, because torch.export cannot write CSR tensors into files
 torch.library.define(
     "spl::csr_linear", "(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias) -> Tensor"
 )

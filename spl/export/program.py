@@ -1,4 +1,4 @@
-"""Networks as programs that run without the code that they were written in: PyTorch's own, and ONNX."""
+"""Networks as programs that run without the code that defines them: PyTorch programs and ONNX files."""
 
 import io
 from importlib.util import find_spec
@@ -15,14 +15,15 @@ from spl.functional.undisturbed import undisturbed
 
 
 def save_program(path: str | Path, network: nn.Module, example_input: Tensor) -> None:
-    """Write a `.pt2` file, of which `torch.export.load(path).module()` is the network, for batches of any size.
+    """Write the network as a PyTorch program, a `.pt2` file.
 
-    With layers on CSR kernels, which are an operator of this package, `import spl.export` comes before.
+    `torch.export.load(path).module()` is the network again, for batches of any size. If it has layers on CSR kernels,
+    `import spl.export` must come before, because this package defines the operator that they call.
 
     Args:
-        path: where to; the file is written whole or not at all.
-        network: in evaluation mode.
-        example_input: one batch of inputs, of whose sizes all but the first are those that the program takes.
+        path: the file to write; it is written whole or not at all.
+        network: the network, in evaluation mode.
+        example_input: one batch of inputs; the program takes inputs of its sizes, except that of the batch.
 
     Raises:
         InputError: torch.export cannot export the network, or `path` cannot be written.
@@ -33,28 +34,30 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
 
 
 def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> None:
-    """Write an ONNX file with one input, `inputs`, for batches of any size, with the weights in it.
+    """Write the network as an ONNX file with one input, `inputs`, for batches of any size.
+
+    The file contains the weights:
 
         session = onnxruntime.InferenceSession(path)
         (outputs,) = session.run(None, {"inputs": batch})
 
-    Before the file is written, onnxruntime computes two batches of random inputs, and its outputs are compared with
-    the network's. They may differ by 1e-4 of the largest output, or in half precision by ten units of rounding. Where
-    onnxruntime is not installed, a warning says that nothing was compared.
+    Before the file is written, onnxruntime runs it on two batches of random inputs, and the outputs are compared with
+    those of the network. They may differ by 1e-4 of the largest output, or in half precision by ten rounding units.
+    Where onnxruntime is not installed, a warning says that nothing was compared.
 
     Args:
-        path: where to; the file is written whole or not at all.
-        network: exported as it is in evaluation mode, and left as it was found; a compact one has the fewer
-            operations, while zeros are multiplied like any number.
-        example_input: one batch of inputs, of whose sizes all but the first are those that the file takes.
+        path: the file to write; it is written whole or not at all.
+        network: the network; it is exported as it is in evaluation mode, and it is not changed. A compact one has fewer
+            operations, while zeros are multiplied like any other number.
+        example_input: one batch of inputs; the file takes inputs of its sizes, except that of the batch.
 
     Raises:
-        InputError: onnxscript is not installed, the network cannot be exported or has operations that ONNX has not,
-            it is too large for one file (2 GiB), onnxruntime cannot run it or computes something else, or `path`
-            cannot be written.
+        InputError: onnxscript is not installed, the network cannot be exported or has operations that ONNX lacks, it
+            is too large for one file (2 GiB), onnxruntime cannot run it or computes something else, or `path` cannot
+            be written.
     """
     if find_spec("onnxscript") is None:
-        raise InputError("ONNX files are written by onnxscript, which is not installed: pip install 'spl[onnx]'.")
+        raise InputError("Writing ONNX files needs onnxscript, which is not installed: pip install 'spl[onnx]'.")
     with undisturbed(network):
         data = _onnx_model(network, example_input)
         check_onnx(data, network, example_input)
@@ -62,7 +65,7 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
 
 
 def _onnx_model(network: nn.Module, example: Tensor) -> bytes:
-    """The contents of its file."""
+    """Return the contents of the ONNX file of a network."""
     program = _export(network, example)
     try:
         onnx = torch.onnx.export(
@@ -72,24 +75,24 @@ def _onnx_model(network: nn.Module, example: Tensor) -> bytes:
         return bytes(onnx.model_proto.SerializeToString())
     except Exception as error:
         raise InputError(
-            f"torch.onnx cannot write {type(network).__name__}: {_first_cause(error)}. Export it as a program of "
-            "PyTorch: --to dense or compact."
+            f"torch.onnx cannot write {type(network).__name__}: {_first_cause(error)}. Export it as a PyTorch "
+            "program: --to dense or compact."
         ) from error
 
 
 def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
-    several = torch.cat([example, example])  # a batch of one would be taken for a constant
+    several = torch.cat([example, example])  # torch.export would take a batch of one for a constant
     try:
         return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:
         raise InputError(
-            f"torch.export cannot export {type(network).__name__}: {first_line(error)} Its weights can be "
-            "taken away instead: --to sparse."
+            f"torch.export cannot export {type(network).__name__}: {first_line(error)} Export only its "
+            "weights: --to sparse."
         ) from error
 
 
 def _first_cause(error: BaseException) -> str:
-    """The first line of the error that all others came from."""
+    """Return the first line of the error that caused all others."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

@@ -1,12 +1,13 @@
-"""The sparse weights file: kept values and their places.
+"""The sparse weights file: the kept weights and their places.
 
-`torch.load(path, weights_only=True)` reads it as plain dictionaries, and `restored` makes a state dict of them:
+`torch.load(path, weights_only=True)` reads it as plain dictionaries, which `restored` turns into a state dict:
 
     {"format": "spl.sparse 1", "names": [...], "dense": {name: tensor}, "tied": {name: name},
      "sparse": {name: {"shape": [...], "places": uint8, "values": tensor}}}
 
-Places are one bit a weight, in row-major order, the first of eight in the highest bit of a byte: 1/32 of the dense
-float32 weights whatever the sparsity, and fewer bytes than one index a kept weight up to a sparsity of 96.9 %.
+Places are one bit per weight, in row-major order, with the first of eight in the highest bit of a byte. They take 1/32
+of the bytes of dense float32 weights at any sparsity, and up to a sparsity of 96.9 % fewer bytes than an index per kept
+weight.
 """
 
 import math
@@ -26,14 +27,14 @@ _FORMAT = "spl.sparse 1"
 
 
 def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -> None:
-    """Write the kept values of masked tensors, with their places, and everything else as it is.
+    """Write a sparse weights file: the kept weights of masked tensors with their places, and everything else as it is.
 
     The file is written whole or not at all.
 
     Args:
-        path: where to; a file that is there is replaced.
-        state_dict: of the network.
-        masks: by the names of `state_dict`; where they are False its weights must be 0.
+        path: the file to write; an existing one is replaced.
+        state_dict: the state dict of the network.
+        masks: the masks, by the names of `state_dict`; weights must be 0 where their mask is False.
 
     Raises:
         InputError: a mask does not fit, a pruned weight is not 0, or `path` cannot be written.
@@ -42,22 +43,25 @@ def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -
 
 
 def load_sparse(path: str | Path) -> dict[str, Any]:
-    """The state dict that `save_sparse` wrote, bit for bit, on the CPU.
+    """Return the state dict that `save_sparse` wrote, bit for bit, on the CPU.
+
+    Args:
+        path: the file to read.
 
     Raises:
-        InputError: there is no such file, it is damaged, or it is no sparse weights file.
+        InputError: the file does not exist, is damaged, or is not a sparse weights file.
     """
-    return restored(read(path, "file of weights", "spl export --to sparse"))
+    return restored(read(path, "sparse weights file", "spl export --to sparse"))
 
 
 def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
-    """What the file has, as dictionaries of plain tensors on the CPU; `restored` undoes it.
+    """Return the contents of a sparse weights file, dictionaries of plain tensors on the CPU; `restored` undoes it.
 
-    Tensors that share their memory, such as tied weights, are there once, and share it again when restored.
+    Tensors that share memory, such as tied weights, are stored once, and share memory again after `restored`.
 
     Args:
-        state_dict: of the network.
-        masks: by the names of `state_dict`; where they are False its weights must be 0.
+        state_dict: the state dict of the network.
+        masks: the masks, by the names of `state_dict`; weights must be 0 where their mask is False.
 
     Raises:
         InputError: a mask does not fit, or a pruned weight is not 0.
@@ -81,14 +85,17 @@ def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
 
 
 def restored(contents: Any) -> dict[str, Any]:
-    """A plain state dict of what `torch.load(path, weights_only=True)` reads from a sparse weights file.
+    """Return the plain state dict for the contents of a sparse weights file.
+
+    Args:
+        contents: the dictionary that `torch.load(path, weights_only=True)` reads from the file.
 
     Raises:
-        InputError: it is no sparse weights file, or one whose values and places disagree.
+        InputError: the contents are not those of a sparse weights file, or its values and places disagree.
     """
     kind = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
     if kind != _FORMAT:
-        raise InputError(f"This is no sparse weights file ({_FORMAT}), but {kind}: give one that save_sparse wrote.")
+        raise InputError(f"This is not a sparse weights file ({_FORMAT}) but {kind}: give one that save_sparse wrote.")
     try:
         known = contents["dense"] | {name: _unpack(name, **packed) for name, packed in contents["sparse"].items()}
         return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
@@ -102,13 +109,13 @@ def restored(contents: Any) -> dict[str, Any]:
 
 
 def _memory_key(tensor: Tensor) -> tuple[Any, ...]:
-    """Equal for tensors that are the same numbers in the same memory, and for no others."""
+    """Return a key that is equal only for tensors that are the same numbers in the same memory."""
     empty = (id(tensor),) if tensor.numel() == 0 else ()
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device, *empty)
 
 
 def _pack(weight: Tensor, mask: Tensor) -> dict[str, Any]:
-    places = mask | weight.signbit()  # a pruned -0.0 is 0, but not bit for bit
+    places = mask | weight.signbit()  # a pruned -0.0 equals 0.0, but its bits differ
     bits = np.packbits(places.contiguous().numpy())
     return {"shape": list(weight.shape), "places": torch.from_numpy(bits), "values": weight[places]}
 
@@ -118,8 +125,8 @@ def _unpack(name: str, shape: list[int], places: Tensor, values: Tensor) -> Tens
     bits = np.unpackbits(places.numpy(), count=min(size, 8 * len(places)))
     if len(bits) != size or int(bits.sum()) != len(values):
         raise InputError(
-            f"{name} of {size} weights has {len(bits)} places, {int(bits.sum())} of them kept, for "
-            f"{len(values)} values: the file is damaged, export it again."
+            f"The file has {len(bits)} places, {int(bits.sum())} of them kept, and {len(values)} values for the "
+            f"{size} weights of {name}: it is damaged, export it again."
         )
     weight = torch.zeros(shape, dtype=values.dtype)
     weight[torch.from_numpy(bits).bool().view(shape)] = values

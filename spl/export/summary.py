@@ -1,4 +1,4 @@
-"""What a pruned network costs: as it is, if pruned weights cost nothing, and compact."""
+"""The cost of a pruned network: dense, without its pruned weights, and compact."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,15 +17,15 @@ from spl.masks.masks import Masks
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One weight tensor of a Linear layer, a convolution or attention; of the whole network, the total.
+    """The cost of one weight tensor of a Linear layer, a convolution or attention, or the total of the network.
 
     Attributes:
-        name: of the parameter.
-        weights: their number, without biases.
-        kept: how many of them the masks keep.
+        name: name of the parameter.
+        weights: number of weights, without biases.
+        kept: number of weights that the masks keep.
         dense: multiply-accumulates for one example.
-        sparse: those with weights that are kept.
-        compact: those of the compact network.
+        sparse: multiply-accumulates with kept weights.
+        compact: multiply-accumulates of the compact network.
     """
 
     name: str
@@ -38,13 +38,13 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A network and its masks.
+    """The cost of a network under its masks.
 
     Attributes:
-        layers: in the order of execution.
-        parameters: of the network, all of them.
-        compact_parameters: of the compact network.
-        file_bytes: sizes of the weights as files: dense, sparse and compact.
+        layers: the cost of each weight tensor, in the order of execution.
+        parameters: number of all parameters of the network.
+        compact_parameters: number of parameters of the compact network.
+        file_bytes: sizes of the files of the weights: dense, sparse and compact.
     """
 
     layers: Sequence[LayerSummary]
@@ -54,12 +54,12 @@ class NetworkSummary:
 
     @property
     def total(self) -> LayerSummary:
-        """Sums over the layers."""
+        """Return the sums over the layers."""
         counts = zip(*([s.weights, s.kept, s.dense, s.sparse, s.compact] for s in self.layers), strict=True)
         return LayerSummary("total", *(sum(count) for count in counts))
 
     def table(self) -> str:
-        """One row a layer and the total, then what there is of the whole network."""
+        """Return a table with one row per layer and the total, followed by the parameters and file sizes."""
         rows = [
             [s.name, *(f"{n:,}" for n in (s.weights, s.kept, s.dense, s.sparse, s.compact))]
             for s in [*self.layers, self.total]
@@ -73,15 +73,15 @@ class NetworkSummary:
 
 
 def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> NetworkSummary:
-    """Parameters, multiply-accumulates (MACs) for one example and bytes on disk.
+    """Return the parameters, multiply-accumulates (MACs) for one example and file sizes of a pruned network.
 
     Args:
-        network: left as it was found.
-        masks: by the names of its parameters.
+        network: the network; it is not changed.
+        masks: the masks, by parameter name.
         example_input: one batch of inputs, on the network's device.
 
     Raises:
-        InputError: as `spl.export.compact`.
+        InputError: `spl.export.compact` refuses the network or a mask.
     """
     pruned = pruned_copy(network, masks)
     state = pruned.state_dict()
@@ -95,7 +95,7 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Networ
 
 
 def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> list[LayerSummary]:
-    """Of a network that is not compact."""
+    """Return the cost of each weight tensor of a network that is not compact."""
     layers = []
     for name, macs in weight_macs(network, example_input).items():
         weights: int = attrgetter(name)(network).numel()
@@ -105,20 +105,22 @@ def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> 
 
 
 def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = None) -> str:
-    """Weights kept, parameters, multiply-accumulates (MACs) for one input and bytes of weights files, as one line.
+    """Return the cost of a pruned network in one line.
 
-    What cannot be found out is left out: MACs without an input that the network reads, those of a compact network where
-    torch.fx cannot trace it, and more where it cannot be copied. Nothing is raised, for it is told where fits end.
+    The line has the number of kept weights, parameters, multiply-accumulates (MACs) for one input and bytes of weights
+    files. Unknown numbers are left out: MACs without an input that the network can read, everything about the compact
+    network where torch.fx cannot trace it, and MACs and bytes where the network cannot be copied. Nothing is raised,
+    because the line is printed at the end of fits.
 
     Args:
-        network: left as it was found.
-        masks: by the names of its parameters.
-        example_input: one batch of inputs, on the network's device; only its shape counts.
+        network: the network; it is not changed.
+        masks: the masks, by parameter name.
+        example_input: one batch of inputs, on the network's device; only its shape matters.
     """
     parameters = {"dense": sum(parameter.numel() for parameter in network.parameters())}
     macs: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    with suppress(Exception):  # whatever somebody's network raises that is copied, written and called for this alone
+    with suppress(Exception):  # whatever a network raises when it is copied, saved or called only for this line
         pruned = pruned_copy(network, masks)
         state = pruned.state_dict()
         sizes = {"dense": serialized_size(state), "sparse": serialized_size(packed(state, masks))}

@@ -1,4 +1,4 @@
-"""Linear layers on sparse tensor cores, which skip two of every four weights."""
+"""Linear layers with 2:4 sparsity on sparse tensor cores, which skip two of every four weights."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ class TwoFourResult:
     """A network with some layers on sparse tensor cores.
 
     Attributes:
-        network: in evaluation mode.
-        converted: names of the layers.
-        dense: by name, why the other Linear layers under a mask stay dense.
+        network: the network, in evaluation mode.
+        converted: names of the layers on sparse tensor cores.
+        dense: the reasons why the other Linear layers under a mask stay dense, by name.
     """
 
     network: nn.Module
@@ -29,25 +29,26 @@ class TwoFourResult:
     dense: dict[str, str]
 
     def table(self) -> str:
-        """One row a layer."""
+        """Return a table with one row per layer."""
         rows = [*((name, "2:4", "") for name in self.converted), *((n, "dense", why) for n, why in self.dense.items())]
-        return tabulate(rows, ["layer", "taken", "why"], disable_numparse=True)
+        return tabulate(rows, ["layer", "used", "why"], disable_numparse=True)
 
 
 def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
-    """A copy for inference whose Linear layers with 2:4 masks have PyTorch's semi-structured weights.
+    """Return a copy for inference whose Linear layers with 2:4 masks have PyTorch's semi-structured weights.
 
-    Of every four consecutive inputs, a row's mask keeps two at most (`spl.patterns.NM`). Needs a CUDA device with
-    sparse tensor cores (Ampere or later), half precision (float16, bfloat16) and layers of the sizes that its kernels
-    take; convolutions stay dense. The copy cannot be trained: convert after fit, in which
+    In each row, a 2:4 mask keeps at most two of every four consecutive inputs (`spl.pruning.patterns.NM`). The layers
+    need a CUDA device with sparse tensor cores (Ampere or later), half precision (float16 or bfloat16), and sizes that
+    the kernels support. Convolutions stay dense. The copy cannot be trained, so convert after fit; during fit,
     `spl.callbacks.TwoFourTraining` uses these cores.
 
     Args:
-        network: on the device, in the precision to infer in; left as it was found.
-        masks: by the names of its parameters; pruned weights count as 0.
+        network: the network, on the device and in the precision for inference; it is not changed.
+        masks: the masks, by parameter name; pruned weights count as 0.
 
     Raises:
-        InputError: a mask does not fit, or no layer can be converted; the message says why for each.
+        InputError: a mask does not fit the network, or no layer can be converted; the message gives the reason for
+            each.
     """
     copied = pruned_copy(network, masks)
     converted, dense = layers_of_use(
@@ -61,17 +62,17 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
 def layers_of_use(
     network: nn.Module, masks: Masks, refusal: Callable[[nn.Linear, Tensor], str], use: str, remedy: str
 ) -> tuple[dict[str, nn.Linear], dict[str, str]]:
-    """The Linear layers under a mask that can be used as 2:4, and why the others cannot, both by name.
+    """Return the Linear layers under a mask that can be used as 2:4, and the reasons why others cannot, by name.
 
     Args:
-        network: whose layers they are.
-        masks: by the names of its parameters.
-        refusal: of a layer and its mask, why it cannot be used; empty if it can.
-        use: what they are to do, a verb.
-        remedy: a sentence that says what to do where none can.
+        network: the network that has the layers.
+        masks: the masks, by parameter name.
+        refusal: returns the reason why a layer cannot be used with its mask, or an empty string if it can.
+        use: what the layers are for, a verb for the message.
+        remedy: what to do if no layer can be used, a sentence for the message.
 
     Raises:
-        InputError: none can; the message says why for each.
+        InputError: no layer can be used; the message gives the reason for each.
     """
     layers = {n: m for n, m in network.named_modules() if f"{n}.weight" in masks and type(m) is nn.Linear}
     refusals = {name: refusal(layer, masks[f"{name}.weight"]) for name, layer in layers.items()}
@@ -83,16 +84,16 @@ def layers_of_use(
 
 
 def is_two_four(mask: Tensor) -> bool:
-    """Whether each row [out, in] keeps two at most of every four consecutive inputs."""
+    """Return whether each row of a mask [out, in] keeps at most two of every four consecutive inputs."""
     return mask.shape[1] % 4 == 0 and bool((mask.reshape(len(mask), -1, 4).sum(-1) <= 2).all())
 
 
 def obstacle(weight: Tensor, mask: Tensor) -> str:
-    """Why a layer cannot be tried; empty if it can."""
+    """Return the reason why a layer cannot be converted, or an empty string if the kernels can be tried."""
     if not is_two_four(mask):
         return "its mask is not 2:4"
     if weight.device.type != "cuda":
-        return f"it is on {weight.device.type}, and the kernels are CUDA's"
+        return f"it is on {weight.device.type}, and the kernels need CUDA"
     if weight.dtype not in (torch.float16, torch.bfloat16):
         return f"it is in {str(weight.dtype).removeprefix('torch.')}"
     return ""
@@ -100,18 +101,18 @@ def obstacle(weight: Tensor, mask: Tensor) -> str:
 
 @contextmanager
 def without_prototype_warning() -> Iterator[None]:
-    """Silence what PyTorch says when a process makes its first semi-structured tensor."""
+    """Silence the warning that PyTorch gives when a process makes its first semi-structured tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
         yield
 
 
 def _convert_(layer: nn.Linear) -> str:
-    """Give it a semi-structured weight; why that cannot be, or nothing."""
+    """Give a layer a semi-structured weight; return the reason if that fails, otherwise an empty string."""
     try:
         with without_prototype_warning():
             weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
-    except (RuntimeError, ValueError) as error:  # its size, or a device without the kernels
+    except (RuntimeError, ValueError) as error:  # an unsupported size, or a device without the kernels
         return first_line(error)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return ""

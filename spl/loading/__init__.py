@@ -1,1 +1,1 @@
-"""What a checkpoint may name: networks and hyperparameters, made again without calling what a file says."""
+"""Networks and hyperparameters from checkpoints, rebuilt without calling what a file names unless it is allowed."""

@@ -1,7 +1,7 @@
-"""Arguments as a class is annotated: what jsonargparse writes as plain values, made again without it.
+"""Arguments of classes, rebuilt by their annotations from the plain values that jsonargparse writes.
 
 jsonargparse itself would import what a string names, call functions, and read files. Here a string becomes a member
-of an enumeration, a path that is not read, or one of the classes that are given; nothing is looked up elsewhere.
+of an enumeration, a path that is not read, or one of the classes that are given. Nothing is looked up elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,15 +16,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from spl.loading.plain import NotAllowedError, quoted
 
-_UNSERIALIZED = "Unable to serialize instance "  # what jsonargparse writes of a default that it has no notation for
-_CALLABLE = (type, Callable, FunctionType, BuiltinFunctionType)  # of which jsonargparse writes the path
+_UNSERIALIZED = "Unable to serialize instance "  # what jsonargparse writes for a default that it cannot serialize
+_CALLABLE = (type, Callable, FunctionType, BuiltinFunctionType)  # jsonargparse writes the paths of these
 
 Classes = Mapping[str, type]
 """The classes that may be called, by the path that names them."""
 
 
 def instantiate(entry: Mapping[str, Any], classes: Classes) -> Any:
-    """Call the class of an entry that `class_paths` has checked, one of `classes`, with its arguments.
+    """Return an object of the class that an entry names, with the arguments in the entry.
+
+    Args:
+        entry: the class and its arguments as jsonargparse writes them, checked by `class_paths`.
+        classes: the classes that may be called, among them that of the entry.
 
     Raises:
         NotAllowedError: an argument must be a class, and is not one of `classes`.
@@ -44,12 +48,12 @@ def _convert_arguments(given: Mapping[str, Any], hints: Mapping[str, Any], class
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of a class's arguments, as it and its parents annotate them, or else those of the defaults."""
+    """Return the types of a class's arguments: as it and its parents annotate them, otherwise those of the defaults."""
     hints: dict[str, Any] = {}
     for parent in reversed(cls.__mro__):
         init = vars(parent).get("__init__", object.__init__)
         hints |= {name: type(p.default) for name, p in signature(init).parameters.items() if p.default is not p.empty}
-        with suppress(NameError, TypeError, AttributeError):  # of types that are imported for type checkers alone
+        with suppress(NameError, TypeError, AttributeError):  # from types that are imported only for type checkers
             hints |= get_type_hints(init)
     return hints
 
@@ -59,7 +63,7 @@ def _is_default(value: object) -> bool:
 
 
 def _convert(value: Any, hint: Any, classes: Classes) -> Any:
-    """Return the argument that a plain value stands for, where `hint` is what the class says of it."""
+    """Return the argument that a plain value stands for, where `hint` is its annotation."""
     if isinstance(value, dict) and "class_path" in value:
         bound = _bind(value, classes)
         return bound if _wants_factory(hint, bound.func) else bound()
@@ -77,15 +81,15 @@ def _convert(value: Any, hint: Any, classes: Classes) -> Any:
 
 
 def _convert_collection(values: Iterable[Any], kind: Any, parts: tuple[Any, ...], classes: Classes) -> Any:
-    """Return a tuple or set where one is wanted, and else a list, with each element as it is annotated."""
+    """Return a tuple or set where one is annotated, otherwise a list, with each element as it is annotated."""
     values = list(values)
     each = parts if kind is tuple and ... not in parts else parts[:1] * len(values)
-    made = [_convert(v, each[i] if i < len(each) else None, classes) for i, v in enumerate(values)]
-    return kind(made) if kind in (tuple, set, frozenset) else made
+    converted = [_convert(v, each[i] if i < len(each) else None, classes) for i, v in enumerate(values)]
+    return kind(converted) if kind in (tuple, set, frozenset) else converted
 
 
 def _convert_text(value: str, kind: Any, classes: Classes) -> Any:
-    """Return the object that a string stands for where one of this kind is wanted."""
+    """Return the object that a string stands for where one of this kind is annotated."""
     if kind in _CALLABLE:
         if value not in classes:
             raise NotAllowedError(quoted(value))
@@ -96,7 +100,7 @@ def _convert_text(value: str, kind: Any, classes: Classes) -> Any:
 
 
 def _matches(value: object, hint: Any) -> bool:
-    """Tell whether a plain value can stand for this member of a union."""
+    """Return whether a plain value can stand for this member of a union."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     kind = get_origin(hint) or hint
@@ -113,7 +117,7 @@ def _matches(value: object, hint: Any) -> bool:
 
 
 def _wants_factory(hint: Any, cls: object) -> bool:
-    """Tell whether `hint` is a callable that returns objects of this class; jsonargparse writes it like the object."""
+    """Return whether `hint` is a callable that returns objects of this class; jsonargparse writes both alike."""
     for member in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         if get_origin(member) is Callable and (signature := get_args(member)):
             return isinstance(cls, type) and isinstance(signature[1], type) and issubclass(cls, signature[1])

@@ -1,7 +1,7 @@
-"""Hyperparameters in a checkpoint: arguments of a classifier that saves them, which Lightning passes on.
+"""The check of hyperparameters in a checkpoint, which are arguments of a classifier that saves them.
 
-`SparseClassifier` saves none; a subclass may. Plain values are data. Lightning would call what `_instantiator` names,
-and that would import and call whatever is named by the others.
+Lightning passes them on. `SparseClassifier` saves none, but a subclass may. Plain values are data. Lightning would call
+what `_instantiator` names, and that would import and call whatever the others name.
 """
 
 from collections.abc import Container, Mapping
@@ -22,12 +22,12 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], path: str | Path, given
     """Refuse hyperparameters that would have something imported or called.
 
     Args:
-        checkpoint: what is in the file.
-        path: of the file.
-        given: names of arguments that the caller passes, which replace those in the file.
+        checkpoint: the contents of the file.
+        path: path of the file, for messages.
+        given: names of the arguments that the caller passes, which replace those in the file.
 
     Raises:
-        InputError: one is not plain and not given, or names what is to be called.
+        InputError: a hyperparameter is neither plain nor given, or it names something that would be called.
     """
     try:
         class_paths(checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_TYPE))

@@ -1,7 +1,7 @@
 """The network that a checkpoint names, by a class and its arguments.
 
-A file is data: nothing that it names is imported or called, outside an allow-list. On this list are the public classes
-of `spl.networks` and the classes that the user names; their arguments are plain values and objects of such classes.
+A checkpoint is data: nothing that it names is imported or called unless it is on an allow-list. The list has the public
+classes of `spl.networks` and the classes that the user names. Arguments are plain values and objects of such classes.
 The whole entry is checked before anything is imported or called.
 """
 
@@ -23,18 +23,19 @@ def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | 
     """Build the network that a checkpoint names.
 
     Args:
-        checkpoint: what is in the file.
-        path: of the file.
-        trust: class paths that the file may name beside those of `spl.networks`. They are imported.
+        checkpoint: the contents of the file.
+        path: path of the file.
+        trust: paths of classes that the file may name besides those of `spl.networks`. They are imported.
 
     Raises:
-        InputError: the checkpoint names no network or another class, has arguments that are not plain, or the network
-            cannot be built with them or is larger than the file; or `trust` names what is no class.
+        InputError: the checkpoint names no network, or a class that is not allowed, or has arguments that are not
+            plain; or the network cannot be built with them, or is larger than the file; or `trust` names something
+            that is not a class.
     """
     if "network" not in checkpoint:
         raise InputError(
-            f"{path} does not say how to build its network, as those of the `spl` command do. In Python, pass it, "
-            "load_from_checkpoint(path, network=...); what `spl export` does, spl.export does to any network."
+            f"{path} does not say how to build its network; checkpoints of the `spl` command do. In Python, pass the "
+            "network: load_from_checkpoint(path, network=...). The functions of spl.export take any network."
         )
     entry, own, names = checkpoint["network"], _own_classes(), frozenset([trust] if isinstance(trust, str) else trust)
     try:
@@ -45,9 +46,9 @@ def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | 
         return _instantiate(entry, classes, path)
     except NotAllowedError as error:
         raise InputError(
-            f"{path} asks for {error}, and a checkpoint may ask for no more than a class of spl.networks with plain "
+            f"{path} asks for {error}, and a checkpoint may ask only for a class of spl.networks with plain "
             "arguments. In Python, pass the network: load_from_checkpoint(path, network=...). On the command line, "
-            "name each class that it needs, if you know what it does: --trust mynet.Net."
+            "name each class that the network needs, if you know what it does: --trust mynet.Net."
         ) from error
 
 
@@ -73,7 +74,7 @@ def _import_class(name: str) -> type:
         found = pkgutil.resolve_name(name)
     except Exception as error:
         raise InputError(
-            f"{name} is to be trusted, and cannot be imported ({error}): give the path of a class, such as mynet.Net."
+            f"{name} is to be trusted but cannot be imported ({error}): give the path of a class, such as mynet.Net."
         ) from error
     if not isinstance(found, type):
         raise InputError(f"{name} is a {type(found).__name__}, and only a class can be trusted: give the path of one.")
@@ -82,21 +83,21 @@ def _import_class(name: str) -> type:
 
 def _instantiate(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> nn.Module:
     if not issubclass(classes[entry["class_path"]], nn.Module):
-        raise NotAllowedError(f"{quoted(entry['class_path'])}, which is no network")
+        raise NotAllowedError(f"{quoted(entry['class_path'])}, which is not a network")
     try:
         network = instantiate(entry, classes)
     except NotAllowedError:
         raise
     except Exception as error:
         raise InputError(
-            f"The network of {path} cannot be built ({error}): pass it, load_from_checkpoint(path, network=...)."
+            f"The network of {path} cannot be built ({error}). Pass it: load_from_checkpoint(path, network=...)."
         ) from error
     assert isinstance(network, nn.Module)
     return network
 
 
 def _check_size(entry: Mapping[str, Any], classes: Classes, path: str | Path) -> None:
-    """Refuse, before memory is taken for it, a network that has more numbers than the file has bytes."""
+    """Refuse a network that has more numbers than the file has bytes, before memory is allocated for it."""
     with torch.device("meta"):
         network = _instantiate(entry, classes, path)
     numbers = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))

@@ -1,25 +1,26 @@
-"""Plain values: what a file may hold beside tensors, and the classes that are named among them."""
+"""Plain values, which a file may hold besides tensors, and the classes that they name."""
 
 from types import NoneType
 
 _SCALARS = (bool, int, float, str, NoneType)
-_ENTRY = {"class_path", "init_args", "dict_kwargs"}  # what jsonargparse writes of an object
-_MOST_VALUES = 10_000  # so that a list which contains itself has an end
+_ENTRY = {"class_path", "init_args", "dict_kwargs"}  # the keys that jsonargparse writes for an object
+_MOST_VALUES = 10_000  # a limit, because a list may contain itself
 
 
 class NotAllowedError(Exception):
-    """A file asks for what no file may ask for; the message names it."""
+    """An error for a file that asks for something that no file may ask for; the message names it."""
 
 
 def class_paths(value: object) -> list[str]:
     """Return the class paths that a value asks for, after checking that all the rest of it is plain.
 
-    Plain are numbers, strings, booleans, None, and lists, tuples and dictionaries of these. A dictionary with the key
-    `class_path` asks for an object of that class. Types are compared exactly: a subclass could answer for itself.
+    Numbers, strings, booleans, None, and lists, tuples and dictionaries of these are plain. A dictionary with the key
+    `class_path` asks for an object of that class. Types are compared exactly, because a subclass could behave
+    differently.
 
     Raises:
-        NotAllowedError: a part is not plain, there are more than 10,000 parts, or a class is not asked for as
-            jsonargparse does it.
+        NotAllowedError: a part is not plain, there are more than 10,000 parts, or a class is not asked for in
+            jsonargparse's form.
     """
     found: list[str] = []
     pending = [value]
@@ -41,7 +42,7 @@ def class_paths(value: object) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """Return a name from a file as a message may show it: short, and in ASCII, where look-alikes differ."""
+    """Return a name from a file for a message: short, and in ASCII, where look-alike letters differ."""
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")
 
 
@@ -53,5 +54,5 @@ def _class_path(entry: dict[str, object]) -> str:
         raise NotAllowedError(f"{quoted(name)} with {', '.join(sorted(quoted(str(key)) for key in unknown))}")
     for arguments in (entry.get("init_args", {}), entry.get("dict_kwargs", {})):
         if type(arguments) is not dict or any(type(key) is not str for key in arguments):
-            raise NotAllowedError(f"{quoted(name)} with arguments that are no dictionary by name")
+            raise NotAllowedError(f"{quoted(name)} with arguments that are not a dictionary by name")
     return name

@@ -1,4 +1,4 @@
-"""The paper's networks, from stock layers: MLP, LeNet300, VGG16, ResNet, WideResNet."""
+"""The paper's networks, built from PyTorch's layers: MLP, LeNet300, VGG16, ResNet, WideResNet."""
 
 from spl.networks.fully_connected import MLP, FullyConnected, LeNet300
 from spl.networks.residual import ResNet, WideResNet

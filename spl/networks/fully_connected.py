@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str, nn.Module]:
-    """Linear layers fc1, fc2, … between `sizes` units, an activation after each but the last."""
+    """Return Linear layers fc1, fc2, … between `sizes` units, with an activation after each but the last."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{i}"] = nn.Linear(fan_in, fan_out)
@@ -31,11 +31,11 @@ def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str
 
 
 class FullyConnected(nn.Sequential):
-    """Linear layers on flattened inputs: [N, ...] → [N, out_features].
+    """A fully connected network: Linear layers on flattened inputs, [N, ...] → [N, out_features].
 
     Args:
-        sizes: number of units from the input to the output, two at least.
-        activation: what stands between the layers.
+        sizes: numbers of units from the input to the output, at least two.
+        activation: the activation between the layers: linear (none), tanh, relu, leaky_relu or selu.
     """
 
     def __init__(self, sizes: list[int], activation: Activation) -> None:
@@ -47,7 +47,7 @@ class FullyConnected(nn.Sequential):
         self.in_features = sizes[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, out_features] of inputs [N, ...] with in_features numbers each."""
+        """Return logits [N, out_features] for inputs [N, ...] with in_features numbers each."""
         flat = x.flatten(1)
         if flat.shape[1] != self.in_features:
             raise InputError(
@@ -59,7 +59,7 @@ class FullyConnected(nn.Sequential):
 
 
 class MLP(FullyConnected):
-    """Multi-layer perceptron of equal width: MLP-7 of the paper has 130,010 parameters.
+    """A multi-layer perceptron with hidden layers of equal width. MLP-7 of the paper has 130,010 parameters.
 
     Args:
         depth: number of weight layers, K of MLP-K.
@@ -83,7 +83,7 @@ class MLP(FullyConnected):
 
 
 class LeNet300(FullyConnected):
-    """LeNet-300-100: two hidden layers of 300 and 100 units; 266,610 parameters on MNIST.
+    """The network LeNet-300-100, with hidden layers of 300 and 100 units. It has 266,610 parameters on MNIST.
 
     Args:
         activation: linear (none), tanh, relu, leaky_relu or selu.

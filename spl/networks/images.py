@@ -1,4 +1,4 @@
-"""What the convolutional networks share: their width, checks of their images, and the mean over an image."""
+"""The parts that the convolutional networks share: scaled widths, checks of the images, and global average pooling."""
 
 from collections import OrderedDict
 
@@ -8,27 +8,27 @@ from spl.errors import InputError
 
 
 def scaled(channels: int, width_multiplier: float) -> int:
-    """`channels` times the multiplier, rounded, at least 1."""
+    """Return `channels` times the multiplier, rounded, and at least 1."""
     if not width_multiplier > 0:
         raise InputError(f"width_multiplier must be positive, got {width_multiplier}.")
     return max(1, round(channels * width_multiplier))
 
 
 class ImageMean(nn.Module):
-    """Global average pooling, [N, C, H, W] → [N, C]; stock adaptive pooling is not deterministic on CUDA."""
+    """A global average pooling, [N, C, H, W] → [N, C]; PyTorch's adaptive pooling is not deterministic on CUDA."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean over height and width."""
+        """Return the mean over height and width."""
         return x.mean((2, 3))
 
 
 class ImageNetwork(nn.Sequential):
-    """Layers in a row, from images to logits, that refuse images which they were not made for.
+    """A sequence of layers from images to logits that refuses images for which it was not made.
 
     Args:
-        layers: the layers by name.
-        in_channels: channels of the images.
-        halvings: how often the layers halve the image.
+        layers: the layers, by name.
+        in_channels: number of channels of the images.
+        halvings: number of times that the layers halve the image.
     """
 
     def __init__(self, layers: OrderedDict[str, nn.Module], in_channels: int, halvings: int) -> None:
@@ -37,7 +37,7 @@ class ImageNetwork(nn.Sequential):
         self.smallest = 2 ** (halvings - 1) + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, in_channels, height, width]."""
+        """Return logits [N, classes] for images [N, in_channels, height, width]."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             remedy = f": set in_channels={x.shape[1]}" if x.ndim == 4 else ""
             raise InputError(

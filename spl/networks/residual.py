@@ -1,4 +1,4 @@
-"""Residual networks for small images: ResNet (v1) and WideResNet (v2), from one set of blocks."""
+"""Residual networks for small images: ResNet (v1) and WideResNet (v2)."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -16,7 +16,7 @@ def _convolution(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1) ->
 
 
 class ZeroPadShortcut(nn.Module):
-    """The identity, averaged over stride × stride pixels, with channels of zeros appended: no weights."""
+    """A shortcut without weights: the identity, averaged over stride × stride pixels, with zero channels appended."""
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
@@ -24,21 +24,21 @@ class ZeroPadShortcut(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        """Return outputs [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉] of inputs [N, fan_in, H, W]."""
         if self.stride > 1:
             x = F.avg_pool2d(x, self.stride, ceil_mode=True)
         return F.pad(x, (0, 0, 0, 0, 0, self.extra))
 
 
 class Block(nn.Module):
-    """Version 1: convolutions with BatchNorm, ReLU between them, the shortcut added, ReLU.
+    """A block of ResNet v1: convolutions with BatchNorm, ReLU between them, the shortcut added, and ReLU.
 
     He et al. 2016a, with the shortcut that has no weights.
 
     Args:
         fan_in: channels of the input.
         fan_out: channels of the output.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         layers: number of 3×3 convolutions.
     """
 
@@ -56,21 +56,21 @@ class Block(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        """Return outputs [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉] of inputs [N, fan_in, H, W]."""
         sum_: Tensor = self.act(self.body(x) + self.shortcut(x))
         return sum_
 
 
 class PreActivationBlock(nn.Module):
-    """Version 2: BatchNorm and ReLU before every convolution; the sum is left as it is.
+    """A block of ResNet v2: BatchNorm and ReLU before every convolution; the sum is left as it is.
 
-    He et al. 2016b; where the shape changes, the shortcut is a 1×1 convolution of the activated input, as in
-    wide residual networks (Zagoruyko & Komodakis 2016).
+    He et al. 2016b. Where the shape changes, the shortcut is a 1×1 convolution of the activated input, as in wide
+    residual networks (Zagoruyko & Komodakis 2016).
 
     Args:
         fan_in: channels of the input.
         fan_out: channels of the output.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         layers: number of 3×3 convolutions.
     """
 
@@ -88,7 +88,7 @@ class PreActivationBlock(nn.Module):
         self.body = nn.Sequential(body)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, fan_in, H, W] → [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        """Return outputs [N, fan_out, ⌈H/stride⌉, ⌈W/stride⌉] of inputs [N, fan_in, H, W]."""
         activated = self.act1(self.bn1(x))
         sum_: Tensor = self.body(activated) + (x if self.shortcut is None else self.shortcut(activated))
         return sum_
@@ -100,7 +100,7 @@ def _stages(
     layers_per_block: int,
     widths: list[int],
 ) -> OrderedDict[str, nn.Module]:
-    """stage1 to stage3 from `widths`, the stem's first; each but the first halves the image."""
+    """Return stage1 to stage3 of `widths`, the stem's first; each but the first stage halves the image."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
         stage: OrderedDict[str, nn.Module] = OrderedDict()
@@ -116,21 +116,21 @@ def _batch_norm_relu(channels: int) -> dict[str, nn.Module]:
 
 
 def _widths(width_multiplier: float) -> list[int]:
-    """Channels of the stem, which is widened by no multiplier, and of the stages."""
+    """Return the channels of the stem, which no multiplier widens, and of the stages."""
     return [scaled(16, min(width_multiplier, 1.0)), *(scaled(channels, width_multiplier) for channels in (16, 32, 64))]
 
 
 class ResNet(ImageNetwork):
-    """ResNet v1 for small images: a stem of 16 channels, three stages of 16, 32 and 64, shortcuts without weights.
+    """A ResNet v1 for small images: a stem of 16 channels, three stages of 16, 32 and 64, shortcuts without weights.
 
-    He et al. 2016a as in Lee et al. 2020, who average where He et al. subsample. ResNet-20, 32, 56 and 110 have 3,
-    5, 9 and 18 blocks per stage: 269,034, 463,018, 850,986 and 1,723,914 weights and biases on CIFAR-10, beside
-    BatchNorm's.
+    The network of He et al. 2016a as in Lee et al. 2020, who average where He et al. subsample. ResNet-20, 32, 56 and
+    110 have 3, 5, 9 and 18 blocks per stage. On CIFAR-10 they have 269,034, 463,018, 850,986 and 1,723,914 weights and
+    biases, without the parameters of BatchNorm.
 
     Args:
         blocks_per_stage: residual blocks in each stage.
         layers_per_block: 3×3 convolutions in each block.
-        width_multiplier: times the channels of the stages.
+        width_multiplier: factor of the channels of the stages.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
     """
@@ -165,14 +165,14 @@ class ResNet(ImageNetwork):
 
 
 class WideResNet(ResNet):
-    """WRN-16-k v2: a stem of 16 channels, three stages of 16 k, 32 k and 64 k, projected shortcuts.
+    """A wide ResNet v2, WRN-16-k: a stem of 16 channels, three stages of 16 k, 32 k and 64 k, projected shortcuts.
 
-    Zagoruyko & Komodakis 2016; WRN-16-k has two blocks per stage.
+    Zagoruyko & Komodakis 2016. WRN-16-k has two blocks per stage.
 
     Args:
         blocks_per_stage: residual blocks in each stage.
         layers_per_block: 3×3 convolutions in each block.
-        width_multiplier: k, times the channels of the stages.
+        width_multiplier: k, the factor of the channels of the stages.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
     """

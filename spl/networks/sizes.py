@@ -1,8 +1,8 @@
-"""Sizes that networks may be asked for."""
+"""Checks of the sizes that networks are asked to have."""
 
 from spl.errors import InputError
 
-_MOST_LAYERS = 10_000  # of the deepest network that has been trained (Xiao et al. 2018)
+_MOST_LAYERS = 10_000  # the depth of the deepest network that has been trained (Xiao et al. 2018)
 
 
 def check_sizes(**sizes: int) -> None:
@@ -13,7 +13,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_depth(layers: int, **sizes: int) -> None:
-    """Raise an `InputError` where `sizes` make more layers than have ever been trained."""
+    """Raise an `InputError` that names the `sizes` if they make more layers than have ever been trained."""
     if layers > _MOST_LAYERS:
         asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise InputError(

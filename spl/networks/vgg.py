@@ -1,4 +1,4 @@
-"""VGG16 for small images, as the paper has it."""
+"""VGG16 for small images, as in the paper."""
 
 from collections import OrderedDict
 
@@ -18,15 +18,15 @@ _BLOCKS = [
 
 
 class VGG16(ImageNetwork):
-    """Thirteen convolutions in five blocks, each ended by 2×2 max pooling, then 512-512-classes; BatchNorm, ReLU.
+    """A VGG16 for small images: thirteen convolutions in five blocks, then Linear layers 512-512-classes.
 
-    VGG-D of Simonyan & Zisserman 2015 with the changes of Lee et al. 2020: the third convolutions are 1×1, and
-    every layer but the last is normalized. 10,526,538 weights and biases at width 1 on CIFAR-10, and 10,496
-    parameters of BatchNorm. Images of another size than 32×32 are averaged over what is left of them after the
-    blocks.
+    VGG-D of Simonyan & Zisserman 2015 with the changes of Lee et al. 2020: the third convolutions are 1×1, and every
+    layer but the last is followed by BatchNorm and ReLU. Each block ends with 2×2 max pooling. At width 1 it has
+    10,526,538 weights and biases on CIFAR-10, and 10,496 parameters of BatchNorm. Images of another size than 32×32 are
+    averaged over the pixels that are left after the blocks.
 
     Args:
-        width_multiplier: times the 64 to 512 channels and units of every layer but the last.
+        width_multiplier: factor of the 64 to 512 channels and units of every layer but the last.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
     """

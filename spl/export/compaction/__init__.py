@@ -1,4 +1,4 @@
-"""Networks without what their masks have killed: smaller, and equal in what they compute."""
+"""Compact networks: smaller, without the units and channels that their masks have killed, and with equal outputs."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from spl.masks.masks import Masks
 
 __all__ = ["CompactResult", "CompactionReport", "LayerReport", "compact", "compact_"]
 
-_TOLERANCE = 1e-3  # of the largest output; rounding is far below, a mistake far above
+_TOLERANCE = 1e-3  # relative to the largest output; rounding errors are far below, mistakes far above
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class CompactResult:
     """A compact network.
 
     Attributes:
-        network: in evaluation mode; its modules have the names that they had.
-        report: what it costs, before and after.
+        network: the network, in evaluation mode; its modules keep their names.
+        report: the cost, before and after.
     """
 
     network: fx.GraphModule
@@ -35,33 +35,36 @@ class CompactResult:
 
 
 def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
-    """Return a network without the units and channels that its masks have killed, of equal outputs when it evaluates.
+    """Return a smaller network, without the units and channels that its masks have killed, with equal outputs.
 
-    A unit goes that nothing reads any more, or that is a constant, for it reads nothing but constants: what layers
-    would read from it moves into their biases. Linear layers, convolutions, BatchNorm, sums, concatenations and
-    padded shortcuts are adjusted. A channel of a sum, such as a residual stream, is computed by those of its addends
-    alone in which it varies, and the constants of the others are added; what adds nothing but constants, such as a
-    dead residual block, goes whole. Channels of products, and of sums over different shapes, go together. Where a
-    convolution pads with zeros, a constant other than 0 is none at the border; one such channel stays there to carry
-    all of them. Operations that are not known to leave channels apart keep all channels that they read.
+    Outputs are those in evaluation mode. A unit is removed if nothing reads it any more, or if it is constant
+    because it reads nothing but constants; its contribution to the layers that read it moves into their biases. Linear
+    layers, convolutions, BatchNorm, sums, concatenations and padded shortcuts are adjusted.
 
-    Outputs for the example are compared: of each tensor they may differ by 1e-3 of its largest number, or in half
-    precision by ten units of rounding.
+    A channel of a sum, such as a residual stream, is computed only by the addends in which it varies, and the constants
+    of the others are added. An addend that is constant in all channels, such as a dead residual block, is removed.
+    Channels of products, and of sums over different shapes, are removed together or not at all. Where a convolution
+    pads with zeros, a constant other than 0 is not constant at the border. One such channel stays there to carry all of
+    them. Operations that are not known to keep channels separate keep all channels that they read.
+
+    The outputs for the example are compared: those of each tensor may differ by 1e-3 of its largest number, or in half
+    precision by ten rounding units.
 
     Args:
-        network: maps one batch of inputs to outputs; torch.fx must be able to trace it. Left as it was found.
-        masks: by the names of its parameters; pruned weights count as 0.
-        example_input: one batch of inputs, on the network's device. Its size beyond the batch may matter to what is
-            traced (branches that depend on it), but not to what is removed.
+        network: the network, which maps one batch of inputs to outputs and which torch.fx can trace; it is not changed.
+        masks: the masks, by parameter name; pruned weights count as 0.
+        example_input: one batch of inputs, on the network's device. Its sizes beyond the batch may matter to the trace
+            (branches that depend on them), but not to what is removed.
 
     Raises:
-        InputError: a mask does not fit, torch.fx cannot trace the network, or it computes something else when traced.
+        InputError: a mask does not fit the network, torch.fx cannot trace it, or the traced network computes something
+            else.
     """
     return compact_(pruned_copy(network, masks), masks, example_input)
 
 
 def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
-    """Do what `compact` does to a network whose pruned weights are 0, in evaluation mode, which is used up by it."""
+    """Do what `compact` does to a network in evaluation mode with pruned weights of 0, which is used up."""
     before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
@@ -75,6 +78,6 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     if not difference <= tolerance(smaller, expected, _TOLERANCE):
         raise InputError(
             f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output: its forward "
-            "does something that torch.fx does not see, such as to change tensors in place. Export it dense."
+            "does something that torch.fx does not see, such as changing tensors in place. Export it dense."
         )
     return CompactResult(smaller, make_report(before, network_cost(smaller, example_input), why, difference))

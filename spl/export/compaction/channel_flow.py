@@ -1,4 +1,4 @@
-"""Channels through all operations of a network: which are which, and which of them are constant."""
+"""The channels of all values of a network: which belong together, and which are constant."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,18 +24,18 @@ from spl.export.compaction.tracing import Traced
 
 
 class ChannelFlow:
-    """Every value's channels, from the first operation to the last.
+    """The channels of every value, from the first operation to the last.
 
     Args:
-        traced: the network, its pruned weights 0.
+        traced: the network, with pruned weights of 0.
 
     Attributes:
-        channels: of each node; None where they stay as they are.
-        layers: those whose rows may go, in the order of execution.
-        ties: pairs of ids that come and go together.
-        sums: of values that need not have all of the sum's channels.
-        pins: ids that stay, and why.
-        count: of the ids.
+        channels: the channels of each node's value; None where they stay as they are.
+        layers: the layers whose rows may be removed, in the order of execution.
+        ties: pairs of ids that are kept or removed together.
+        sums: the sums whose addends need not have all channels of the sum.
+        pins: the ids that stay, and the reasons.
+        id_count: number of ids.
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -69,7 +69,7 @@ class ChannelFlow:
         return self._positional(node, module, inputs) or self._pin_inputs(node)
 
     def _positional(self, node: fx.Node, module: nn.Module | None, inputs: ValueChannels) -> ValueChannels | None:
-        """After what treats every channel alike, but not every position; None for anything else."""
+        """Return the channels after an operation that treats channels alike, but not positions; None for others."""
         value = self.traced.values[node.all_input_nodes[0]]
         target = operations.called(node)
         if isinstance(module, _BatchNorm) and inputs.axis == 1:
@@ -87,7 +87,7 @@ class ChannelFlow:
         return None
 
     def _pin_inputs(self, node: fx.Node) -> ValueChannels | None:
-        """Pin what the node reads: nothing is known of it, or it reads all channels together."""
+        """Pin the inputs of an operation that is unknown, or that reads all channels together."""
         why = "the network's outputs" if node.op == "output" else f"read by {_operation_name(node, self.traced)}"
         for argument in node.all_input_nodes:
             channels = self.channels[argument]
@@ -96,12 +96,12 @@ class ChannelFlow:
         return None
 
     def _new_ids(self, count: int) -> Tensor:
-        """Ids of channels that were not there before."""
+        """Return new ids."""
         self.id_count += count
         return torch.arange(self.id_count - count, self.id_count)
 
     def _is_plain(self, node: fx.Node, layer: ShrinkableLayer) -> bool:
-        """Whether it has a weight of its own, and reads a batch."""
+        """Return whether a layer has a weight of its own, and reads a batch."""
         batched = isinstance(layer, nn.Linear) or self.traced.values[node].ndim == layer.weight.ndim
         return batched and "weight" in dict(layer.named_parameters())
 
@@ -115,7 +115,7 @@ class ChannelFlow:
         return ValueChannels(layer.ids, layer.emitted, axis)
 
     def _combined(self, node: fx.Node) -> ValueChannels | None:
-        """After a sum or product of two values, channel by channel."""
+        """Return the channels after a sum or product of two values, channel by channel."""
         given = [self.channels[argument] for argument in node.all_input_nodes]
         known = [channels for channels in given if channels is not None]
         axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
@@ -128,7 +128,7 @@ class ChannelFlow:
         return self._applied(node)
 
     def _summed(self, node: fx.Node, a: ValueChannels, b: ValueChannels) -> ValueChannels:
-        """After a sum, for which a value has to have those channels alone that vary in it."""
+        """Return the channels after a sum, each addend of which needs only the channels that vary in it."""
         both = a.varies & b.varies
         self.ties.append((a.ids[both], b.ids[both]))
         ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new_ids(len(a.ids))))
@@ -137,7 +137,7 @@ class ChannelFlow:
         return total
 
     def _applied(self, node: fx.Node) -> ValueChannels:
-        """After the function that the node calls, of the constants where all that it reads are."""
+        """Return the channels after an elementwise function; they are constant where all of its inputs are."""
         given = {argument: self.channels[argument] for argument in node.all_input_nodes}
         constants = {argument: channels.constants for argument, channels in given.items() if channels is not None}
         known = ~torch.stack(list(constants.values())).isnan().any(0)
@@ -149,7 +149,7 @@ class ChannelFlow:
         return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
 
     def _reshaped(self, node: fx.Node, inputs: ValueChannels) -> ValueChannels | None:
-        """After flattening, which makes each channel as many as it has positions."""
+        """Return the channels after flattening, which makes a channel of each position of a channel."""
         before, after = self.traced.values[node.all_input_nodes[0]], self.traced.values[node]
         if inputs.axis != 1 or after.shape != (len(before), before[0].numel()):
             return self._pin_inputs(node)
@@ -190,7 +190,7 @@ def _averaged(node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels 
 
 
 def _shared_modules(traced: Traced) -> set[nn.Module]:
-    """Those with parameters that are used in more than one place."""
+    """Return the modules with parameters that are used in more than one place."""
     uses = Counter(str(node.target) for node in traced.network.graph.nodes if node.op == "call_module")
     owners = Counter(id(p) for module in traced.network.modules() for p in module.parameters(recurse=False))
     owners.update(id(traced.values[node]) for node in traced.network.graph.nodes if node.op == "get_attr")

@@ -1,4 +1,4 @@
-"""The channels of a value, and what layers make of those that are constant."""
+"""The channels of a value, and the constants that layers make of constant channels."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,12 +13,12 @@ ShrinkableLayer = nn.Linear | Convolution
 
 @dataclass(frozen=True)
 class ValueChannels:
-    """Those of one value [N, ..., C, ...].
+    """The channels of one value [N, ..., C, ...].
 
     Attributes:
-        ids: long [C]; equal where channels come and go together, such as the two that a sum adds.
-        constants: float64 [C], what a channel is for every input and at every position; NaN where it varies.
-        axis: where they lie.
+        ids: long [C]; equal for channels that are kept or removed together, such as the two that a sum adds.
+        constants: float64 [C], the value of a channel for every input and at every position; NaN where it varies.
+        axis: the axis of the channels.
     """
 
     ids: Tensor
@@ -27,23 +27,23 @@ class ValueChannels:
 
     @property
     def varies(self) -> Tensor:
-        """Bool [C]."""
+        """Return a bool tensor [C]: True where a channel is not constant."""
         return self.constants.isnan()
 
     def bordered_by(self, fill: float) -> "ValueChannels":
-        """With numbers beside them, from which all others now vary."""
+        """Return the channels with a border of `fill` around them: only channels of that constant stay constant."""
         return replace(self, constants=self.constants.masked_fill(self.constants != fill, torch.nan))
 
 
 @dataclass(frozen=True)
 class LayerChannels:
-    """A Linear layer or convolution: its columns read channels, its rows make others.
+    """The channels of a Linear layer or convolution: its columns read channels, its rows compute others.
 
     Attributes:
-        name: of the module.
+        name: name of the module.
         module: the layer.
-        inputs: None where the columns stay as they are.
-        ids: long [out], of the channels that the rows make.
+        inputs: the channels that the columns read; None where the columns stay as they are.
+        ids: long [out], the ids of the channels that the rows compute.
     """
 
     name: str
@@ -53,17 +53,17 @@ class LayerChannels:
 
     @cached_property
     def reads(self) -> Tensor:
-        """Bool [out, in]: in which row an input has a weight other than 0."""
+        """Return a bool tensor [out, in]: True where the row has a weight other than 0 for the input."""
         return (_taps(self.module) != 0).any(-1)
 
     @cached_property
     def sums(self) -> Tensor:
-        """float64 [out, in]: what each input is multiplied by where it is the same at all taps."""
+        """Return a float64 tensor [out, in]: the factor of an input that is the same at all taps."""
         return _taps(self.module).double().sum(-1)
 
     @cached_property
     def emitted(self) -> Tensor:
-        """float64 [out]: the constants of the rows that read nothing, or constants alone; NaN of the others."""
+        """Return a float64 tensor [out]: the constants of rows that read nothing but constants, NaN for the others."""
         start = _bias(self.module)
         if self.inputs is None:
             return start.masked_fill(self.reads.any(1), torch.nan)
@@ -73,19 +73,19 @@ class LayerChannels:
 
 
 def has_border(layer: ShrinkableLayer) -> bool:
-    """Whether it reads zeros beyond the border, so that nothing but 0 is constant to it."""
+    """Return whether a layer reads zeros beyond the border, so that only 0 is constant to it."""
     if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros" or layer.padding == "valid":
         return False
     return max(layer.kernel_size) > 1 if layer.padding == "same" else any(layer.padding)
 
 
 def is_depthwise(module: nn.Module | None) -> bool:
-    """Whether it is a convolution of each channel by itself."""
+    """Return whether a module is a convolution of each channel by itself."""
     return isinstance(module, Convolution) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def convolved(convolution: Convolution, inputs: ValueChannels) -> ValueChannels:
-    """After a convolution of each channel by itself, where a kernel of zeros makes a constant of its channel."""
+    """Return the channels after a depthwise convolution, in which a kernel of zeros makes its channel constant."""
     inputs = inputs.bordered_by(0.0) if has_border(convolution) else inputs
     kernels = _taps(convolution)[:, 0].double()
     read = inputs.constants.masked_fill((kernels == 0).all(-1), 0.0)
@@ -93,7 +93,7 @@ def convolved(convolution: Convolution, inputs: ValueChannels) -> ValueChannels:
 
 
 def normalized(norm: _BatchNorm, inputs: ValueChannels) -> ValueChannels:
-    """After BatchNorm; constants vary where it normalizes by each batch's own statistics."""
+    """Return the channels after BatchNorm; none is constant where it normalizes by each batch's own statistics."""
     if norm.running_mean is None or norm.running_var is None:
         return replace(inputs, constants=torch.full_like(inputs.constants, torch.nan))
     state = {name: t.detach().double().cpu() for name, t in [*norm.named_parameters(), *norm.named_buffers()]}
@@ -103,7 +103,7 @@ def normalized(norm: _BatchNorm, inputs: ValueChannels) -> ValueChannels:
 
 
 def _taps(layer: ShrinkableLayer) -> Tensor:
-    """The weight as [out, in, taps], on the CPU."""
+    """Return the weight as [out, in, taps], on the CPU."""
     weight = layer.weight.detach().cpu()
     return weight.reshape(*weight.shape[:2], -1)
 

@@ -1,4 +1,4 @@
-"""Which channels of a network are needed: the others can go."""
+"""The channels of a network that are needed; the others can be removed."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from spl.export.compaction.channels import LayerChannels, has_border
 
 @dataclass(frozen=True)
 class Liveness:
-    """What stays of the channels that a network has.
+    """The channels of a network that stay.
 
     Attributes:
-        groups: long, by id: channels of equal numbers come and go together.
-        kept: bool, by group.
-        why: some of the kept groups stay for another reason than that what they are is read: which.
-        carriers: by layer name, the column that carries all constants to a convolution padded with zeros.
+        groups: long [ids], the group of each id; the channels of a group are kept or removed together.
+        kept: bool [groups], True for groups that are kept.
+        why: the reasons of the groups that are kept for another reason than that their values are read.
+        carriers: by layer name, the column that carries all constants to a convolution that pads with zeros.
     """
 
     groups: Tensor
@@ -29,17 +29,17 @@ class Liveness:
     carriers: dict[str, int]
 
     def is_kept(self, ids: Tensor) -> Tensor:
-        """Bool, in the shape of `ids`: which of them stay."""
+        """Return a bool tensor in the shape of `ids`: True for channels that stay."""
         return self.kept[self.groups[ids]]
 
 
 def find_liveness(flow: ChannelFlow) -> Liveness:
-    """The channels that something reads, and reads something other than a constant from.
+    """Find the channels from which something other than a constant is read.
 
-    A channel goes if no row that stays reads it, or all that read it can take it for a constant, which then moves
-    into their biases. Where a convolution reads zeros beyond its borders, a constant other than 0 is none to it;
-    there one such channel stays, to carry all of them: the weights of column j become part of those of the
-    carrier c, times v_j / v_c.
+    A channel is removed if no row that stays reads it, or if it is constant to all that read it; the constant then
+    moves into their biases. Where a convolution reads zeros beyond its borders, a constant other than 0 is not constant
+    to it. One such channel stays to carry all of them: the weights of column j, times v_j / v_c, are added to those of
+    the carrier c.
     """
     groups = _group_tied(flow)
     kept = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
@@ -51,7 +51,7 @@ def find_liveness(flow: ChannelFlow) -> Liveness:
     for ids in [layer.ids for layer in flow.layers] + [added.total.ids for added in flow.sums]:
         if not kept[groups[ids]].any():
             kept[groups[ids[0]]] = True
-            why[int(groups[ids[0]])] = "a layer must have one"
+            why[int(groups[ids[0]])] = "a layer must keep one"
     carriers = {}
     for layer in reversed(flow.layers):
         column = _find_carrier(layer, groups, kept)
@@ -73,7 +73,7 @@ def _group_tied(flow: ChannelFlow) -> Tensor:
 
 
 def _propagate(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
-    """Keep what rows that are kept read, until nothing is added."""
+    """Keep the channels that kept rows read, until none is added."""
     count = -1
     while count != (count := int(kept.sum())):
         for layer in reversed(flow.layers):
@@ -84,7 +84,7 @@ def _propagate(flow: ChannelFlow, groups: Tensor, kept: Tensor) -> None:
 
 
 def _find_carrier(layer: LayerChannels, groups: Tensor, kept: Tensor) -> int | None:
-    """The column of the largest constant, if a constant other than 0 that goes reaches a border of zeros."""
+    """Return the column of the largest constant, if a removed constant other than 0 reaches a border of zeros."""
     if layer.inputs is None or not has_border(layer.module):
         return None
     rows = kept[groups[layer.ids]]

@@ -1,4 +1,4 @@
-"""Operations that leave channels apart: each output channel depends on the input channel in its place alone."""
+"""Operations that keep channels separate: an output channel depends only on the input channel at its place."""
 
 import operator
 from collections.abc import Mapping
@@ -41,30 +41,30 @@ CONCATENATIONS: set[Any] = {torch.cat, torch.concat}
 
 
 def called(node: fx.Node) -> Any:
-    """The function, or the name of the method, that it calls; None where it calls neither."""
+    """Return the function, or the name of the method, that a node calls; None where it calls neither."""
     return node.target if node.op in ("call_function", "call_method") else None
 
 
 def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether it does the same to every number, if it reads one value; no dropout does while training."""
+    """Return whether a node that reads one value does the same to every number; dropout in training does not."""
     known = called(node) in _ELEMENTWISE_CALLS or called(node) in COMBINING_CALLS
     return (known and not node.kwargs.get("training")) or isinstance(module, _ELEMENTWISE)
 
 
 def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether it overwrites its input."""
+    """Return whether a node overwrites its input."""
     by_name = node.op == "call_method" and str(node.target).endswith("_")
     return by_name or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
 
 
 def is_plain_sum(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Whether it adds two values of the same shape and type."""
+    """Return whether a node adds two values of the same shape and type."""
     a, b = (values[argument] for argument in node.all_input_nodes)
     return called(node) in _SUMS and not node.kwargs and a.shape == b.shape and a.dtype == b.dtype
 
 
 def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a pooling makes something else of a constant: it averages zeros in, or divides by another number."""
+    """Return whether a pooling changes constants, because it averages zeros in or divides by another number."""
     padding: Any = getattr(module, "padding", 0)
     counted, divisor = getattr(module, "count_include_pad", True), getattr(module, "divisor_override", None)
     if node.target in _AVERAGES:
@@ -76,7 +76,7 @@ def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:
-    """The axes that a mean is over, counted from 0, and whether they are kept; None for a mean over all."""
+    """Return the axes of a mean, counted from 0, and whether they are kept; None for a mean over all axes."""
     axes = _argument(node, 1, "dim", None)
     listed = [axes] if isinstance(axes, int) else axes
     if not isinstance(listed, (tuple, list)) or not all(isinstance(axis, int) for axis in listed):
@@ -85,9 +85,10 @@ def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:
 
 
 def channel_padding(node: fx.Node, ndim: int, axis: int) -> tuple[list[int], float, bool] | None:
-    """Of `F.pad`: how many channels before and after, of what, and whether it pads other axes too.
+    """Return the padding of an `F.pad`, or None where it does not fill with a constant.
 
-    None where it does not fill with a constant.
+    Returns:
+        The numbers of channels before and after, the fill, and whether other axes are padded too.
     """
     amounts, fill = _argument(node, 1, "pad", None), _argument(node, 3, "value", None)
     plain = isinstance(amounts, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in amounts)
@@ -99,7 +100,10 @@ def channel_padding(node: fx.Node, ndim: int, axis: int) -> tuple[list[int], flo
 
 
 def reads_shape_only(node: fx.Node, axis: int) -> bool:
-    """Whether it asks for what stays when channels go: the number of axes, the type, the size of another axis."""
+    """Return whether a node reads only what stays when channels are removed.
+
+    That is the number of axes, the type, the device, or the size of another axis.
+    """
     if node.target is getattr and node.args[1] == "shape":
         return all(user.target is operator.getitem and _is_other(user.args[1], axis) for user in node.users)
     if node.target is getattr:

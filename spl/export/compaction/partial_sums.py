@@ -1,4 +1,4 @@
-"""Sums of values that have some of the channels each."""
+"""Sums of values that each have only some of the channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from spl.export.compaction.channels import ValueChannels
 
 @dataclass(frozen=True)
 class Sum:
-    """Of two values, of which each need only have the channels that vary in it.
+    """A sum of two values, each of which needs only the channels that vary in it.
 
     Attributes:
-        node: what adds them.
+        node: the node that adds them.
         addends: the channels of its inputs.
         total: the channels of the sum.
     """
@@ -25,17 +25,17 @@ class Sum:
 
 
 class PartialSum(nn.Module):
-    """Add values that have some of the channels each: constants + Σ of addends, channel by channel.
+    """The sum of values that each have only some of the channels: constants + Σ addends, channel by channel.
 
-    What an addend lacks is constant, and part of the constants: so a layer that writes to a residual stream computes
-    none of the channels that its mask has killed. An addend that has all channels is added plainly. Without that, an
-    ONNX file would lose the other addends: onnxscript's optimizer takes a scatter to all places for an assignment,
-    also where it is to add.
+    Channels that an addend lacks are constant in it, and part of the constants of the sum. So a layer that writes to a
+    residual stream does not compute the channels that its mask has killed. An addend that has all channels is added
+    plainly. Otherwise an ONNX file would lose the other addends: onnxscript's optimizer takes a scatter to all places
+    for an assignment, even where it should add.
 
     Args:
-        constants: [C], of the sum.
-        places: of each addend, long [C_i]: its channels' places in the sum; -1 for one that is not in the sum.
-        axis: where the channels lie.
+        constants: [C], the constants of the sum.
+        places: for each addend, long [C_i], the places of its channels in the sum; -1 for a channel that is not in it.
+        axis: the axis of the channels.
     """
 
     constants: Tensor
@@ -51,7 +51,7 @@ class PartialSum(nn.Module):
             self.register_buffer(f"places{i}", None if has_all else given[taken])
 
     def forward(self, *addends: Tensor) -> Tensor:
-        """Return the sum: [N, ..., C_i, ...] each → [N, ..., C, ...]."""
+        """Return the sum [N, ..., C, ...] of addends [N, ..., C_i, ...]."""
         shape = [*addends[0].shape]
         shape[self.axis] = len(self.constants)
         total = self.constants.view(-1, *(1,) * (len(shape) - 1 - self.axis))

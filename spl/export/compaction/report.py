@@ -1,4 +1,4 @@
-"""What became smaller, and what could not, and why."""
+"""The report on a compact network: what became smaller, what did not, and why."""
 
 from collections import Counter
 from dataclasses import astuple, dataclass
@@ -16,18 +16,18 @@ from spl.masks.masks import Masks
 
 _NO_COST = Cost(0, 0, 0)
 _STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"
-_VARIES = "vary where a product or a border of zeros comes in"
+_VARIES = "a product or a border of zeros makes them vary"
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Linear layer, convolution or attention.
+    """The cost of one Linear layer, convolution or attention, before and after.
 
     Attributes:
-        name: of the module.
-        before: what it cost.
-        after: what it costs; nothing where it is gone.
-        why: why dead units of it stay, or none could go.
+        name: name of the module.
+        before: the cost before.
+        after: the cost after; zero where the layer was removed.
+        why: why dead units of the layer stay, or why none could be removed.
     """
 
     name: str
@@ -38,13 +38,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class CompactionReport:
-    """What a network costs before and after.
+    """The cost of a network before and after it was made compact.
 
     Attributes:
-        layers: in the order of execution.
-        before: the whole network.
-        after: the compact one.
-        difference: the largest of their outputs for the example, relative to the largest number in them.
+        layers: the layers, in the order of execution.
+        before: the cost of the whole network.
+        after: the cost of the compact network.
+        difference: the largest difference of their outputs for the example, relative to the largest output.
     """
 
     layers: list[LayerReport]
@@ -53,7 +53,7 @@ class CompactionReport:
     difference: float
 
     def table(self) -> str:
-        """One row a layer, then the total."""
+        """Return a table with one row per layer, followed by the total."""
         total = LayerReport("total", self.before, self.after, "")
         rows = [
             [
@@ -68,7 +68,14 @@ class CompactionReport:
 
 
 def make_report(before: NetworkCost, after: NetworkCost, why: dict[str, str], difference: float) -> CompactionReport:
-    """The report on a network of these costs, of whose layers `why` says what stays."""
+    """Return the report on a network.
+
+    Args:
+        before: the cost of the network.
+        after: the cost of the compact network.
+        why: the reasons why units stay, by layer name.
+        difference: the largest relative difference of their outputs.
+    """
     layers = [
         LayerReport(name, cost, after.layers.get(name, _NO_COST), why.get(name, _STAYS) if name in after.layers else "")
         for name, cost in before.layers.items()
@@ -77,7 +84,7 @@ def make_report(before: NetworkCost, after: NetworkCost, why: dict[str, str], di
 
 
 def find_reasons(flow: ChannelFlow, liveness: Liveness, masks: Masks) -> dict[str, str]:
-    """By layer, why units of it stay that have no weight left, or why none could go."""
+    """Return, by layer name, why units without weights stay, or why none could be removed."""
     found = {}
     for node, channels in flow.channels.items():
         module = flow.traced.module(node)
@@ -91,6 +98,6 @@ def _find_reason(mask: Tensor | None, outputs: ValueChannels, liveness: Liveness
     kept = liveness.is_kept(outputs.ids)
     dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
     if not bool(dead.any()) and bool(kept.all()):
-        return "none is dead"
+        return "no unit is dead"
     whys = [liveness.why.get(group, _VARIES) for group in liveness.groups[outputs.ids[dead & kept]].tolist()]
     return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())

@@ -1,4 +1,4 @@
-"""A network without the channels that can go."""
+"""The removal of channels from a traced network."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from spl.export.compaction.tracing import Traced
 
 @torch.no_grad()
 def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
-    """Remove them from the modules and the graph of the traced network, in place."""
+    """Remove the channels that need not stay from the modules and the graph of the traced network, in place."""
     for layer in flow.layers:
         _fold_constants_(layer, liveness)
         _shrink_layer_(layer, liveness)
@@ -43,7 +43,7 @@ def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
 
 
 def _fold_constants_(layer: LayerChannels, liveness: Liveness) -> None:
-    """Move what the constant inputs that go contribute to the outputs: into the bias, or to the carrier."""
+    """Move the contribution of the constant inputs that are removed into the bias, or to the carrier."""
     if layer.inputs is None:
         return
     module, constants = layer.module, layer.inputs.constants.nan_to_num()
@@ -60,7 +60,7 @@ def _fold_constants_(layer: LayerChannels, liveness: Liveness) -> None:
 
 
 def _shrink_layer_(layer: LayerChannels, liveness: Liveness) -> None:
-    """Drop its rows and columns."""
+    """Remove rows and columns of a layer."""
     module = layer.module
     rows, columns = liveness.is_kept(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
     if layer.inputs is not None:
@@ -76,7 +76,7 @@ def _shrink_layer_(layer: LayerChannels, liveness: Liveness) -> None:
 
 
 def _shrink_channelwise_(module: nn.Module, kept: Tensor) -> int:
-    """Drop channels of all that a module has one of for each; how many are left."""
+    """Remove channels from a module whose tensors have one element or kernel per channel; return how many are left."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.ndim:
             _replace_(module, name, tensor[kept.to(tensor.device)])
@@ -90,9 +90,9 @@ def _replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _shrink_padding_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
-    """Append fewer channels."""
+    """Pad with fewer channels."""
     amounts = [*node.args[1]]  # type: ignore[misc]
-    place = 2 * (ndim - 1 - axis)  # pairs of numbers, of the last axis first
+    place = 2 * (ndim - 1 - axis)  # the amounts are pairs, beginning with the last axis
     if place < len(amounts):
         before, after = amounts[place : place + 2]
         amounts[place : place + 2] = [int(kept[:before].sum()), int(kept[len(kept) - after :].sum())]
@@ -100,14 +100,15 @@ def _shrink_padding_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:
 
 
 def _narrow_sum_(added: Sum, traced: Traced, liveness: Liveness) -> None:
-    """Let a sum take what its addends have, and constants for the rest; an addend that is constant goes whole."""
+    """Replace a sum by one of the channels that its addends have, and of constants; drop constant addends."""
     kept = liveness.is_kept(added.total.ids)
     if all(torch.equal(liveness.is_kept(channels.ids), kept) for channels in added.addends):
         return
     inputs, places = [], []
     constants = torch.zeros(len(kept), dtype=torch.float64)
-    whole = added.addends[0] if not added.total.varies[kept].any() else None  # one gives the sum its size
-    for value, channels in zip(added.node.all_input_nodes, added.addends, strict=True):  # may be narrow sums by now
+    whole = added.addends[0] if not added.total.varies[kept].any() else None  # it gives the sum its size
+    # the inputs may be partial sums by now
+    for value, channels in zip(added.node.all_input_nodes, added.addends, strict=True):
         has = liveness.is_kept(channels.ids)
         if channels is whole or bool(channels.varies[kept].any()):
             inputs.append(value)

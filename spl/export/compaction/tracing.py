@@ -1,4 +1,4 @@
-"""The graph of a network's operations, by torch.fx, with what each gives for an example."""
+"""The graph of a network's operations, traced by torch.fx, with the value of each for an example."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ class Traced:
     """A network as a graph of operations.
 
     Attributes:
-        network: has the modules that the graph calls; its nodes are in the order of execution.
-        values: what each node gave for the example.
+        network: the graph, with nodes in the order of execution, and the modules that it calls.
+        values: the value of each node for the example.
     """
 
     network: fx.GraphModule
     values: dict[fx.Node, Any]
 
     def module(self, node: fx.Node) -> nn.Module | None:
-        """The module that the node calls; None where it calls a function."""
+        """Return the module that a node calls; None where it calls a function."""
         return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def trace(network: nn.Module, example: Tensor) -> Traced:
-    """The operations that `network` does for `example`.
+    """Trace the operations that `network` does for `example`.
 
-    Branches that depend on shapes alone are taken as they are for the example.
+    Branches that depend only on shapes are taken as for the example.
 
     Args:
-        network: in evaluation mode, on the device of the example.
+        network: the network, in evaluation mode, on the device of the example.
         example: one batch of inputs.
 
     Raises:
@@ -46,8 +46,8 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             graph = tracer.trace(network)
     except Exception as error:
         raise InputError(
-            f"torch.fx cannot trace {type(network).__name__}: {error}. Make its forward free of branches that depend "
-            "on values, of one tensor argument."
+            f"torch.fx cannot trace {type(network).__name__}: {error}. Its forward must take one tensor, and have no "
+            "branches that depend on values."
         ) from error
     traced = fx.GraphModule(network, graph, f"Compact{type(network).__name__}")
     graph.eliminate_dead_code()
@@ -55,7 +55,7 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
 
 
 class _Tracer(fx.Tracer):
-    """Runs every operation on an example while it is traced, which decides branches over shapes."""
+    """A tracer that runs every operation on an example, which decides branches that depend on shapes."""
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Tracer(fx.Tracer):
         self.running = False
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
-        """The proxy, once what it stands for is known."""
+        """Return the proxy of an operation, once its value is known."""
         if kind == "call_method" and target in ("item", "tolist"):
             raise fx.proxy.TraceError("it reads the numbers in a tensor")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -81,11 +81,11 @@ class _Tracer(fx.Tracer):
         return self.values[node]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Trace it, unless it is run."""
+        """Trace a module, or run it while an operation is run."""
         return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        """What stands for a module's attribute: where the module is run, itself."""
+        """Return the proxy of a module's attribute, or the attribute itself while an operation is run."""
         return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def _result(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
@@ -101,13 +101,13 @@ class _Tracer(fx.Tracer):
         return call(*args, **kwargs)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Which way a branch goes."""
+        """Decide a branch as for the example."""
         value = self.values[obj.node]
         if isinstance(value, Tensor):
             raise fx.proxy.TraceError("a branch depends on the numbers in a tensor")
         return bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
-        """As many as there are for the example."""
+        """Iterate over as many elements as there are for the example."""
         count = len(self.values[obj.node])
         return iter([self.create_proxy("call_function", getitem, (obj, i), {}) for i in range(count)])
