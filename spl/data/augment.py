@@ -17,6 +17,13 @@ def flip_and_shift(images: Tensor, most: int, border: Border, generator: torch.G
         most: the largest shift; less than H and W where the border is reflected.
         border: what fills the uncovered pixels: black (zero), or the image mirrored at its border (reflect).
         generator: the random generator, on the images' device.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.augment import flip_and_shift
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> flip_and_shift(images, most=4, border="zero", generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([8, 3, 32, 32])
     """
     n, channels, height, width = images.shape
     device = images.device
@@ -48,6 +55,14 @@ def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) 
         side: side of the square, in pixels.
         fill: [C], the colour to fill it with.
         generator: the random generator, on the images' device.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.augment import cutout
+        >>> image = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
+        >>> black = torch.zeros(1, dtype=torch.uint8)
+        >>> int((cutout(image, side=1, fill=black, generator=torch.Generator().manual_seed(0)) == 0).sum())
+        1
     """
     n, _, height, width = images.shape
     device = images.device

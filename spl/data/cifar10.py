@@ -27,6 +27,12 @@ class CIFAR10(ImageDataModule):
         download: whether to download missing files.
         border: what fills pixels that a shift uncovers: black (zero), or the image mirrored at its border (reflect).
         cutout: side in pixels of a square that is blanked in each training image; 0 for none.
+
+    Example:
+        >>> from spl.data import CIFAR10
+        >>> data = CIFAR10(root="data", batch_size=128, cutout=16)
+        >>> data.folder.as_posix()
+        'data/cifar-10-batches-py'
     """
 
     mean = (0.4914, 0.4822, 0.4465)

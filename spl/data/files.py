@@ -18,6 +18,12 @@ def download_missing(name: str, root: Path, md5: Mapping[str, str], download: Ca
 
     Raises:
         InputError: the download fails; the message says which files are needed, and where.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from spl.data.files import download_missing
+        >>> download_missing("Digits", Path("no_such_folder"), {"digits.bin": "..."}, lambda: print("downloading"))
+        downloading
     """
     if all((root / file).exists() for file in md5):
         return
@@ -41,6 +47,13 @@ def check_files(name: str, root: Path, md5: Mapping[str, str]) -> None:
 
     Raises:
         InputError: files are missing or damaged; the message names them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from spl.data.files import check_files
+        >>> check_files("Digits", Path("no_such_folder"), {"digits.bin": "..."})
+        Traceback (most recent call last):
+        spl.errors.InputError: Digits is not in ...no_such_folder: digits.bin missing. Allow the download ...
     """
     missing = [file for file in md5 if not (root / file).is_file()]
     if missing:

@@ -26,6 +26,21 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: training examples per step and process.
+
+    Example:
+        >>> import torch
+        >>> from spl.data import ImageDataModule
+        >>> from spl.data.tensors import ImageTensors
+        >>> class Noise(ImageDataModule):
+        ...     mean, std = (0.5,), (0.3,)
+        ...     def load(self):
+        ...         images = torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8)
+        ...         whole = ImageTensors(images, torch.arange(100) % 10)
+        ...         return whole, ImageTensors(*whole[80:])
+        >>> data = Noise(batch_size=30)
+        >>> data.setup()
+        >>> [len(split) for split in data.splits]
+        [90, 10, 20]
     """
 
     mean: tuple[float, ...]

@@ -17,6 +17,12 @@ class MNIST(ImageDataModule):
         root: folder of the data sets; the files are in `root/MNIST/raw`.
         batch_size: training examples per step and process.
         download: whether to download missing files.
+
+    Example:
+        >>> from spl.data import MNIST
+        >>> data = MNIST(root="data", batch_size=100)
+        >>> data.raw.as_posix()
+        'data/MNIST/raw'
     """
 
     mean = (0.1307,)
@@ -57,6 +63,12 @@ class FashionMNIST(MNIST):
         root: folder of the data sets; the files are in `root/FashionMNIST/raw`.
         batch_size: training examples per step and process.
         download: whether to download missing files.
+
+    Example:
+        >>> from spl.data import FashionMNIST
+        >>> data = FashionMNIST(root="data", download=False)  # prepare_data then needs the files in root
+        >>> data.raw.as_posix()
+        'data/FashionMNIST/raw'
     """
 
     mean = (0.2860,)

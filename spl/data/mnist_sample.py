@@ -18,6 +18,13 @@ class MNISTSample(ImageDataModule):
 
     Args:
         batch_size: training examples per step and process.
+
+    Example:
+        >>> from spl.data import MNISTSample
+        >>> data = MNISTSample(batch_size=100)
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([100, 1, 28, 28]), torch.uint8, torch.Size([100]))
     """
 
     mean = (0.1307,)

@@ -17,6 +17,14 @@ class ImageTensors(Dataset[Batch]):
     Args:
         images: uint8 [N, channels, height, width].
         labels: int64 [N].
+
+    Example:
+        >>> import torch
+        >>> from spl.data.tensors import ImageTensors
+        >>> digits = ImageTensors(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> images, labels = digits.__getitems__([3, 1])
+        >>> labels
+        tensor([3, 1])
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -47,6 +55,13 @@ def whole_batches(dataset: ImageTensors, batch_size: int, **options: Any) -> Dat
         dataset: the data set to draw from.
         batch_size: examples per batch.
         options: further arguments of PyTorch's DataLoader.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.tensors import ImageTensors, whole_batches
+        >>> digits = ImageTensors(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> [len(labels) for _, labels in whole_batches(digits, batch_size=4)]
+        [4, 4, 2]
     """
     return DataLoader(dataset, batch_size=batch_size, collate_fn=_identity, **options)
 
@@ -56,7 +71,16 @@ def _identity(batch: Any) -> Any:
 
 
 class EpochOrder(DistributedSampler[int]):
-    """A shuffle that depends only on (seed, epoch), is divided over the ranks, and can start in the middle."""
+    """A shuffle that depends only on (seed, epoch), is divided over the ranks, and can start in the middle.
+
+    Example:
+        >>> from spl.data.tensors import EpochOrder
+        >>> order = EpochOrder(range(6), num_replicas=1, rank=0, seed=0)
+        >>> whole = list(order)
+        >>> order.start = 4
+        >>> list(order) == whole[4:]
+        True
+    """
 
     start = 0
 
@@ -75,6 +99,15 @@ class TrainLoader(DataLoader[Batch]):
         seed: seed of the shuffle.
         rank: rank of this process.
         world_size: number of processes.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.tensors import ImageTensors, TrainLoader
+        >>> digits = ImageTensors(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> loader = TrainLoader(digits, batch_size=4, seed=0, rank=0, world_size=1)
+        >>> _ = next(iter(loader))
+        >>> loader.state_dict()
+        {'epoch': 0, 'batches': 1}
     """
 
     def __init__(self, dataset: ImageTensors, batch_size: int, seed: int, rank: int, world_size: int) -> None:

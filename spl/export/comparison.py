@@ -23,6 +23,12 @@ def relative_difference(outputs: object, expected: object) -> float:
         The largest difference over all tensors. It is infinite where the tensors differ in number or shape, where a
         number differs from its counterpart and one of them is not finite, and where all numbers of an expected tensor
         are 0 and one of its counterpart is not.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.comparison import relative_difference
+        >>> relative_difference(torch.tensor([1.0, 3.9]), torch.tensor([1.0, 4.0]))
+        0.025
     """
     given, right = _tensors(outputs), _tensors(expected)
     if [tensor.shape for tensor in given] != [tensor.shape for tensor in right]:
@@ -38,6 +44,14 @@ def tolerance(network: nn.Module, expected: object, least: float) -> float:
         expected: its outputs.
         least: the tolerance in full precision. In half precision, and with TF32 on CUDA devices, the tolerance is ten
             rounding units.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.comparison import tolerance
+        >>> tolerance(torch.nn.Linear(3, 2), torch.ones(1, 2), least=1e-4)
+        0.0001
+        >>> tolerance(torch.nn.Linear(3, 2).half(), torch.ones(1, 2).half(), least=1e-4)
+        0.009765625
     """
     leaves = torch.utils._pytree.tree_leaves(expected)
     numbers = [*network.parameters(), *network.buffers(), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]

@@ -23,6 +23,12 @@ class Cost:
         parameters: number of weights and biases, including those of BatchNorm.
         macs: number of multiply-accumulates with weights for one example, as counted by `weight_macs`.
         bytes: size of the parameters and buffers.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.cost import network_cost
+        >>> network_cost(torch.nn.Linear(3, 2), torch.randn(1, 3)).total
+        Cost(parameters=8, macs=6, bytes=32)
     """
 
     parameters: int
@@ -37,6 +43,12 @@ class NetworkCost:
     Attributes:
         total: the cost of the whole network.
         layers: the cost of each Linear layer, convolution and attention, by name, in the order of execution.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.cost import network_cost
+        >>> network_cost(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)), torch.randn(1, 1, 5, 5)).layers
+        {'0': Cost(parameters=20, macs=162, bytes=80)}
     """
 
     total: Cost
@@ -52,6 +64,14 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
 
     Raises:
         InputError: a mask does not fit the network.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export.cost import pruned_copy
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> pruned_copy(layer, Masks({"weight": torch.tensor([[True, False]])})).weight[0, 1].item()
+        0.0
     """
     copied = deepcopy(network).eval()
     masks.apply_(dict(copied.named_parameters()))
@@ -70,6 +90,13 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
 
     Returns:
         The counts by parameter name, in the order of use.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.cost import weight_macs
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(18, 4))
+        >>> weight_macs(network, torch.randn(8, 1, 5, 5))
+        {'0.weight': 162, '2.weight': 72}
     """
     names: dict[nn.Module, str] = {
         module: f"{name}." if name else ""
@@ -98,6 +125,13 @@ def network_cost(network: nn.Module, example: Tensor) -> NetworkCost:
     Args:
         network: the network; it is not changed.
         example: one batch of inputs.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.cost import network_cost
+        >>> from spl.networks import MLP
+        >>> network_cost(MLP(depth=7, width=100), torch.randn(1, 784)).total
+        Cost(parameters=130010, macs=129400, bytes=520040)
     """
     macs: Counter[str] = Counter()
     for weight, number in weight_macs(network, example).items():

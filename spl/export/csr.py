@@ -25,6 +25,17 @@ class CSRLinear(nn.Module):
 
     Args:
         linear: the layer to convert; the weights that are not 0 are stored.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.csr import CSRLinear
+        >>> linear = torch.nn.Linear(4, 2)
+        >>> linear.weight.data[:, 1:] = 0.0
+        >>> sparse, inputs = CSRLinear(linear), torch.randn(5, 4)
+        >>> sparse
+        CSRLinear(in_features=4, out_features=2, kept=2)
+        >>> torch.allclose(sparse(inputs), linear(inputs))
+        True
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -59,6 +70,11 @@ class Timing:
         density: share of the weights that are kept.
         dense: seconds for a batch, with the dense layer.
         csr: seconds for the same batch, on CSR kernels; infinite where there is no kernel for the type of the weights.
+
+    Example:
+        >>> from spl.export.csr import Timing
+        >>> Timing("fc1", density=0.05, dense=2e-5, csr=1e-5).csr_wins
+        True
     """
 
     name: str
@@ -79,6 +95,14 @@ class CSRResult:
     Attributes:
         network: the network, in evaluation mode.
         timings: the times of each Linear layer under a mask.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.csr import CSRResult, Timing
+        >>> print(CSRResult(torch.nn.Identity(), [Timing("fc1", density=0.05, dense=2e-5, csr=1e-5)]).table())
+        layer      density    dense μs    csr μs  used
+        -------  ---------  ----------  --------  ------
+        fc1         0.0500        20.0      10.0  csr
     """
 
     network: nn.Module
@@ -107,6 +131,15 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
 
     Raises:
         InputError: a mask does not fit the network.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import to_csr
+        >>> network = torch.nn.Sequential(torch.nn.Linear(40, 40))
+        >>> result = to_csr(network, Masks({"0.weight": torch.eye(40, dtype=torch.bool)}), torch.randn(8, 40))
+        >>> [(timing.name, timing.density) for timing in result.timings]
+        [('0', 0.025)]
     """
     copied = pruned_copy(network, masks)
     layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.endswith(".weight")}

@@ -63,6 +63,12 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
     Args:
         example: one batch of inputs that the network takes.
         count: number of inputs.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.onnx_check import random_inputs
+        >>> random_inputs(torch.tensor([[3, 8], [3, 9]]), 4).shape
+        torch.Size([4, 2])
     """
     generator = torch.Generator().manual_seed(0)
     sizes = (count, *example.shape[1:])

@@ -27,6 +27,17 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
 
     Raises:
         InputError: torch.export cannot export the network, or `path` cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from spl.export import save_program
+        >>> network, inputs = torch.nn.Linear(3, 2).eval(), torch.randn(5, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_program(f"{folder}/network.pt2", network, inputs)
+        ...     program = torch.export.load(f"{folder}/network.pt2").module()
+        >>> torch.equal(program(inputs), network(inputs))
+        True
     """
     stream = io.BytesIO()
     torch.export.save(_export(network, example_input), stream)
@@ -55,6 +66,18 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
         InputError: onnxscript is not installed, the network cannot be exported or has operations that ONNX lacks, it
             is too large for one file (2 GiB), onnxruntime cannot run it or computes something else, or `path` cannot
             be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from onnxruntime import InferenceSession
+        >>> from spl.export import save_onnx
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_onnx(f"{folder}/network.onnx", torch.nn.Linear(3, 2), torch.randn(1, 3))
+        ...     session = InferenceSession(f"{folder}/network.onnx")
+        >>> (outputs,) = session.run(None, {"inputs": torch.randn(5, 3).numpy()})
+        >>> outputs.shape
+        (5, 2)
     """
     if find_spec("onnxscript") is None:
         raise InputError("Writing ONNX files needs onnxscript, which is not installed: pip install 'spl[onnx]'.")

@@ -38,6 +38,19 @@ def save_sparse(path: str | Path, state_dict: Mapping[str, Any], masks: Masks) -
 
     Raises:
         InputError: a mask does not fit, a pruned weight is not 0, or `path` cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import load_sparse, save_sparse
+        >>> weight = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_sparse(f"{folder}/weights.pt", {"weight": weight}, Masks({"weight": weight != 0}))
+        ...     state_dict = load_sparse(f"{folder}/weights.pt")
+        >>> state_dict
+        {'weight': tensor([[0., 2.],
+                [3., 0.]])}
     """
     write_whole(path, serialized(packed(state_dict, masks)))
 
@@ -50,6 +63,18 @@ def load_sparse(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file does not exist, is damaged, or is not a sparse weights file.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import load_sparse, save_sparse
+        >>> weight = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_sparse(f"{folder}/weights.pt", {"weight": weight}, Masks({"weight": weight != 0}))
+        ...     state_dict = load_sparse(f"{folder}/weights.pt")
+        >>> torch.equal(state_dict["weight"], weight)
+        True
     """
     return restored(read(path, "sparse weights file", "spl export --to sparse"))
 
@@ -65,6 +90,14 @@ def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
 
     Raises:
         InputError: a mask does not fit, or a pruned weight is not 0.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export.sparse_file import packed
+        >>> weight = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
+        >>> packed({"weight": weight}, Masks({"weight": weight != 0}))["sparse"]["weight"]
+        {'shape': [8], 'places': tensor([65], dtype=torch.uint8), 'values': tensor([2., 3.])}
     """
     masks.check_fits(state_dict)
     if revived := masks.revived(state_dict):
@@ -92,6 +125,17 @@ def restored(contents: Any) -> dict[str, Any]:
 
     Raises:
         InputError: the contents are not those of a sparse weights file, or its values and places disagree.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import restored, save_sparse
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_sparse(f"{folder}/weights.pt", {"weight": torch.ones(2)}, Masks({}))
+        ...     contents = torch.load(f"{folder}/weights.pt", weights_only=True)
+        >>> restored(contents)
+        {'weight': tensor([1., 1.])}
     """
     kind = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
     if kind != _FORMAT:

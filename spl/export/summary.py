@@ -26,6 +26,15 @@ class LayerSummary:
         dense: multiply-accumulates for one example.
         sparse: multiply-accumulates with kept weights.
         compact: multiply-accumulates of the compact network.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import summarize
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> summarize(network, masks, torch.randn(1, 3)).layers[0]
+        LayerSummary(name='0.weight', weights=12, kept=6, dense=12, sparse=6, compact=6)
     """
 
     name: str
@@ -45,6 +54,16 @@ class NetworkSummary:
         parameters: number of all parameters of the network.
         compact_parameters: number of parameters of the compact network.
         file_bytes: sizes of the files of the weights: dense, sparse and compact.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import summarize
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> summary = summarize(network, masks, torch.randn(1, 3))
+        >>> summary.parameters, summary.compact_parameters, summary.total.sparse
+        (26, 14, 14)
     """
 
     layers: Sequence[LayerSummary]
@@ -82,6 +101,22 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Networ
 
     Raises:
         InputError: `spl.export.compact` refuses the network or a mask.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import summarize
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> print(summarize(network, masks, torch.randn(1, 3)).table())
+        layer       weights    kept    MACs dense    MACs sparse    MACs compact
+        --------  ---------  ------  ------------  -------------  --------------
+        0.weight         12       6            12              6               6
+        2.weight          8       8             8              8               4
+        total            20      14            20             14              10
+        <BLANKLINE>
+        parameters: 26, compact 14
+        bytes on disk: dense ..., sparse ..., compact ...
     """
     pruned = pruned_copy(network, masks)
     state = pruned.state_dict()
@@ -95,7 +130,17 @@ def summarize(network: nn.Module, masks: Masks, example_input: Tensor) -> Networ
 
 
 def layer_summaries(network: nn.Module, masks: Masks, example_input: Tensor) -> list[LayerSummary]:
-    """Return the cost of each weight tensor of a network that is not compact."""
+    """Return the cost of each weight tensor of a network that is not compact.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export.summary import layer_summaries
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> [(layer.dense, layer.sparse) for layer in layer_summaries(network, masks, torch.randn(1, 3))]
+        [(12, 6), (8, 8)]
+    """
     layers = []
     for name, macs in weight_macs(network, example_input).items():
         weights: int = attrgetter(name)(network).numel()
@@ -116,6 +161,15 @@ def cost_line(network: nn.Module, masks: Masks, example_input: Tensor | None = N
         network: the network; it is not changed.
         masks: the masks, by parameter name.
         example_input: one batch of inputs, on the network's device; only its shape matters.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import cost_line
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> cost_line(network, masks, torch.randn(1, 3))
+        'kept 6 of 12 weights; parameters dense 26, compact 14; MACs dense 20, sparse 14, compact 10; bytes dense ...'
     """
     parameters = {"dense": sum(parameter.numel() for parameter in network.parameters())}
     macs: dict[str, int] = {}

@@ -22,6 +22,15 @@ class TwoFourResult:
         network: the network, in evaluation mode.
         converted: names of the layers on sparse tensor cores.
         dense: the reasons why the other Linear layers under a mask stay dense, by name.
+
+    Example:
+        >>> import torch
+        >>> from spl.export import TwoFourResult
+        >>> print(TwoFourResult(torch.nn.Identity(), ["fc1"], {"fc2": "its mask is not 2:4"}).table())
+        layer    used    why
+        -------  ------  -------------------
+        fc1      2:4
+        fc2      dense   its mask is not 2:4
     """
 
     network: nn.Module
@@ -49,6 +58,16 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
     Raises:
         InputError: a mask does not fit the network, or no layer can be converted; the message gives the reason for
             each.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import to_two_four
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64))
+        >>> masks = Masks({"0.weight": torch.tensor([True, True, False, False]).repeat(64, 16)})
+        >>> to_two_four(network, masks)  # network.cuda().half() is accepted
+        Traceback (most recent call last):
+        spl.errors.InputError: No layer can run as 2:4 (0: it is on cpu, and the kernels need CUDA). Prune with ...
     """
     copied = pruned_copy(network, masks)
     converted, dense = layers_of_use(
@@ -84,12 +103,26 @@ def layers_of_use(
 
 
 def is_two_four(mask: Tensor) -> bool:
-    """Return whether each row of a mask [out, in] keeps at most two of every four consecutive inputs."""
+    """Return whether each row of a mask [out, in] keeps at most two of every four consecutive inputs.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.two_four import is_two_four
+        >>> is_two_four(torch.tensor([[True, True, False, False]])), is_two_four(torch.ones(1, 4, dtype=torch.bool))
+        (True, False)
+    """
     return mask.shape[1] % 4 == 0 and bool((mask.reshape(len(mask), -1, 4).sum(-1) <= 2).all())
 
 
 def obstacle(weight: Tensor, mask: Tensor) -> str:
-    """Return the reason why a layer cannot be converted, or an empty string if the kernels can be tried."""
+    """Return the reason why a layer cannot be converted, or an empty string if the kernels can be tried.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.two_four import obstacle
+        >>> obstacle(torch.randn(1, 4), torch.ones(1, 4, dtype=torch.bool))
+        'its mask is not 2:4'
+    """
     if not is_two_four(mask):
         return "its mask is not 2:4"
     if weight.device.type != "cuda":

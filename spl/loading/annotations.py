@@ -32,6 +32,13 @@ def instantiate(entry: Mapping[str, Any], classes: Classes) -> Any:
 
     Raises:
         NotAllowedError: an argument must be a class, and is not one of `classes`.
+
+    Example:
+        >>> from spl.loading.annotations import instantiate
+        >>> from spl.networks import MLP
+        >>> entry = {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 5}}
+        >>> len(instantiate(entry, {"spl.networks.MLP": MLP}))
+        5
     """
     return _bind(entry, classes)()
 

@@ -28,6 +28,13 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], path: str | Path, given
 
     Raises:
         InputError: a hyperparameter is neither plain nor given, or it names something that would be called.
+
+    Example:
+        >>> from spl.loading.hyperparameters import check_hyperparameters
+        >>> check_hyperparameters({"hyper_parameters": {"lr": 0.1}}, "last.ckpt", given=())
+        >>> check_hyperparameters({"hyper_parameters": {"_class_path": "os.system"}}, "last.ckpt", given=())
+        Traceback (most recent call last):
+        spl.errors.InputError: last.ckpt asks for 'os.system' as _class_path in its hyperparameters, and nothing ...
     """
     try:
         class_paths(checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_TYPE))

@@ -31,6 +31,12 @@ def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | 
         InputError: the checkpoint names no network, or a class that is not allowed, or has arguments that are not
             plain; or the network cannot be built with them, or is larger than the file; or `trust` names something
             that is not a class.
+
+    Example:
+        >>> from spl.loading.network_entry import build_network
+        >>> build_network({"network": {"class_path": "os.system", "init_args": {"command": "ls"}}}, "last.ckpt")
+        Traceback (most recent call last):
+        spl.errors.InputError: last.ckpt asks for 'os.system', and a checkpoint may ask only for a class of ...
     """
     if "network" not in checkpoint:
         raise InputError(

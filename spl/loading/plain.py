@@ -8,7 +8,14 @@ _MOST_VALUES = 10_000  # a limit, because a list may contain itself
 
 
 class NotAllowedError(Exception):
-    """An error for a file that asks for something that no file may ask for; the message names it."""
+    """An error for a file that asks for something that no file may ask for; the message names it.
+
+    Example:
+        >>> from spl.loading.plain import class_paths
+        >>> class_paths({1, 2})
+        Traceback (most recent call last):
+        spl.loading.plain.NotAllowedError: a value of the type set
+    """
 
 
 def class_paths(value: object) -> list[str]:
@@ -21,6 +28,11 @@ def class_paths(value: object) -> list[str]:
     Raises:
         NotAllowedError: a part is not plain, there are more than 10,000 parts, or a class is not asked for in
             jsonargparse's form.
+
+    Example:
+        >>> from spl.loading.plain import class_paths
+        >>> class_paths({"class_path": "mynet.Net", "init_args": {"depth": 3, "act": {"class_path": "mynet.Act"}}})
+        ['mynet.Net', 'mynet.Act']
     """
     found: list[str] = []
     pending = [value]
@@ -42,7 +54,13 @@ def class_paths(value: object) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """Return a name from a file for a message: short, and in ASCII, where look-alike letters differ."""
+    """Return a name from a file for a message: short, and in ASCII, where look-alike letters differ.
+
+    Example:
+        >>> from spl.loading.plain import quoted
+        >>> print(quoted("spl.networks.\uff2dLP"))
+        'spl.networks.\uff2dLP'
+    """
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")
 
 

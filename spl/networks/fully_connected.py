@@ -21,7 +21,13 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str, nn.Module]:
-    """Return Linear layers fc1, fc2, … between `sizes` units, with an activation after each but the last."""
+    """Return Linear layers fc1, fc2, … between `sizes` units, with an activation after each but the last.
+
+    Example:
+        >>> from spl.networks.fully_connected import fully_connected
+        >>> list(fully_connected([784, 100, 10], "relu"))
+        ['fc1', 'act1', 'fc2']
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{i}"] = nn.Linear(fan_in, fan_out)
@@ -36,6 +42,13 @@ class FullyConnected(nn.Sequential):
     Args:
         sizes: numbers of units from the input to the output, at least two.
         activation: the activation between the layers: linear (none), tanh, relu, leaky_relu or selu.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks import FullyConnected
+        >>> network = FullyConnected([784, 300, 10], activation="relu")
+        >>> network(torch.randn(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
     """
 
     def __init__(self, sizes: list[int], activation: Activation) -> None:
@@ -67,6 +80,15 @@ class MLP(FullyConnected):
         activation: linear (none), tanh, relu, leaky_relu or selu.
         in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
         out_features: number of classes.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks import MLP
+        >>> network = MLP(depth=7, width=100, activation="tanh")
+        >>> sum(parameter.numel() for parameter in network.parameters())
+        130010
+        >>> network(torch.randn(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
     """
 
     def __init__(
@@ -89,6 +111,11 @@ class LeNet300(FullyConnected):
         activation: linear (none), tanh, relu, leaky_relu or selu.
         in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
         out_features: number of classes.
+
+    Example:
+        >>> from spl.networks import LeNet300
+        >>> [tuple(parameter.shape) for name, parameter in LeNet300().named_parameters() if name.endswith("weight")]
+        [(300, 784), (100, 300), (10, 100)]
     """
 
     def __init__(self, activation: Activation = "tanh", in_features: int = 784, out_features: int = 10) -> None:

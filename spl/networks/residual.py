@@ -16,7 +16,14 @@ def _convolution(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1) ->
 
 
 class ZeroPadShortcut(nn.Module):
-    """A shortcut without weights: the identity, averaged over stride × stride pixels, with zero channels appended."""
+    """A shortcut without weights: the identity, averaged over stride × stride pixels, with zero channels appended.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks.residual import ZeroPadShortcut
+        >>> ZeroPadShortcut(16, 32, stride=2)(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+    """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
@@ -40,6 +47,12 @@ class Block(nn.Module):
         fan_out: channels of the output.
         stride: stride of the first convolution.
         layers: number of 3×3 convolutions.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks.residual import Block
+        >>> Block(16, 32, stride=2, layers=2)(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
     """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int, layers: int) -> None:
@@ -72,6 +85,12 @@ class PreActivationBlock(nn.Module):
         fan_out: channels of the output.
         stride: stride of the first convolution.
         layers: number of 3×3 convolutions.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks.residual import PreActivationBlock
+        >>> PreActivationBlock(16, 32, stride=2, layers=2)(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
     """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int, layers: int) -> None:
@@ -133,6 +152,13 @@ class ResNet(ImageNetwork):
         width_multiplier: factor of the channels of the stages.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks import ResNet
+        >>> network = ResNet(blocks_per_stage=3, width_multiplier=0.25)  # ResNet-20, a quarter as wide
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     _block: ClassVar[type[Block] | type[PreActivationBlock]] = Block
@@ -175,6 +201,13 @@ class WideResNet(ResNet):
         width_multiplier: k, the factor of the channels of the stages.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks import WideResNet
+        >>> network = WideResNet(blocks_per_stage=1, width_multiplier=0.5)
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     _block = PreActivationBlock

@@ -29,6 +29,13 @@ class VGG16(ImageNetwork):
         width_multiplier: factor of the 64 to 512 channels and units of every layer but the last.
         in_channels: 1 for grey images, 3 for colour.
         num_classes: number of logits.
+
+    Example:
+        >>> import torch
+        >>> from spl.networks import VGG16
+        >>> network = VGG16(width_multiplier=0.1)
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 10) -> None:

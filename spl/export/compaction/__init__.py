@@ -28,6 +28,16 @@ class CompactResult:
     Attributes:
         network: the network, in evaluation mode; its modules keep their names.
         report: the cost, before and after.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import compact
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> result = compact(network, masks, torch.randn(5, 3))
+        >>> result.network.get_parameter("2.weight").shape
+        torch.Size([2, 2])
     """
 
     network: fx.GraphModule
@@ -59,12 +69,37 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     Raises:
         InputError: a mask does not fit the network, torch.fx cannot trace it, or the traced network computes something
             else.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import compact
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> result = compact(network, masks, torch.randn(5, 3))
+        >>> result.network.get_parameter("0.weight").shape  # two of four units are left
+        torch.Size([2, 3])
+        >>> masks.apply_(dict(network.named_parameters()))
+        >>> inputs = torch.randn(8, 3)
+        >>> torch.allclose(result.network(inputs), network(inputs), atol=1e-6)
+        True
     """
     return compact_(pruned_copy(network, masks), masks, example_input)
 
 
 def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
-    """Do what `compact` does to a network in evaluation mode with pruned weights of 0, which is used up."""
+    """Do what `compact` does to a network in evaluation mode with pruned weights of 0, which is used up.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export.compaction import compact_
+        >>> from spl.export.cost import pruned_copy
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> compact_(pruned_copy(network, masks), masks, torch.randn(5, 3)).report.after.parameters
+        14
+    """
     before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)

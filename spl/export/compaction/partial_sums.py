@@ -36,6 +36,13 @@ class PartialSum(nn.Module):
         constants: [C], the constants of the sum.
         places: for each addend, long [C_i], the places of its channels in the sum; -1 for a channel that is not in it.
         axis: the axis of the channels.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.compaction.partial_sums import PartialSum
+        >>> total = PartialSum(torch.tensor([10.0, 20.0, 30.0]), [torch.tensor([0]), torch.tensor([0, 2])], axis=1)
+        >>> total(torch.tensor([[1.0]]), torch.tensor([[2.0, 3.0]]))
+        tensor([[13., 20., 33.]])
     """
 
     constants: Tensor

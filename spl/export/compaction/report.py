@@ -28,6 +28,17 @@ class LayerReport:
         before: the cost before.
         after: the cost after; zero where the layer was removed.
         why: why dead units of the layer stay, or why none could be removed.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import compact
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> result = compact(network, masks, torch.randn(5, 3))
+        >>> layer = result.report.layers[0]
+        >>> layer.before.parameters, layer.after.parameters
+        (16, 8)
     """
 
     name: str
@@ -45,6 +56,20 @@ class CompactionReport:
         before: the cost of the whole network.
         after: the cost of the compact network.
         difference: the largest difference of their outputs for the example, relative to the largest output.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.export import compact
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+        >>> result = compact(network, masks, torch.randn(5, 3))
+        >>> print(result.report.table())
+        layer      parameters    multiply-accumulates     bytes  what stays, and why
+        -------  ------------  ----------------------  --------  ---------------------
+        0              16 → 8                  12 → 6   64 → 32
+        2              10 → 6                   8 → 4   40 → 24  no unit is dead
+        total         26 → 14                 20 → 10  104 → 56
     """
 
     layers: list[LayerReport]
