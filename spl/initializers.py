@@ -107,8 +107,7 @@ class LeCunNormal(Initializer):
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 1/fan_in."""
-        fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
-        weight.normal_(0.0, math.sqrt(1.0 / fan_in))
+        _fan_in_normal_(weight, 1.0)
 
 
 class GlorotNormal(Initializer):
@@ -116,8 +115,7 @@ class GlorotNormal(Initializer):
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/(fan_in + fan_out)."""
-        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
-        weight.normal_(0.0, math.sqrt(2.0 / (fan_in + fan_out)))
+        nn.init.xavier_normal_(weight)
 
 
 class HeNormal(Initializer):
@@ -125,8 +123,13 @@ class HeNormal(Initializer):
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/fan_in."""
-        fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
-        weight.normal_(0.0, math.sqrt(2.0 / fan_in))
+        _fan_in_normal_(weight, 2.0)
+
+
+def _fan_in_normal_(weight: Tensor, scale: float) -> None:
+    """Draw from N(0, scale/fan_in), as `nn.init.kaiming_normal_` up to the last bit of float64."""
+    fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
+    weight.normal_(0.0, math.sqrt(scale / fan_in))
 
 
 class Gaussian(Initializer):

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -39,6 +40,25 @@ def test_weights_are_normal_with_the_variance_of_their_layer(initializer, linear
         assert float((z.abs() < 1).float().mean()) == pytest.approx(0.683, abs=0.01)
         assert float((z.abs() > 2).float().mean()) == pytest.approx(0.0455, abs=0.005)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (10, 784), (64, 3, 3, 3), (7, 2, 9), (4, 4, 3, 3, 3)])
+@pytest.mark.parametrize(
+    ("initializer", "reference"),
+    [
+        (LeCunNormal(), partial(nn.init.kaiming_normal_, nonlinearity="linear")),
+        (HeNormal(), partial(nn.init.kaiming_normal_, nonlinearity="relu")),
+        (GlorotNormal(), nn.init.xavier_normal_),
+    ],
+    ids=["LeCunNormal", "HeNormal", "GlorotNormal"],
+)
+def test_variance_scaling_draws_the_numbers_that_torch_draws(initializer, reference, shape):
+    weight, expected = torch.empty(shape), torch.empty(shape)
+    torch.manual_seed(4)
+    initializer.fill_(weight)
+    torch.manual_seed(4)
+    reference(expected)
+    assert torch.equal(weight, expected)
 
 
 def test_fan_in_of_a_grouped_convolution_counts_one_group():
