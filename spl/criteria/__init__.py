@@ -12,7 +12,7 @@
 | `ShuffledInLayers`, `RedrawnWeights` | what the criterion that they wrap does | its own |
 """
 
-from spl.criteria.connection_sensitivity import ConnectionSensitivity
+from spl.criteria.connection_sensitivity import FORCE, ConnectionSensitivity, IterativeSNIP
 from spl.criteria.controls import RedrawnWeights, ShuffledInLayers
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.data_free import Magnitude, Random
@@ -20,7 +20,6 @@ from spl.criteria.grasp import GraSP
 from spl.criteria.losses import Targets, scoring_loss
 from spl.criteria.ntk_sap import NTKSAP
 from spl.criteria.phew import PHEW
-from spl.criteria.skeletonization import FORCE, IterativeSNIP
 from spl.criteria.synflow import SynFlow
 
 __all__ = [
