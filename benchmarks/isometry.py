@@ -26,7 +26,7 @@ from pruned_networks import NETWORKS, Pruned, pruned, scoring_batches
 from tabulate import tabulate
 from torch import Tensor
 
-from spl.isometry import ApproximateIsometry, Correction, GradientDescentIsometry, Layer
+from spl.isometry import ApproximateIsometry, Correction, GradientDescentIsometry, PrunedLayer
 from spl.isometry.structure import heaviest_matching
 
 
@@ -37,7 +37,7 @@ class AlternatingProjections(Correction):
         super().__init__(1.0)
         self.iterations = iterations
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Project each layer `iterations` times."""
         for layer in layers:
             kept = layer.mask.flatten(1)
@@ -54,7 +54,7 @@ class MatchingAlone(Correction):
     def __init__(self) -> None:
         super().__init__(1.0)
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Replace the weights of each layer by its matching."""
         for layer in layers:
             weight, kept = layer.weight.flatten(1), layer.mask.flatten(1)

@@ -6,10 +6,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spl.isometry.correction import Layer
+from spl.isometry.correction import PrunedLayer
 from spl.isometry.operator import Frequencies
 from spl.isometry.solver import KeptEntries, _first_minimum, minimize
 
+STRIDED = {"stride": [2], "groups": 2}
 NO_FLOOR = torch.zeros(1, dtype=torch.float64)
 
 
@@ -21,8 +22,8 @@ def dense(n: int, m: int, problems: int = 1) -> KeptEntries:
     "matrices",
     [
         KeptEntries(torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0)) < 0.4),
-        Frequencies(Layer("k", torch.randn(3, 4, 3, 2), torch.rand(3, 4, 3, 2) < 0.5, 1.0)),
-        Frequencies(Layer("k", torch.randn(4, 2, 3), torch.rand(4, 2, 3) < 0.9, 1.0, {"stride": [2], "groups": 2})),
+        Frequencies(PrunedLayer("k", torch.randn(3, 4, 3, 2), torch.rand(3, 4, 3, 2) < 0.5, 1.0)),
+        Frequencies(PrunedLayer("k", torch.randn(4, 2, 3), torch.rand(4, 2, 3) < 0.9, 1.0, STRIDED)),
     ],
 )
 def test_gather_is_the_adjoint_of_spread(matrices):

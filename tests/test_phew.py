@@ -4,7 +4,7 @@ from subjects import chain, subject
 from torch import nn
 
 from spl.criteria import PHEW
-from spl.criteria.phew import Steps, first_walks
+from spl.criteria.phew import Transitions, first_walks
 from spl.errors import InputError
 from spl.masks.top_k import top_k
 from spl.networks import MLP, VGG16, LeNet300, ResNet, WideResNet
@@ -38,7 +38,7 @@ def test_walks_through_a_network_with_one_way_each_by_hand():
 def test_steps_are_taken_in_proportion_to_the_weights():
     edges = torch.tensor([[[1.0, 2.0], [0.0, 5.0]], [[0.0, 0.0], [3.0, 1.0]]]).double()  # 2 units, 2 ends, 2 taps
     units = torch.tensor([0, 1]).repeat(20_000)
-    ends, taps = Steps(edges).take(units, torch.Generator().manual_seed(0))
+    ends, taps = Transitions(edges).sample(units, torch.Generator().manual_seed(0))
     counts = torch.zeros(2, 2, 2).double().index_put((units, ends, taps), torch.ones(len(units)).double(), True)
     torch.testing.assert_close(counts / 20_000, edges / edges.sum((1, 2), keepdim=True), atol=0.01, rtol=0)
     assert counts[0, 1, 0] == counts[1, 0, 0] == 0

@@ -10,7 +10,7 @@ from torch import nn
 
 from spl.criteria import Magnitude, SynFlow
 from spl.criteria.schedules import Exponential, OneShot
-from spl.criteria.synaptic_flow import Flow
+from spl.criteria.synaptic_flow import SynapticFlow
 from spl.functional.linearized import path_gradients
 from spl.masks.masks import Masks
 from spl.masks.top_k import top_k
@@ -134,10 +134,10 @@ def test_no_layer_collapses_where_one_shot_pruning_loses_some():
 def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_die(
     monkeypatch, network, shape, precision
 ):
-    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._SEARCH_INTERVAL", 1)
     network = network().to(precision).train()
     parameters = dict(network.named_parameters())
-    flow = Flow(network, parameters, torch.zeros(1, *shape, dtype=precision))
+    flow = SynapticFlow(network, parameters, torch.zeros(1, *shape, dtype=precision))
     for density in (1.0, 0.5, 0.2, 0.05):
         for p in parameters.values():
             p.data[torch.rand_like(p) > density] = 0.0
@@ -150,9 +150,9 @@ def test_flow_is_the_gradient_of_the_sum_over_paths_while_weights_and_channels_d
 
 
 def test_dead_channels_drop_out_of_the_products(monkeypatch):
-    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._SEARCH_INTERVAL", 1)
     network = chain([[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]])
-    flow = Flow(network, ["fc1.weight", "fc2.weight", "fc3.weight"], torch.zeros(1, 2))
+    flow = SynapticFlow(network, ["fc1.weight", "fc2.weight", "fc3.weight"], torch.zeros(1, 2))
     network.fc1.weight.data[0] = 0.0
     flow.scores()
     assert [tuple(layer.weight.shape) for layer in flow.layers.values()] == [(1, 2), (2, 1), (1, 2)]
@@ -185,7 +185,7 @@ def test_a_layer_that_the_output_does_not_need_has_no_flow():
 
 
 def test_rounds_share_their_work_and_give_the_masks_of_rounds_that_do_not(monkeypatch):
-    monkeypatch.setattr("spl.criteria.synaptic_flow._ROUNDS", 1)
+    monkeypatch.setattr("spl.criteria.synaptic_flow._SEARCH_INTERVAL", 1)
     network = ResNet(1)
     weights = prunable_parameters(network)
     batches = [(torch.zeros(1, 3, 16, 16), torch.zeros(1))]

@@ -67,10 +67,10 @@ class NTKSAP(Criterion):
                 others = {name: w + self.perturbation * torch.randn_like(w) for name, w in weights.items()}
                 z = torch.randn(inputs.shape, dtype=inputs.dtype).to(inputs.device)
                 scale = 2 / (self.draws * len(z))
-                g = _outputs(subject.network, leaves, others, z)
-                f, gradients = _pulled(subject.network, leaves, weights, z, g, scale)
+                g = _output(subject.network, leaves, others, z)
+                f, gradients = _output_and_gradients(subject.network, leaves, weights, z, g, scale)
                 torch._foreach_add_(total, gradients)
-                _, gradients = _pulled(subject.network, leaves, others, z, f, scale)
+                _, gradients = _output_and_gradients(subject.network, leaves, others, z, f, scale)
                 torch._foreach_add_(total, gradients)
         torch._foreach_abs_(total)
         return dict(zip(leaves, total, strict=True))
@@ -82,20 +82,20 @@ def _masked(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, T
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor) -> Tensor:
+def _output(network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor) -> Tensor:
     """f(z; θ ⊙ m)."""
     outputs: Tensor = substituted(network, _masked(weights, masks), methodcaller("__call__", z))
     return outputs
 
 
-def _pulled(
+def _output_and_gradients(
     network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor, other: Tensor, scale: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """f(z; θ ⊙ m), and the gradient with respect to m of its half of scale/2 · ‖f − other‖²."""
 
-    def work(network: nn.Module) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def evaluate(network: nn.Module) -> tuple[Tensor, tuple[Tensor, ...]]:
         f = network(z)
         change = scale * (f.detach() - other)
         return f.detach(), torch.autograd.grad(f, list(masks.values()), change, materialize_grads=True)
 
-    return substituted(network, _masked(weights, masks), work)
+    return substituted(network, _masked(weights, masks), evaluate)

@@ -72,8 +72,8 @@ def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator)
         keep: how many edges to use.
         generator: on the CPU.
     """
-    forth = [Steps(layer.transpose(0, 1)) for layer in layers]
-    back = [Steps(layer) for layer in layers]
+    forth = [Transitions(layer.transpose(0, 1)) for layer in layers]
+    back = [Transitions(layer) for layer in layers]
     unused = torch.iinfo(torch.int64).max
     first = [torch.full(layer.shape, unused) for layer in layers]
     walks, used, before = 0, 0.0, -math.inf
@@ -86,48 +86,54 @@ def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator)
     return [f.masked_fill(f == unused, -1) for f in first]
 
 
-def _walk_forth(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+def _walk_forth(steps: list["Transitions"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
     """Walk from the inputs, each in turn; a unit that several inputs of the next layer come from takes any of them."""
     units = walks // 2 % first[0].shape[1]
     outputs = first[0].shape[1]
     for step, seen in zip(steps, first, strict=True):
         fan = seen.shape[1] // outputs
         units = units * fan + torch.randint(fan, units.shape, generator=generator)
-        ends, taps = step.take(units, generator)
-        _note(seen, ends, units, taps, walks)
+        ends, taps = step.sample(units, generator)
+        _record_(seen, ends, units, taps, walks)
         units, outputs = ends, seen.shape[0]
 
 
-def _walk_back(steps: list["Steps"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
+def _walk_back(steps: list["Transitions"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
     """Walk from the outputs, each in turn, to the inputs."""
     units = walks // 2 % first[-1].shape[0]
     inputs = first[-1].shape[0]
     for step, seen in zip(reversed(steps), reversed(first), strict=True):
         units = units // (inputs // seen.shape[0])
-        ends, taps = step.take(units, generator)
-        _note(seen, units, ends, taps, walks)
+        ends, taps = step.sample(units, generator)
+        _record_(seen, units, ends, taps, walks)
         units, inputs = ends, seen.shape[1]
 
 
-def _note(seen: Tensor, outputs: Tensor, inputs: Tensor, taps: Tensor, walks: Tensor) -> None:
+def _record_(seen: Tensor, outputs: Tensor, inputs: Tensor, taps: Tensor, walks: Tensor) -> None:
     edges = (outputs * seen.shape[1] + inputs) * seen.shape[2] + taps
     seen.view(-1).scatter_reduce_(0, edges, walks, "amin")
 
 
-class Steps:
-    """Where a walk may go from each unit of a layer, by inversion of the cumulative sums of all edges in a row."""
+class Transitions:
+    """The steps that a walk may take from each unit of a layer, sampled by inverse transform.
+
+    One cumulative sum runs over the edges of all units.
+
+    Args:
+        edges: non-negative edge weights [units, ends, taps].
+    """
 
     def __init__(self, edges: Tensor) -> None:
         units, ends, self.taps = edges.shape
         self.edges = ends * self.taps
         weights = edges.reshape(units, -1)
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)  # no way on: any way
-        self.sums = torch.cat([weights.new_zeros(1), weights.flatten().cumsum(0)])
+        self.cumulative = torch.cat([weights.new_zeros(1), weights.flatten().cumsum(0)])
 
-    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One random step from each of `units`: the unit at its end, and the tap."""
-        low, high = self.sums[units * self.edges], self.sums[(units + 1) * self.edges]
-        aims = low + (high - low) * torch.rand(units.shape, generator=generator, dtype=torch.float64)
-        found = torch.searchsorted(self.sums, aims, right=True) - 1
+        low, high = self.cumulative[units * self.edges], self.cumulative[(units + 1) * self.edges]
+        targets = low + (high - low) * torch.rand(units.shape, generator=generator, dtype=torch.float64)
+        found = torch.searchsorted(self.cumulative, targets, right=True) - 1
         edges = found.clamp(max=(units + 1) * self.edges - 1) - units * self.edges  # where rounding went up to `high`
         return edges // self.taps, edges % self.taps

@@ -21,13 +21,20 @@ from spl.functional.linearized import (
 )
 from spl.functional.substitution import substituted
 
-_ROUNDS = 5  # from one search for dead channels to the next
-_FEW = 4  # a product of patches is the faster where there are so many times more channels than positions, and
-_FEWER = 1  # channel by channel of a position is the faster order in memory where there are so many times more
-_WORTH = 0.9  # dead channels are dropped where that spares a tenth of a layer's products
+_SEARCH_INTERVAL = 5
+"""The rounds from one search for dead channels to the next."""
+
+_PATCHES_ABOVE = 4
+"""The ratio of channels to positions above which a convolution is faster as a product of patches."""
+
+_LAST_FROM = 1
+"""The ratio of channels to positions from which `torch.channels_last` is the faster memory format."""
+
+_DROP_BELOW = 0.9
+"""Dead channels are dropped where fewer than this share of a layer's products are left."""
 
 
-class Flow:
+class SynapticFlow:
     """|w| ⊙ ∂R/∂|w| of `spl.functional.linearized.path_gradients`, again and again while weights become 0.
 
     What takes the time of a round is done once or not at all: absolute weights and scores stay where they are in
@@ -46,12 +53,12 @@ class Flow:
         self.ones = one_example(inputs)
         self.scored = {name: parameters[name] for name in names}
         owners = {id(parameter): name for name, parameter in self.scored.items()}
-        self.layers: dict[str, _Layer] = {}
+        self.layers: dict[str, _FlowLayer] = {}
         self.forwards = linear_forwards(network)
         for module in network.modules():
             name = owners.get(id(getattr(module, "weight", None)))
             if name is not None and _is_product(module):
-                layer = self.layers.setdefault(name, _Layer(module.weight))
+                layer = self.layers.setdefault(name, _FlowLayer(module.weight))
                 self.forwards[module] = partial(layer.forward, module)
             elif name is None and scales(module):
                 self.forwards[module] = partial(times, batch_norm_scale(module).detach())
@@ -67,17 +74,17 @@ class Flow:
         others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
         leaves = [*others.values(), *(layer.begin() for layer in layers)]
 
-        def work(linear: nn.Module) -> tuple[Tensor | None, ...]:
+        def backpropagate(linear: nn.Module) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(linear(self.ones).sum(), leaves, allow_unused=True)
 
         with torch.enable_grad(), forwards(self.forwards):
-            gradients = substituted(self.network, self.state | others, work)
+            gradients = substituted(self.network, self.state | others, backpropagate)
         scores = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.scored.items() if n not in self.layers}
         for (name, other), gradient in zip(others.items(), gradients, strict=False):
             if gradient is not None:
                 scores[name] = gradient.mul_(other.detach())
         for (name, layer), gradient in zip(self.layers.items(), gradients[len(others) :], strict=True):
-            scores[name] = layer.end(gradient, drop=self.rounds % _ROUNDS == 0)
+            scores[name] = layer.end(gradient, drop=self.rounds % _SEARCH_INTERVAL == 0)
         return {name: scores[name] for name in self.scored}
 
 
@@ -89,7 +96,7 @@ def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
     return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
-class _Layer:
+class _FlowLayer:
     """A matrix or kernel [out, in, ...] without sign, of which only rows and columns that carry flow are multiplied."""
 
     def __init__(self, parameter: Tensor) -> None:
@@ -123,8 +130,8 @@ class _Layer:
         window = zip(x.shape[2:], kernel, dilation, padding, stride, strict=True)
         sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in window]
         positions = math.prod(sides)
-        if len(self.weight) <= _FEW * positions:
-            order = torch.channels_last if len(self.weight) >= _FEWER * positions else torch.contiguous_format
+        if len(self.weight) <= _PATCHES_ABOVE * positions:
+            order = torch.channels_last if len(self.weight) >= _LAST_FROM * positions else torch.contiguous_format
             images, kernels = (tensor.contiguous(memory_format=order) for tensor in (x, self.leaf))
             return F.conv2d(images, kernels, None, stride, padding, dilation)
         patches = F.unfold(x, kernel, dilation, padding, stride)
@@ -163,7 +170,7 @@ class _Layer:
         flat = self.gradient.flatten(1)
         rows = flat.amax(1) > 0
         columns = flat.amax(0).view(len(self.columns), -1).amax(1) > 0
-        if 0 < int(rows.sum()) * int(columns.sum()) < _WORTH * rows.numel() * columns.numel():
+        if 0 < int(rows.sum()) * int(columns.sum()) < _DROP_BELOW * rows.numel() * columns.numel():
             self.rows, self.columns = self.rows[rows], self.columns[columns]
             self.weight = self.scores.new_empty(len(self.rows), len(self.columns), *self.scores.shape[2:])
             self.gradient, self.is_whole = torch.empty_like(self.weight), False
@@ -173,7 +180,7 @@ class _Product(torch.autograd.Function):
     """x Wᵀ, with a gradient of W that goes where the scores are."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, leaf: Tensor, layer: _Layer) -> Tensor:
+    def forward(ctx: Any, x: Tensor, leaf: Tensor, layer: _FlowLayer) -> Tensor:
         ctx.x, ctx.layer = x, layer
         return F.linear(x, leaf.flatten(1))
 

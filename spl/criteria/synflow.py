@@ -3,7 +3,7 @@
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.objective import floating_inputs
 from spl.criteria.schedules import Exponential
-from spl.criteria.synaptic_flow import Flow
+from spl.criteria.synaptic_flow import SynapticFlow
 
 
 class SynFlow(Criterion):
@@ -22,5 +22,5 @@ class SynFlow(Criterion):
         flow = subject.memo.get(self)
         if flow is None or flow.network is not subject.network:
             inputs = floating_inputs(subject.first_batch, "SynFlow")
-            flow = subject.memo[self] = Flow(subject.network, subject.weights, inputs)
+            flow = subject.memo[self] = SynapticFlow(subject.network, subject.weights, inputs)
         return flow.scores()

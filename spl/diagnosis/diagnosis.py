@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from spl.diagnosis.layers import Layer, LayerSpectrum, measure_layers
+from spl.diagnosis.layers import LayerDiagnosis, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
 from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
@@ -35,7 +35,7 @@ class Diagnosis:
         verdict: will it train, why, and what to change.
     """
 
-    layers: dict[str, Layer]
+    layers: dict[str, LayerDiagnosis]
     jacobian: Spectrum
     evidence: Evidence
     verdict: Verdict
@@ -56,14 +56,14 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """All of it; numbers that JSON cannot write, infinite or none, are strings."""
-        return json.dumps(_writable(asdict(self)), indent=2)
+        return json.dumps(_encoded(asdict(self)), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """What `to_json` wrote."""
-        read = _readable(json.loads(text))
+        read = _decoded(json.loads(text))
         layers = {
-            name: Layer(**layer | {"jacobian": LayerSpectrum(**layer["jacobian"])})
+            name: LayerDiagnosis(**layer | {"jacobian": LayerSpectrum(**layer["jacobian"])})
             for name, layer in read["layers"].items()
         }
         return cls(layers, Spectrum(**read["jacobian"]), Evidence(**read["evidence"]), Verdict(**read["verdict"]))
@@ -86,7 +86,7 @@ class Diagnosis:
         return "\n".join([table, "", *findings, "", fill(str(self.verdict), max(map(len, table.splitlines())))])
 
 
-def _row(name: str, layer: Layer) -> list[Any]:
+def _row(name: str, layer: LayerDiagnosis) -> list[Any]:
     off = layer.kept - layer.on_paths
     shares = [f"{layer.sparsity:.4f}", off, layer.dead_inputs, layer.dead_outputs]
     isometry = [f"{layer.residual:.3f}", f"{layer.floor:.3f}"]
@@ -132,7 +132,7 @@ def diagnose(
     with undisturbed(network, "batch"):
         layers = measure_layers(network, kept, paths.weights, *first, gains or {})
         right = network(first[0]).argmax(1) == first[1]
-        linear = _linear(network, first[0])
+        linear = _is_linear(network, first[0])
         loss = trial_loss(network, Masks(kept), inputs, labels)
     spectrum = Spectrum.of(singular_values(network, inputs, chunk, "batch"))
     collapsed = [name for name, layer in layers.items() if layer.collapsed]
@@ -141,7 +141,7 @@ def diagnose(
         reached=int(paths.outputs.sum()),
         collapsed=", ".join(name.removesuffix(".weight") for name in collapsed),
         limit=min((limits[name] for name in collapsed if limits and name in limits), default=None),
-        seen=_seen(inputs, paths.inputs),
+        seen=_share_of_variance(inputs, paths.inputs),
         signal=spectrum.max,
         trial=loss,
         linear=linear,
@@ -151,7 +151,7 @@ def diagnose(
     return Diagnosis(layers, spectrum, evidence, judge(evidence))
 
 
-def _linear(network: nn.Module, inputs: Tensor) -> bool:
+def _is_linear(network: nn.Module, inputs: Tensor) -> bool:
     """Whether the output at the mean of two examples is the mean of their outputs, to a thousandth."""
     outputs = network(inputs).detach()
     between = network((inputs + inputs.flip(0)) / 2).detach()
@@ -159,24 +159,24 @@ def _linear(network: nn.Module, inputs: Tensor) -> bool:
     return bool(error.norm() <= 1e-3 * (outputs - outputs.mean(0)).norm())
 
 
-def _seen(inputs: Tensor, reached: Tensor) -> float:
+def _share_of_variance(inputs: Tensor, reached: Tensor) -> float:
     """The share of the variance over examples that lies in the inputs reached; their share where nothing varies."""
     variance = inputs.double().var(0, correction=0)
     variance = variance if bool(variance.any()) else torch.ones_like(variance)
     return float(variance[reached].sum() / variance.sum())
 
 
-def _writable(value: Any) -> Any:
+def _encoded(value: Any) -> Any:
     """With strings for numbers that are not finite, and dictionaries for named tuples."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {key: _writable(item) for key, item in value.items()}
+        return {key: _encoded(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
-def _readable(value: Any) -> Any:
-    """The inverse of `_writable`."""
+def _decoded(value: Any) -> Any:
+    """The inverse of `_encoded`."""
     if isinstance(value, dict):
-        return {key: _readable(item) for key, item in value.items()}
+        return {key: _decoded(item) for key, item in value.items()}
     return float(value) if value in ("inf", "-inf", "nan") else value

@@ -34,7 +34,7 @@ class LayerSpectrum(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerDiagnosis:
     """What was measured of one layer.
 
     Attributes:
@@ -125,7 +125,7 @@ def measure_layers(
     inputs: Tensor,
     labels: Tensor,
     gains: Mapping[str, float],
-) -> dict[str, Layer]:
+) -> dict[str, LayerDiagnosis]:
     """Measure the layers whose weights `masks` names, at the examples given; `network` as it is, in its own mode."""
     weights = {name: p for name, p in network.named_parameters() if name in masks}
     modules: dict[str, Any] = {name: network.get_submodule(name.rpartition(".")[0]) for name in masks}
@@ -141,7 +141,7 @@ def measure_layers(
         gain = gains.get(name, 1.0)
         live = weight.detach().double().masked_fill(~mask, 0.0)
         dead_outputs, dead_inputs = _dead_sides(mask, module)
-        layers[name] = Layer(
+        layers[name] = LayerDiagnosis(
             weights=mask.numel(),
             kept=int(mask.sum()),
             on_paths=int(on_paths[name].sum()),
@@ -165,7 +165,7 @@ def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
 
 
 def _jacobian(weight: Tensor, module: Any, seen: _Pass) -> LayerSpectrum:
-    """The spectrum of D W; see `Layer.jacobian`."""
+    """The spectrum of D W; see `LayerDiagnosis.jacobian`."""
     if isinstance(module, _ConvNd):
         slope = 1.0 if seen.slopes is None else float(seen.slopes.double().square().mean().sqrt())
         sizes = [min(size, _PIXELS) for size in seen.input_shape[-(weight.ndim - 2) :]]

@@ -53,17 +53,17 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
         masks: bool, by the name of a layer's weight; other parameters are kept.
         inputs: [N, ...]; only its shape counts.
     """
-    whole = _Whole(network, inputs[:1])
-    weights = {name: torch.ones_like(p) for name, p in whole.named_parameters() if not name.endswith("bias")}
+    gated = _GatedNetwork(network, inputs[:1])
+    weights = {name: torch.ones_like(p) for name, p in gated.named_parameters() if not name.endswith("bias")}
     weights |= {f"network.{name}": mask.to(weights[f"network.{name}"]) for name, mask in masks.items()}
     layers = {network.get_submodule(name.rpartition(".")[0]) for name in masks}
     with undisturbed(network), _counting_paths(network, layers):
-        found = {name: gradient > 0 for name, gradient in path_gradients(whole, weights, inputs).items()}
-    on_paths = {name: found[f"network.{name}"] & mask.to(whole.gate.device) for name, mask in masks.items()}
-    return Paths(on_paths, found["gate"], whole.reached)
+        positive = {name: gradient > 0 for name, gradient in path_gradients(gated, weights, inputs).items()}
+    on_paths = {name: positive[f"network.{name}"] & mask.to(gated.gate.device) for name, mask in masks.items()}
+    return Paths(on_paths, positive["gate"], gated.reached)
 
 
-class _Whole(nn.Module):
+class _GatedNetwork(nn.Module):
     """A network whose input passes through a gate of weights, and which notes what it reaches."""
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
@@ -79,7 +79,7 @@ class _Whole(nn.Module):
         return output
 
 
-class _Reached(torch.autograd.Function):
+class _IsPositive(torch.autograd.Function):
     """x > 0 as numbers, forward; g > 0 as numbers, backward."""
 
     @staticmethod
@@ -94,7 +94,7 @@ class _Reached(torch.autograd.Function):
 @contextmanager
 def _counting_paths(network: nn.Module, layers: set[nn.Module]) -> Iterator[None]:
     """Let `layers` say what they reach, and max pooling average."""
-    hooks = [layer.register_forward_hook(lambda _, __, output: _Reached.apply(output)) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda _, __, output: _IsPositive.apply(output)) for layer in layers]
     hooks += [
         module.register_forward_hook(_average)
         for module in network.modules()

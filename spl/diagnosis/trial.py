@@ -11,7 +11,7 @@ from spl.functional.optimizer import sgd
 from spl.functional.substitution import substituted
 from spl.masks.masks import BoundMasks, Masks
 
-STEPS, BATCH, LAST = 100, 100, 10
+STEPS, BATCH_SIZE, AVERAGED_STEPS = 100, 100, 10
 
 
 def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor) -> float:
@@ -34,14 +34,14 @@ def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor)
     bound = BoundMasks(masks, weights)
     losses = []
     for step in range(STEPS):
-        batch = torch.arange(step * BATCH, (step + 1) * BATCH, device=inputs.device) % len(inputs)
+        batch = torch.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE, device=inputs.device) % len(inputs)
         optimizer.zero_grad()
         losses.append(substituted(network, weights, partial(_backward, inputs[batch], labels[batch])))
         if not isfinite(losses[-1]):
             return inf
         bound.mask_gradients_()
         optimizer.step()
-    return sum(losses[-LAST:]) / LAST
+    return sum(losses[-AVERAGED_STEPS:]) / AVERAGED_STEPS
 
 
 def _backward(inputs: Tensor, labels: Tensor, network: nn.Module) -> float:

@@ -1,7 +1,7 @@
 """Isometry of layers: how far a layer is from it, and corrections that bring sparse layers back."""
 
 from spl.isometry.approximate import ApproximateIsometry
-from spl.isometry.correction import Change, Corrected, Correction, Layer, Residuals
+from spl.isometry.correction import Change, Corrected, Correction, PrunedLayer, Residuals
 from spl.isometry.edge_of_chaos import EdgeOfChaos
 from spl.isometry.givens import EOI
 from spl.isometry.gradient_descent import GradientDescentIsometry
@@ -17,8 +17,8 @@ __all__ = [
     "Correction",
     "EdgeOfChaos",
     "GradientDescentIsometry",
-    "Layer",
     "OperatorIsometry",
+    "PrunedLayer",
     "Residuals",
     "isometry_floor",
     "isometry_residual",

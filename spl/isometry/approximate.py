@@ -10,13 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spl.errors import InputError
-from spl.isometry.correction import Correction, Gain, Layer
+from spl.isometry.correction import Correction, Gain, PrunedLayer
 from spl.isometry.solver import KeptEntries, minimize
 from spl.isometry.structure import heaviest_matching
 
 _PULLS = (0.2, 0.5, 0.8, 1.0)
-_ALONE = 2**17  # weights from which a matrix is solved alone, without its empty rows and columns
-_BATCH = 2**24  # weights that are solved at once, at most
+_SOLVED_ALONE = 2**17  # weights from which a matrix is solved alone, without its empty rows and columns
+_SOLVED_AT_ONCE = 2**24  # weights that are solved at once, at most
 
 
 class ApproximateIsometry(Correction):
@@ -44,24 +44,25 @@ class ApproximateIsometry(Correction):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Solve matrices of one shape together, if they are small enough for it to pay; leave out empty ones."""
         blocks = [list(_blocks(layer)) for layer in layers]
-        batches = list(_batches([block for of_layer in blocks for block in of_layer if len(block.weight)]))
+        batches = list(_batches([block for layer_blocks in blocks for block in layer_blocks if len(block.weight)]))
         for batch in tqdm(batches, desc="Isometry", unit="batch", delay=1, leave=False, disable=None):
             self._solve(batch)
-        for layer, of_layer in zip(layers, blocks, strict=True):
-            _write(layer, of_layer)
+        for layer, layer_blocks in zip(layers, blocks, strict=True):
+            _write(layer, layer_blocks)
 
     def _solve(self, blocks: list["_Block"]) -> None:
         """Bring the blocks to their floors, each with the smallest pull that does."""
-        missed = self._missed(blocks, 0.0, max_iterations=0)
-        bound = [block for block in missed if block.bound]
-        missed = bound + self._missed([block for block in missed if not block.bound], 0.0, self.max_iterations)
+        unsolved = self._unsolved(blocks, 0.0, max_iterations=0)
+        overdetermined = [block for block in unsolved if block.is_overdetermined]
+        others = [block for block in unsolved if not block.is_overdetermined]
+        unsolved = overdetermined + self._unsolved(others, 0.0, self.max_iterations)
         for pull in _PULLS:
-            missed = self._missed(missed, pull, self.max_iterations)
+            unsolved = self._unsolved(unsolved, pull, self.max_iterations)
 
-    def _missed(self, blocks: list["_Block"], pull: float, max_iterations: int) -> list["_Block"]:
+    def _unsolved(self, blocks: list["_Block"], pull: float, max_iterations: int) -> list["_Block"]:
         """Solve the blocks from one pull on; those that do not come to their floor."""
         if not blocks:
             return []
@@ -94,7 +95,7 @@ class _Block:
     floor: float
 
     @property
-    def bound(self) -> bool:
+    def is_overdetermined(self) -> bool:
         """Whether fewer entries are kept than V Vᵀ = I has equations; else a descent from anywhere meets them."""
         n = len(self.mask)
         return 2 * int(self.mask.sum()) < n * (n + 1)
@@ -106,12 +107,12 @@ class _Block:
         return (1 - pull) * scale * self.weight + pull * self.matching
 
 
-def _blocks(layer: Layer) -> Iterator[_Block]:
+def _blocks(layer: PrunedLayer) -> Iterator[_Block]:
     for part, part_mask in zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True):
         mask = _wide(part_mask)
         rows, columns = mask.any(1), mask.any(0)
         live = int(rows.sum())
-        if mask.numel() <= _ALONE:
+        if mask.numel() <= _SOLVED_ALONE:
             rows, columns = torch.ones_like(rows), torch.ones_like(columns)
         precise = torch.promote_types(part.dtype, torch.float32)
         weight = _wide(part)[mask].to(precise) / layer.gain  # what is left out keeps nothing
@@ -130,17 +131,17 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _batches(blocks: list[_Block]) -> Iterator[list[_Block]]:
     """Blocks of one shape and precision, up to a size."""
-    alike: dict[object, list[_Block]] = defaultdict(list)
+    by_kind: dict[object, list[_Block]] = defaultdict(list)
     for block in blocks:
-        alone = block.mask.numel() > _ALONE
-        alike[id(block) if alone else (block.mask.shape, block.weight.dtype)].append(block)
-    for batch in alike.values():
-        size = max(1, _BATCH // max(1, batch[0].mask.numel()))
+        alone = block.mask.numel() > _SOLVED_ALONE
+        by_kind[id(block) if alone else (block.mask.shape, block.weight.dtype)].append(block)
+    for batch in by_kind.values():
+        size = max(1, _SOLVED_AT_ONCE // max(1, batch[0].mask.numel()))
         for start in range(0, len(batch), size):
             yield batch[start : start + size]
 
 
-def _write(layer: Layer, blocks: list[_Block]) -> None:
+def _write(layer: PrunedLayer, blocks: list[_Block]) -> None:
     """Put the results in the place of the weights."""
     for block, part, part_mask in zip(
         blocks, layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True

@@ -73,7 +73,7 @@ class Corrected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class PrunedLayer:
     """One pruned layer, to be corrected in place.
 
     Attributes:
@@ -149,7 +149,7 @@ class Correction(Seeded, ABC):
         drawn = {layer.name: layer.mask.to(masks[layer.name].device) for layer in layers}
         return Corrected(Masks({**masks, **drawn}), changes)
 
-    def _layers(self, network: nn.Module, masks: Masks) -> list[Layer]:
+    def _layers(self, network: nn.Module, masks: Masks) -> list[PrunedLayer]:
         parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
         masks.check_fits(parameters)
         gains = layer_gains(network) if isinstance(self.gain, str) else {}
@@ -162,11 +162,11 @@ class Correction(Seeded, ABC):
                 if not bool(weight.isfinite().all()):
                     raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
                 gain = self.gain if not isinstance(self.gain, str) else gains.get(name, 1.0)
-                layers.append(Layer(name, weight, mask, gain, convolution_geometry(network, name)))
+                layers.append(PrunedLayer(name, weight, mask, gain, convolution_geometry(network, name)))
         return layers
 
     @abstractmethod
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Correct the weights of `layers` in place; one that draws other masks changes those too."""
 
 
@@ -180,11 +180,11 @@ class _Before:
     vanishing: int
 
     @classmethod
-    def of(cls, layer: Layer, redraws: bool) -> "_Before":
+    def of(cls, layer: PrunedLayer, redraws: bool) -> "_Before":
         mask = layer.mask.clone() if redraws else layer.mask
-        return cls(mask, layer.weight[layer.mask], layer.residuals(), _vanishing(layer))
+        return cls(mask, layer.weight[layer.mask], layer.residuals(), _count_vanishing(layer))
 
-    def change(self, layer: Layer) -> Change:
+    def change(self, layer: PrunedLayer) -> Change:
         """What has become of it."""
         rank = structural_rank(layer.mask, layer.groups)
         return Change(
@@ -194,17 +194,17 @@ class _Before:
             rank=rank,
             gain=layer.gain,
             moved=self._moved(layer),
-            vanished=max(0, _vanishing(layer) - self.vanishing),
+            vanished=max(0, _count_vanishing(layer) - self.vanishing),
         )
 
-    def _moved(self, layer: Layer) -> float:
+    def _moved(self, layer: PrunedLayer) -> float:
         new, old = layer.weight[layer.mask].double(), self.kept.double()
         here = layer.weight[self.mask].double()
         square = (here - old).square().sum() + (new.square().sum() - here.square().sum()).clamp(min=0)
         return float((square / old.square().sum()).sqrt()) if old.any() else 0.0
 
 
-def _vanishing(layer: Layer) -> int:
+def _count_vanishing(layer: PrunedLayer) -> int:
     """How many weights are kept and below 1e-4 of the largest."""
     kept = layer.weight[layer.mask].abs()
     return int((kept < 1e-4 * kept.max()).sum()) if len(kept) else 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import sqrt
 
-from spl.isometry.correction import Correction, Layer
+from spl.isometry.correction import Correction, PrunedLayer
 
 
 class EdgeOfChaos(Correction):
@@ -17,7 +17,7 @@ class EdgeOfChaos(Correction):
         gain: σ_w; see `Correction`.
     """
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Scale every layer; one that lost every weight stays 0."""
         for layer in layers:
             mean_square = float(layer.weight.double().square().mean()) * layer.weight[0].numel()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spl.isometry.correction import Correction, Gain, Layer
+from spl.isometry.correction import Correction, Gain, PrunedLayer
 
 _PATIENCE = 8  # rounds in which no rotation fits, after which none is looked for
 
@@ -32,13 +32,13 @@ class EOI(Correction):
         super().__init__(gain)
         self.seed = seed
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Draw masks and weights of every layer."""
         generator = torch.Generator().manual_seed(self.start)
         for layer in layers:
             blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
             for weight, mask in blocks:
-                values, kept = _kernel(mask.shape, int(mask.sum()), generator)
+                values, kept = _draw_kernel(mask.shape, int(mask.sum()), generator)
                 weight.copy_(layer.gain * values)
                 mask.copy_(kept)
 
@@ -90,7 +90,7 @@ def _rotate_(matrix: Tensor, filled: Tensor, left: int, generator: torch.Generat
     return int(cost[fits].sum())
 
 
-def _kernel(shape: Sequence[int], entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw_kernel(shape: Sequence[int], entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Weights [out, in, ...] whose middle tap is a sparse orthogonal matrix, and a mask of `entries` of them."""
     n, m = sorted(shape[:2])
     matrix = sparse_orthogonal(n, m, entries, generator)

@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spl.errors import InputError
-from spl.isometry.correction import Correction, Gain, Layer
+from spl.isometry.correction import Correction, Gain, PrunedLayer
 
 
 class GradientDescentIsometry(Correction):
@@ -31,12 +31,12 @@ class GradientDescentIsometry(Correction):
         self.learning_rate = learning_rate
         self.iterations = iterations
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """See `Correction`; layers do not share weights, so each goes its way alone."""
         for layer in tqdm(layers, desc="Isometry", unit="layer", delay=1, leave=False, disable=None):
             self._descend(layer)
 
-    def _descend(self, layer: Layer) -> None:
+    def _descend(self, layer: PrunedLayer) -> None:
         blocks, kept = (tensor.chunk(layer.groups) for tensor in (layer.weight, layer.mask))
         frames = [_live_part(k) for k in kept]
         dead = sum(len(b) - len(f) for b, f in zip(blocks, frames, strict=True))  # outputs without a weight

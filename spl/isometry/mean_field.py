@@ -10,11 +10,11 @@ from torch import nn
 
 from spl.functional.layers import ACTIVATIONS, WEIGHTED
 
-_SMALL, _LARGE = 1 / 40, 1e4
-_RELU = 1 / 2
+_SMALL_VARIANCE, _LARGE_VARIANCE = 1 / 40, 1e4
+_RELU_MEAN_SQUARE_SLOPE = 1 / 2
 
 
-def critical_gain(activation: nn.Module, variance: float = _SMALL) -> float:
+def critical_gain(activation: nn.Module, variance: float = _SMALL_VARIANCE) -> float:
     """Return σ_w with σ_w² E[φ′(√q z)²] = 1, z ~ N(0, 1): gradients keep their mean square through φ and the layer.
 
     Poole et al. 2016, Schoenholz et al. 2017. Of ReLU it is √2 and of the identity 1 at any q. Of tanh it is 1.024 at
@@ -42,8 +42,8 @@ def bounded_gain(activation: nn.Module) -> float:
     Args:
         activation: φ, elementwise.
     """
-    slopes = [_mean_square_slope(activation, variance) for variance in (_SMALL, _LARGE)]
-    return float(1 / np.sqrt(max(*slopes, _RELU)))
+    slopes = [_mean_square_slope(activation, variance) for variance in (_SMALL_VARIANCE, _LARGE_VARIANCE)]
+    return float(1 / np.sqrt(max(*slopes, _RELU_MEAN_SQUARE_SLOPE)))
 
 
 def _mean_square_slope(activation: nn.Module, variance: float) -> float:

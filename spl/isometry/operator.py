@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spl.isometry.approximate import ApproximateIsometry
-from spl.isometry.correction import Layer
+from spl.isometry.correction import PrunedLayer
 from spl.isometry.residuals import operator_matrices
 from spl.isometry.solver import Matrices, minimize
 
@@ -25,7 +25,7 @@ class OperatorIsometry(ApproximateIsometry):
         max_iterations: L-BFGS iterations per layer.
     """
 
-    def correct_(self, layers: Sequence[Layer]) -> None:
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """See `Correction`."""
         spectra = {layer.name: Frequencies(layer) for layer in layers}
         super().correct_([layer for layer in layers if spectra[layer.name].is_matrix])
@@ -46,7 +46,7 @@ class Frequencies(Matrices):
         layer: the convolution.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: PrunedLayer) -> None:
         self.layer = layer
         dtype = torch.promote_types(layer.weight.dtype, torch.float32)
         spectrum, weights = self._spectrum(layer.weight.to(dtype))
