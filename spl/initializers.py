@@ -1,4 +1,4 @@
-"""Initial weights: orthogonal matrices and convolutions, variance scaling, Gaussian. Biases start at zero."""
+"""Initializers of weights: orthogonal matrices and convolutions, variance scaling, Gaussian. Biases start at zero."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,11 +11,14 @@ from spl.functional.layers import WEIGHTED
 
 
 class Initializer(ABC):
-    """Draws the weights of every Linear and convolutional layer from the global random stream; biases are 0."""
+    """A rule that draws the weights of Linear and convolutional layers from torch's global random stream.
+
+    Biases become 0.
+    """
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> None:
-        """Initialize `network` in place; other layers (normalization, embeddings) keep their own weights."""
+        """Initialize `network` in place; other layers (normalization, embeddings) keep the weights that they have."""
         for layer in network.modules():
             if isinstance(layer, WEIGHTED):
                 for block in layer.weight.chunk(getattr(layer, "groups", 1)):
@@ -25,16 +28,16 @@ class Initializer(ABC):
 
     @abstractmethod
     def fill_(self, weight: Tensor) -> None:
-        """Draw `weight` [out, in, ...] in place; of a grouped convolution each group's is drawn on its own."""
+        """Draw `weight` [out, in, ...] in place; it is called once for each group of a grouped convolution."""
 
 
 class Orthogonal(Initializer):
-    """Layerwise dynamical isometry (LDI): every singular value of every layer equals `gain`.
+    """The orthogonal initialization, or layerwise dynamical isometry (LDI): all singular values equal `gain`.
 
-    Matrices are uniform among the orthogonal ones (Saxe et al. 2014). Of convolutions it is the operator that is
-    orthogonal, not the reshaped kernel: at stride 1, on images whose borders wrap around, it keeps the norm of every
-    image where c_in ≤ c_out (Xiao et al. 2018, algorithm 1), and its transpose does where c_in > c_out, with any
-    stride. Section 4 of Lee et al. 2020, whose gain is 1 for every activation.
+    Matrices are uniformly distributed over the orthogonal ones (Saxe et al. 2014). For a convolution, the operator is
+    orthogonal, not the reshaped kernel. At stride 1, on images whose borders wrap around, it keeps the norm of every
+    image if c_in ≤ c_out (Xiao et al. 2018, algorithm 1). If c_in > c_out, its transpose does, at any stride.
+    See section 4 of Lee et al. 2020, whose gain is 1 for every activation.
 
     Args:
         gain: the value of every singular value.
@@ -53,7 +56,7 @@ class Orthogonal(Initializer):
             _copy_taps_(weight, self.gain * self._taps(weight))
 
     def _taps(self, weight: Tensor) -> Tensor:
-        """The convolution of an orthogonal matrix with k − 1 projections P and 1 − P along each axis."""
+        """Return the convolution of an orthogonal matrix with k − 1 pairs of projections P, 1 − P along each axis."""
         sizes = weight.shape[2:]
         taps = _orthogonal(weight)[(None,) * len(sizes)]
         for step in range(1, max(sizes)):
@@ -66,16 +69,17 @@ class Orthogonal(Initializer):
 
 
 class DeltaOrthogonal(Orthogonal):
-    """Orthogonal matrices, and kernels whose only tap, the middle one, is an orthogonal matrix.
+    """The delta-orthogonal initialization: kernels are 0 except for the middle tap, which is an orthogonal matrix.
 
-    Isometries as those of `Orthogonal`, and also on images with borders of zeros; Xiao et al. 2018, algorithm 2.
+    Linear layers get orthogonal matrices. The convolutions are isometries like those of `Orthogonal`, and also on
+    images that are padded with zeros. Xiao et al. 2018, algorithm 2.
 
     Args:
         gain: the value of every singular value.
     """
 
     def _taps(self, weight: Tensor) -> Tensor:
-        """Zeros, and a matrix in the middle."""
+        """Return taps of zeros with an orthogonal matrix in the middle."""
         sizes = weight.shape[2:]
         matrix = _orthogonal(weight)
         taps = matrix.new_zeros(*sizes, *matrix.shape)
@@ -84,13 +88,16 @@ class DeltaOrthogonal(Orthogonal):
 
 
 def _orthogonal(weight: Tensor) -> Tensor:
-    """A uniform matrix with orthonormal columns, as many as the smaller side of `weight` has, in float64."""
+    """Return a uniformly distributed matrix with orthonormal columns, in float64.
+
+    Its rows are as many as the larger side of `weight` has, its columns as many as the smaller.
+    """
     sides = sorted(weight.shape[:2], reverse=True)
     return nn.init.orthogonal_(torch.empty(*sides, dtype=torch.float64, device=weight.device))
 
 
 def _projection(size: int, like: Tensor) -> Tensor:
-    """The projection onto a random subspace: of each axis of a random frame, a coin decides whether it lies inside."""
+    """Return the projection onto a random subspace: each axis of a random frame lies inside with probability ½."""
     frame = nn.init.orthogonal_(like.new_empty(size, size))
     inside = frame[:, torch.rand(size, device=like.device) < 0.5]
     return inside @ inside.mT
@@ -103,7 +110,7 @@ def _copy_taps_(weight: Tensor, taps: Tensor) -> None:
 
 
 class LeCunNormal(Initializer):
-    """VS-L: N(0, 1/fan_in)."""
+    """LeCun's variance scaling (VS-L): N(0, 1/fan_in)."""
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 1/fan_in."""
@@ -111,7 +118,7 @@ class LeCunNormal(Initializer):
 
 
 class GlorotNormal(Initializer):
-    """VS-G: N(0, 2/(fan_in + fan_out)), Glorot & Bengio 2010."""
+    """Glorot's (Xavier) variance scaling (VS-G): N(0, 2/(fan_in + fan_out)), Glorot & Bengio 2010."""
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/(fan_in + fan_out)."""
@@ -119,7 +126,7 @@ class GlorotNormal(Initializer):
 
 
 class HeNormal(Initializer):
-    """VS-H: N(0, 2/fan_in), He et al. 2015."""
+    """He's (Kaiming) variance scaling (VS-H): N(0, 2/fan_in), He et al. 2015."""
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/fan_in."""
@@ -127,13 +134,16 @@ class HeNormal(Initializer):
 
 
 def _fan_in_normal_(weight: Tensor, scale: float) -> None:
-    """Draw from N(0, scale/fan_in), as `nn.init.kaiming_normal_` up to the last bit of float64."""
+    """Draw from N(0, scale/fan_in).
+
+    `nn.init.kaiming_normal_` draws the same numbers in float32, but differs in the last bits of float64.
+    """
     fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
     weight.normal_(0.0, math.sqrt(scale / fan_in))
 
 
 class Gaussian(Initializer):
-    """SG(γ): N(0, γ) whatever the layer's size.
+    """The scaled Gaussian SG(γ): N(0, γ), independent of the layer's size.
 
     Args:
         variance: γ, the variance (not the standard deviation) of every weight.

@@ -14,23 +14,27 @@ from spl.functional.undisturbed import BatchNormMode, undisturbed
 
 
 def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_norm: BatchNormMode = "eval") -> Tensor:
-    """Singular values of ∂logits/∂input at each example: [N, ...] → float64 [N, min(C, D)] on the CPU, descending.
+    """Return the singular values of the input-output Jacobian ∂logits/∂input at each example.
 
-    Exact. One forward and C backward passes serve a whole chunk of examples: in evaluation mode no example's
-    logits depend on another's input, so the gradient of a column's sum is that column's gradient at each. The C×D
-    Jacobians are reduced to triangles by QR, and the squares of the triangles' singular values are eigenvalues in
-    float64: the error is that of the network's own arithmetic, about 1e-7 of the largest value in float32.
+    They are exact. One forward and C backward passes serve a whole chunk of examples: in evaluation mode the logits
+    of one example don't depend on the input of another, so the gradient of a logit's sum over examples holds its
+    gradient at each example. QR reduces the C×D Jacobians to triangles. The squared singular values of a triangle are
+    computed as eigenvalues in float64. The error is that of the network's own arithmetic, about 1e-7 of the largest
+    value in float32.
 
     Args:
-        network: maps [N, ...] to logits [N, C]; left as it was found.
-        inputs: N examples, as the network takes them, on its device.
-        chunk: examples at a time, at most; memory grows with chunk, and not with N beyond the result.
-        batch_norm: see `undisturbed`; `batch` couples examples, and is then an approximation.
+        network: a network that maps [N, ...] to logits [N, C]. It is left as it was found.
+        inputs: Tensor [N, ...] of examples, as the network takes them, on its device.
+        chunk: the most examples to process at a time. Memory grows with it, and with N only by the result.
+        batch_norm: see `undisturbed`. With `batch`, examples depend on each other, and the values are approximate.
+
+    Returns:
+        Tensor [N, min(C, D)] on the CPU, in float64, descending; D is the size of one input.
 
     Raises:
         InputError: the output is not [N, C], or memory runs out.
     """
-    chunks = torch.tensor_split(inputs, math.ceil(len(inputs) / chunk))  # of equal size, so that none is of one
+    chunks = torch.tensor_split(inputs, math.ceil(len(inputs) / chunk))  # of equal size: BatchNorm refuses one example
     progress = tqdm(chunks, desc="Jacobian", unit="chunk", delay=1, leave=False, disable=None)
     with undisturbed(network, batch_norm), _memory_advice(len(chunks[0])):
         return torch.cat([_triangle_values(_input_jacobian(network, part)) for part in progress])
@@ -38,11 +42,11 @@ def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_
 
 @contextmanager
 def _memory_advice(chunk: int) -> Iterator[None]:
-    """Turn PyTorch's errors about memory into advice."""
+    """Turn out-of-memory errors of PyTorch into advice on the chunk."""
     try:
         yield
     except RuntimeError as error:
-        if "tried to allocate" not in str(error).lower():  # as torch says it of every device
+        if "tried to allocate" not in str(error).lower():  # the words are the same on every device
             raise
         raise InputError(
             f"The Jacobian spectrum ran out of memory at {chunk} examples at a time: lower the chunk "
@@ -51,7 +55,7 @@ def _memory_advice(chunk: int) -> Iterator[None]:
 
 
 def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
-    """∂logits/∂input: [n, ...] → [n, C, D]."""
+    """Return ∂logits/∂input [n, C, D] at inputs [n, ...]."""
     if not torch.is_floating_point(inputs):
         raise InputError(f"The Jacobian spectrum needs floating-point inputs to differentiate by, got {inputs.dtype}.")
     inputs = inputs.detach().requires_grad_()
@@ -71,7 +75,10 @@ def _input_jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _triangle_values(jacobian: Tensor) -> Tensor:
-    """Singular values of each matrix [n, C, D], descending, in float64 on the CPU; NaN where it is not finite."""
+    """Return the singular values of matrices [n, C, D], descending, in float64 on the CPU.
+
+    Those of a matrix that is not finite are NaN.
+    """
     tall = jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian
     if tall.dtype in (torch.bfloat16, torch.float16):
         tall = tall.float()
@@ -85,14 +92,14 @@ def _triangle_values(jacobian: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Statistics over the Jacobian singular values of all examples together.
+    """The statistics of the Jacobian singular values of all examples together.
 
     Attributes:
-        mean: their mean, 1 under dynamical isometry.
-        std: their standard deviation (of the population, as in the reference).
-        max: the largest of all.
-        min: the smallest of all.
-        condition: max / min; infinite where min is 0.
+        mean: the mean of the values, 1 under dynamical isometry.
+        std: the standard deviation of the values (of the population, as in the reference).
+        max: the largest value.
+        min: the smallest value.
+        condition: max / min; infinite if min is 0.
     """
 
     mean: float
@@ -103,7 +110,7 @@ class Spectrum:
 
     @classmethod
     def of(cls, values: Tensor) -> "Spectrum":
-        """The statistics of singular values of any shape."""
+        """Compute the statistics of a tensor of singular values, of any shape."""
         largest, smallest = float(values.max()), float(values.min())
         return cls(
             mean=float(values.mean()),
@@ -114,5 +121,5 @@ class Spectrum:
         )
 
     def as_dict(self) -> dict[str, float]:
-        """The statistics by name."""
+        """Return the statistics by name."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Isometry of layers: how far a layer is from it, and corrections that bring sparse layers back."""
+"""The isometry of layers: measures of the distance from it, and corrections that bring sparse layers back to it."""
 
 from spl.isometry.approximate import ApproximateIsometry
 from spl.isometry.correction import Change, Corrected, Correction, PrunedLayer, Residuals

@@ -1,4 +1,4 @@
-"""Approximate isometry: the kept weights of a layer at the least residual that its mask admits."""
+"""Approximate isometry: kept weights that bring each layer to the least residual that its mask allows."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,25 +14,26 @@ from spl.isometry.correction import Correction, Gain, PrunedLayer
 from spl.isometry.solver import KeptEntries, minimize
 from spl.isometry.structure import heaviest_matching
 
-_PULLS = (0.2, 0.5, 0.8, 1.0)
-_SOLVED_ALONE = 2**17  # weights from which a matrix is solved alone, without its empty rows and columns
-_SOLVED_AT_ONCE = 2**24  # weights that are solved at once, at most
+_PULLS = (0.2, 0.5, 0.8, 1.0)  # the values of p that are tried after 0
+_SOLVED_ALONE = 2**17  # a matrix of more entries is solved alone, without its empty rows and columns
+_SOLVED_AT_ONCE = 2**24  # the most entries in a batch of matrices
 
 
 class ApproximateIsometry(Correction):
-    """AI: min over the kept entries of ‖(C⊙W)(C⊙W)ᵀ − σ² I‖_F, layer by layer; kernels reshaped to matrices.
+    """Approximate isometry (AI): minimizes ‖(C⊙W)(C⊙W)ᵀ − σ² I‖_F over the kept weights of each layer.
 
-    Equation 8 of Lee et al. 2020, along the smaller side of each matrix, to the floor that the structural rank of
-    the mask sets (`isometry_floor`). A descent from the given weights ends in local optima a rank or more above it,
-    where rows have shrunk to nothing. So it starts from (1 − p) W + p σ M, where M, a maximum matching of the mask,
-    is an optimum itself, and among the matchings the one nearest to W, which is brought to the norm of M. The
-    smallest p that ends at the floor stays nearest to W: 0 where more entries are kept than V Vᵀ = σ² I has
-    equations, else nearly always 0.2; at 1 the matching itself is the answer.
+    This is equation 8 of Lee et al. 2020, taken along the smaller side of each matrix; kernels are reshaped to
+    matrices. The minimum is the floor that the structural rank of the mask sets (`isometry_floor`). A descent from
+    the given weights W ends in local optima a rank or more above the floor, where rows have shrunk to nothing.
+    So the descent starts from (1 − p) W + p σ M. M is a maximum matching of the mask, which is an optimum itself: of
+    all matchings it is the one nearest to W, and W is brought to its norm. The smallest p that ends at the floor
+    stays nearest to W. It is 0 if more entries are kept than V Vᵀ = σ² I has equations, and nearly always 0.2
+    otherwise. At p = 1 the matching itself is the answer.
 
     Args:
         gain: σ; see `Correction`.
-        tolerance: the gap to the floor, in units of σ², that will do.
-        max_iterations: L-BFGS iterations for each p.
+        tolerance: the gap to the floor at which a descent may end, in units of σ².
+        max_iterations: the most L-BFGS iterations for each p.
     """
 
     def __init__(self, gain: Gain = "mean_field", tolerance: float = 4e-4, max_iterations: int = 1000) -> None:
@@ -45,7 +46,7 @@ class ApproximateIsometry(Correction):
         self.max_iterations = max_iterations
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Solve matrices of one shape together, if they are small enough for it to pay; leave out empty ones."""
+        """Correct the layers; small matrices of the same shape are solved together, and empty ones are skipped."""
         blocks = [list(_blocks(layer)) for layer in layers]
         batches = list(_batches([block for layer_blocks in blocks for block in layer_blocks if len(block.weight)]))
         for batch in tqdm(batches, desc="Isometry", unit="batch", delay=1, leave=False, disable=None):
@@ -54,7 +55,7 @@ class ApproximateIsometry(Correction):
             _write(layer, layer_blocks)
 
     def _solve(self, blocks: list["_Block"]) -> None:
-        """Bring the blocks to their floors, each with the smallest pull that does."""
+        """Bring each block to its floor, with the smallest pull that succeeds."""
         unsolved = self._unsolved(blocks, 0.0, max_iterations=0)
         overdetermined = [block for block in unsolved if block.is_overdetermined]
         others = [block for block in unsolved if not block.is_overdetermined]
@@ -63,7 +64,7 @@ class ApproximateIsometry(Correction):
             unsolved = self._unsolved(unsolved, pull, self.max_iterations)
 
     def _unsolved(self, blocks: list["_Block"], pull: float, max_iterations: int) -> list["_Block"]:
-        """Solve the blocks from one pull on; those that do not come to their floor."""
+        """Solve the blocks from the start that `pull` gives, and return those that miss their floor."""
         if not blocks:
             return []
         masks = blocks[0].mask[None] if len(blocks) == 1 else torch.stack([block.mask for block in blocks])
@@ -78,14 +79,16 @@ class ApproximateIsometry(Correction):
 
 @dataclass
 class _Block:
-    """The matrix of one group of a layer, wide, without what is empty if it is large, in units of σ.
+    """The matrix of one group of a layer, in units of σ, with at least as many columns as rows.
+
+    A large matrix comes without its empty rows and columns.
 
     Attributes:
-        mask: bool [n, m]; the following are of what it keeps, row by row.
-        weight: the weights as they were given.
-        matching: ±1 at the places of a maximum matching, 0 elsewhere.
+        mask: bool [n, m]. The next three attributes hold one number for each entry that it keeps, row by row.
+        weight: the given weights.
+        matching: ±1 at the entries of a maximum matching, 0 elsewhere.
         result: the solution.
-        floor: the least residual of the rows that keep anything.
+        floor: the least residual of the rows that keep an entry.
     """
 
     mask: Tensor
@@ -96,12 +99,15 @@ class _Block:
 
     @property
     def is_overdetermined(self) -> bool:
-        """Whether fewer entries are kept than V Vᵀ = I has equations; else a descent from anywhere meets them."""
+        """Return whether fewer entries are kept than V Vᵀ = I has equations.
+
+        If not, a descent from anywhere solves them.
+        """
         n = len(self.mask)
         return 2 * int(self.mask.sum()) < n * (n + 1)
 
     def start(self, pull: float) -> Tensor:
-        """(1 − p) W + p M, with W brought to the norm of M."""
+        """Return (1 − p) W + p M, with W brought to the norm of M."""
         norm = self.weight.norm()
         scale = self.matching.norm() / norm if norm > 0 else 1.0
         return (1 - pull) * scale * self.weight + pull * self.matching
@@ -115,7 +121,7 @@ def _blocks(layer: PrunedLayer) -> Iterator[_Block]:
         if mask.numel() <= _SOLVED_ALONE:
             rows, columns = torch.ones_like(rows), torch.ones_like(columns)
         precise = torch.promote_types(part.dtype, torch.float32)
-        weight = _wide(part)[mask].to(precise) / layer.gain  # what is left out keeps nothing
+        weight = _wide(part)[mask].to(precise) / layer.gain  # rows and columns that are left out keep no entry
         if not (rows.all() and columns.all()):
             mask = mask[rows][:, columns]
         matched = heaviest_matching(weight, mask).to(part.device)
@@ -130,7 +136,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _batches(blocks: list[_Block]) -> Iterator[list[_Block]]:
-    """Blocks of one shape and precision, up to a size."""
+    """Group the blocks into batches of one shape and precision, up to `_SOLVED_AT_ONCE` entries."""
     by_kind: dict[object, list[_Block]] = defaultdict(list)
     for block in blocks:
         alone = block.mask.numel() > _SOLVED_ALONE
@@ -142,7 +148,7 @@ def _batches(blocks: list[_Block]) -> Iterator[list[_Block]]:
 
 
 def _write(layer: PrunedLayer, blocks: list[_Block]) -> None:
-    """Put the results in the place of the weights."""
+    """Write the results of the blocks into the weights of the layer."""
     for block, part, part_mask in zip(
         blocks, layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True
     ):

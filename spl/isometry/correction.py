@@ -1,4 +1,4 @@
-"""Correction: what brings a pruned network back before training, and what it reports."""
+"""The base class of corrections, which change a pruned network before training, and the report of what they changed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ Gain = Literal["mean_field"] | float
 
 
 class Residuals(NamedTuple):
-    """How far one layer is from isometry; see `spl.isometry.residuals`.
+    """The distances of one layer from isometry; see `isometry_residual` and `operator_residual`.
 
     Attributes:
-        matrix: of the reshaped weight.
-        operator: of the convolution; of a Linear layer, or a 1×1 convolution at stride 1, it equals `matrix`.
+        matrix: the residual of the weight, reshaped to a matrix.
+        operator: the residual of the convolution. For a Linear layer, or a 1×1 convolution at stride 1, it equals
+            `matrix`.
     """
 
     matrix: float
@@ -32,16 +33,16 @@ class Residuals(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a correction did to one layer, and how close it could have come.
+    """The change that a correction made to one layer, and how close to isometry the layer could have come.
 
     Attributes:
         before: the residuals of the pruned layer.
-        after: those of the corrected one.
-        floor: the least residual of a matrix under the layer's mask; see `isometry_floor`.
+        after: the residuals of the corrected layer.
+        floor: the least matrix residual of any weight under the layer's mask; see `isometry_floor`.
         rank: the structural rank of the mask.
-        gain: σ, the singular value that was aimed at.
-        moved: ‖ΔW‖ / ‖W‖, how far the weights went.
-        vanished: how many kept weights went below 1e-4 of the layer's largest.
+        gain: σ, the singular value that the correction aimed at.
+        moved: ‖ΔW‖ / ‖W‖, the relative change of the weights.
+        vanished: the number of kept weights that fell below 1e-4 of the layer's largest.
     """
 
     before: Residuals
@@ -53,7 +54,7 @@ class Change(NamedTuple):
     vanished: int
 
     def certificate(self) -> dict[str, float]:
-        """The residual, the floor, and what else says how good the correction is, for the record of a run."""
+        """Return the numbers that say how good the correction is, by name, for the record of a run."""
         return {
             "before": self.before.matrix,
             "residual": self.after.matrix,
@@ -66,7 +67,12 @@ class Change(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """The masks after a correction, those it was given unless it draws others, and what it did to each layer."""
+    """The result of a correction.
+
+    Attributes:
+        masks: the masks after the correction; the given ones, unless the correction draws its own.
+        changes: the change of each layer, by the name of its weight.
+    """
 
     masks: Masks
     changes: dict[str, Change]
@@ -74,14 +80,14 @@ class Corrected(NamedTuple):
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """One pruned layer, to be corrected in place.
+    """A pruned layer, to be corrected in place.
 
     Attributes:
-        name: of its weight.
-        weight: [out, in, ...], 0.0 where pruned.
-        mask: bool, in its shape; what is kept.
-        gain: σ, the singular value to bring it to.
-        geometry: stride, dilation and groups of a convolution; empty of other layers.
+        name: the name of the layer's weight.
+        weight: Tensor [out, in, ...], 0.0 where it is pruned.
+        mask: bool tensor in the shape of the weight, True where it is kept.
+        gain: σ, the singular value to bring the layer to.
+        geometry: the stride, dilation and groups of a convolution; empty for other layers.
     """
 
     name: str
@@ -92,12 +98,12 @@ class PrunedLayer:
 
     @property
     def groups(self) -> int:
-        """Into how many matrices the weight falls apart."""
+        """The number of matrices that the weight consists of, one for each group of the layer."""
         groups: int = self.geometry.get("groups", 1)
         return groups
 
     def residuals(self) -> Residuals:
-        """How far it is from σ times an isometry, computed in float64."""
+        """Return the distances of the layer from σ times an isometry, computed in float64."""
         exact = self.weight.double()
         matrix = float(isometry_residual(exact, self.gain, self.groups))
         shape = self.weight.shape[2:]
@@ -107,17 +113,19 @@ class PrunedLayer:
 
 
 class Correction(Seeded, ABC):
-    """Changes the kept weights of a pruned network before training.
+    """A change of the kept weights of a pruned network before training.
 
-    One that draws has an attribute `seed`, and begins its stream at `start`; see `spl.functional.seeds.Seeded`.
+    A correction that draws random numbers has an attribute `seed`, and its random stream begins at `start`; see
+    `spl.functional.seeds.Seeded`.
 
     Args:
-        gain: σ, the singular value to bring every layer to; mean_field for that of the activation which follows the
-            layer: √2 for ReLU, 1 for none, 1.024 for tanh, and never more than √2, so that signals cannot explode
-            whatever the activation; see `spl.isometry.mean_field.bounded_gain`. The paper's is 1 for every activation.
+        gain: σ, the singular value to bring every layer to. With `mean_field` it depends on the activation that
+            follows the layer: √2 for ReLU, 1 for none, 1.024 for tanh. It is never more than √2, so that signals
+            cannot explode whatever the activation; see `spl.isometry.mean_field.bounded_gain`. The paper's is 1 for
+            every activation.
 
     Attributes:
-        redraws: whether it draws masks of its own, which keep as many weights of each layer.
+        redraws: whether the correction draws masks of its own, which keep as many weights of each layer.
     """
 
     redraws: ClassVar[bool] = False
@@ -130,14 +138,14 @@ class Correction(Seeded, ABC):
         self.gain = gain
 
     def __call__(self, network: nn.Module, masks: Masks) -> Corrected:
-        """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 after it.
+        """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 afterwards.
 
-        Biases, normalization and layers without a mask are left alone. Shows a progress bar when it takes longer
-        than a second.
+        Biases, normalization layers and layers without a mask stay as they are. A progress bar appears if it takes
+        longer than a second.
 
         Args:
             network: the pruned network.
-            masks: what is kept of its parameters, by their names.
+            masks: the masks of its parameters, by parameter name.
 
         Raises:
             InputError: the masks do not fit the network, or weights are not finite.
@@ -167,12 +175,19 @@ class Correction(Seeded, ABC):
 
     @abstractmethod
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Correct the weights of `layers` in place; one that draws other masks changes those too."""
+        """Correct the weights of `layers` in place, and their masks too if the correction redraws them."""
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What must be known of a layer before it is corrected: masks may be drawn anew."""
+    """The state of a layer before its correction, with a copy of its mask if the correction draws another.
+
+    Attributes:
+        mask: the mask of the layer.
+        kept: the kept weights.
+        residuals: the distances from isometry.
+        vanishing: the number of kept weights below 1e-4 of the largest.
+    """
 
     mask: Tensor
     kept: Tensor
@@ -185,7 +200,7 @@ class _Before:
         return cls(mask, layer.weight[layer.mask], layer.residuals(), _count_vanishing(layer))
 
     def change(self, layer: PrunedLayer) -> Change:
-        """What has become of it."""
+        """Compare the corrected layer with this state."""
         rank = structural_rank(layer.mask, layer.groups)
         return Change(
             self.residuals,
@@ -205,15 +220,16 @@ class _Before:
 
 
 def _count_vanishing(layer: PrunedLayer) -> int:
-    """How many weights are kept and below 1e-4 of the largest."""
+    """Count the kept weights below 1e-4 of the largest."""
     kept = layer.weight[layer.mask].abs()
     return int((kept < 1e-4 * kept.max()).sum()) if len(kept) else 0
 
 
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
-    """stride, dilation and groups of the convolution whose weight is called `name`; empty where it is none.
+    """Return the stride, dilation and groups of the layer whose weight is called `name`, if it is a convolution.
 
-    The packed projections of attention to queries, keys and values are three groups.
+    For other layers the result is empty, except that the packed query, key and value projections of attention count
+    as three groups.
     """
     layer = network.get_submodule(name.rpartition(".")[0])
     if isinstance(layer, nn.MultiheadAttention):

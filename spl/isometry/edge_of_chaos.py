@@ -1,4 +1,4 @@
-"""Rescaling pruned layers back to the edge of chaos."""
+"""A correction that rescales pruned layers to the edge of chaos."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -7,10 +7,10 @@ from spl.isometry.correction import Correction, PrunedLayer
 
 
 class EdgeOfChaos(Correction):
-    """One factor a layer, after which its weights have the critical variance: fan_in · mean(W²) = σ_w².
+    """The rescaling of each layer by one factor to the critical variance, fan_in · mean(W²) = σ_w².
 
-    The mean is over all entries, pruned ones included: what pruning has taken from the variance is given back, and
-    signals keep their mean square, though not their directions. As the rescaling of SBP-SR, Hayou et al. 2021
+    The mean is over all entries, pruned ones included. So the variance that pruning has taken is given back: signals
+    keep their mean square, though not their directions. It is the rescaling of SBP-SR, Hayou et al. 2021
     (Robust Pruning at Initialization), computed from the weights alone.
 
     Args:
@@ -18,7 +18,7 @@ class EdgeOfChaos(Correction):
     """
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Scale every layer; one that lost every weight stays 0."""
+        """Rescale every layer; a layer that lost every weight stays 0."""
         for layer in layers:
             mean_square = float(layer.weight.double().square().mean()) * layer.weight[0].numel()
             if mean_square > 0:

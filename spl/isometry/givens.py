@@ -1,4 +1,4 @@
-"""Exactly orthogonal sparse weights, as products of Givens rotations."""
+"""A correction that draws exactly orthogonal sparse weights, as products of Givens rotations."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 from spl.isometry.correction import Correction, Gain, PrunedLayer
 
-_PATIENCE = 8  # rounds in which no rotation fits, after which none is looked for
+_PATIENCE = 8  # the search ends after so many rounds in a row in which no rotation fits
 
 
 class EOI(Correction):
-    """Exact orthogonal initialization: sparse weights with V Vᵀ = σ² I, drawn anew at the densities of the masks.
+    """Exact orthogonal initialization (EOI): new masks of the same densities, and sparse weights with V Vᵀ = σ² I.
 
     Nowak et al. 2024 (Sparser, Better, Deeper, Stronger). A random partial permutation is rotated in random planes of
-    its rows and columns until it has as many entries as the mask keeps; of a convolution it is the middle tap, so that
-    the convolution itself is an isometry (delta-orthogonal). Masks and weights are both replaced; only how many
-    weights each layer keeps is left. Entries that no rotation accounts for exactly are kept too, and start at 0. A
-    layer that keeps fewer weights than its smaller side has rows cannot be orthogonal: it becomes a partial
+    its rows and columns until it has as many entries as the mask keeps. In a convolution this matrix is the middle
+    tap, so that the convolution itself is an isometry (delta-orthogonal). Masks and weights are both replaced; only
+    the number of kept weights of each layer stays. Entries that no rotation fills exactly are kept too, and start at
+    0. A layer that keeps fewer weights than its smaller side has rows cannot be orthogonal. It becomes a partial
     permutation, at the floor of its residual.
 
     Args:
         gain: σ; see `Correction`.
-        seed: of the draws, which are made on the CPU: equal on every process and device; null for a number that the
-            seed of the run decides.
+        seed: the seed of the draws, which are made on the CPU and so are equal on every process and device; null for
+            a number that the seed of the run decides.
     """
 
     redraws = True
@@ -33,7 +33,7 @@ class EOI(Correction):
         self.seed = seed
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Draw masks and weights of every layer."""
+        """Draw the masks and weights of every layer."""
         generator = torch.Generator().manual_seed(self.start)
         for layer in layers:
             blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
@@ -44,19 +44,20 @@ class EOI(Correction):
 
 
 def sparse_orthogonal(n: int, m: int, entries: int, generator: torch.Generator) -> Tensor:
-    """A random matrix V [n, m] with at most `entries` entries that are not 0 and, if those allow it, V Vᵀ = I.
+    """Draw a random matrix V [n, m] with at most `entries` nonzero entries and, if that many allow it, V Vᵀ = I.
 
-    Rotations in disjoint planes are made together: each round pairs rows, or columns, at random, and rotates the
-    first pairs whose unions of places fit into what is left. V Vᵀ has as many ones as `entries`, if fewer than n.
+    Rotations in disjoint planes are made together. Each round pairs rows, or columns, at random. It rotates the first
+    pairs whose new entries still fit into what is left of `entries`. With fewer than n entries, V Vᵀ has as many ones
+    on its diagonal as there are entries.
 
     Args:
-        n: rows, the smaller side.
-        m: columns.
-        entries: places that may be filled.
-        generator: on the CPU.
+        n: the number of rows, at most m.
+        m: the number of columns.
+        entries: the most entries that may be nonzero.
+        generator: a random generator on the CPU.
 
     Returns:
-        float64 [n, m].
+        Tensor [n, m] in float64.
     """
     rank = min(n, entries)
     matrix = torch.zeros(n, m, dtype=torch.float64)
@@ -74,7 +75,7 @@ def sparse_orthogonal(n: int, m: int, entries: int, generator: torch.Generator) 
 
 
 def _rotate_(matrix: Tensor, filled: Tensor, left: int, generator: torch.Generator) -> int:
-    """Rotate random disjoint pairs of rows, filling at most `left` more places; how many it filled."""
+    """Rotate random disjoint pairs of rows in place, and return how many entries were filled, at most `left`."""
     half = len(matrix) // 2
     order = torch.randperm(len(matrix), generator=generator)
     a, b = order[:half], order[half : 2 * half]
@@ -91,7 +92,7 @@ def _rotate_(matrix: Tensor, filled: Tensor, left: int, generator: torch.Generat
 
 
 def _draw_kernel(shape: Sequence[int], entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weights [out, in, ...] whose middle tap is a sparse orthogonal matrix, and a mask of `entries` of them."""
+    """Draw weights [out, in, ...] whose middle tap is a sparse orthogonal matrix, and a mask of `entries` of them."""
     n, m = sorted(shape[:2])
     matrix = sparse_orthogonal(n, m, entries, generator)
     weight = torch.zeros(*shape, dtype=torch.float64)
@@ -100,7 +101,7 @@ def _draw_kernel(shape: Sequence[int], entries: int, generator: torch.Generator)
     mask = weight != 0
     inside = torch.zeros_like(mask)
     inside[middle] = True
-    # what is left over goes to random places, of the middle tap first
+    # entries that are left over go to random places, those of the middle tap first
     order = torch.rand(mask.shape, generator=generator) + inside.float() + 2 * mask.float()
     mask.view(-1)[order.flatten().argsort(descending=True)[:entries]] = True
     return weight, mask

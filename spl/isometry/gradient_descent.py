@@ -1,4 +1,4 @@
-"""Approximate isometry as the reference computes it."""
+"""Approximate isometry as the reference implementation computes it."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from spl.isometry.correction import Correction, Gain, PrunedLayer
 
 
 class GradientDescentIsometry(Correction):
-    """AI as in the authors' code, for comparison: steps of fixed length down ‖(C⊙W)ᵀ(C⊙W) − σ² I‖_F.
+    """Approximate isometry (AI) as in the authors' code, for comparison: gradient descent on ‖(C⊙W)ᵀ(C⊙W) − σ² I‖_F.
 
-    Always the Gram matrix of the outputs, and the norm itself, not its square. `ApproximateIsometry` ends closer and
-    sooner.
+    It always takes the Gram matrix of the outputs, descends the norm itself and not its square, and has a fixed
+    learning rate. `ApproximateIsometry` ends closer to isometry and sooner.
 
     Args:
         gain: σ; see `Correction`. The authors' is 1.
-        learning_rate: of the steps.
-        iterations: number of steps.
+        learning_rate: the learning rate of the steps.
+        iterations: the number of steps.
     """
 
     def __init__(self, gain: Gain = 1.0, learning_rate: float = 0.1, iterations: int = 10_000) -> None:
@@ -32,14 +32,14 @@ class GradientDescentIsometry(Correction):
         self.iterations = iterations
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """See `Correction`; layers do not share weights, so each goes its way alone."""
+        """Correct the layers one after another."""
         for layer in tqdm(layers, desc="Isometry", unit="layer", delay=1, leave=False, disable=None):
             self._descend(layer)
 
     def _descend(self, layer: PrunedLayer) -> None:
         blocks, kept = (tensor.chunk(layer.groups) for tensor in (layer.weight, layer.mask))
         frames = [_live_part(k) for k in kept]
-        dead = sum(len(b) - len(f) for b, f in zip(blocks, frames, strict=True))  # outputs without a weight
+        dead = sum(len(b) - len(f) for b, f in zip(blocks, frames, strict=True))  # outputs that keep no weight
         matrices = [b.new_zeros(f.shape) for b, f in zip(blocks, frames, strict=True)]
         for matrix, frame, block, k in zip(matrices, frames, blocks, kept, strict=True):
             matrix[frame] = block[k]
@@ -57,10 +57,10 @@ class GradientDescentIsometry(Correction):
 
 
 def _live_part(mask: Tensor) -> Tensor:
-    """The rows and columns of `mask`, as a matrix, that keep anything.
+    """Return `mask` as a matrix without its empty rows and columns.
 
-    Without the others every residual is what it was, but for a constant: they add nothing but zeros to V Vᵀ, and the
-    spectra of V Vᵀ and Vᵀ V differ in zeros alone.
+    Leaving them out changes a residual by a constant: they only add zeros to V Vᵀ, and the spectra of V Vᵀ and Vᵀ V
+    differ only in zeros.
     """
     matrix = mask.flatten(1)
     return matrix[matrix.any(1)][:, matrix.any(0)]

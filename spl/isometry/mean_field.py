@@ -17,30 +17,33 @@ _RELU_MEAN_SQUARE_SLOPE = 1 / 2
 def critical_gain(activation: nn.Module, variance: float = _SMALL_VARIANCE) -> float:
     """Return σ_w with σ_w² E[φ′(√q z)²] = 1, z ~ N(0, 1): gradients keep their mean square through φ and the layer.
 
-    Poole et al. 2016, Schoenholz et al. 2017. Of ReLU it is √2 and of the identity 1 at any q. Of tanh it is 1.024 at
-    q = 1/40, the critical point (σ_w², σ_b²) = (1.05, 2e-5) at which Xiao et al. 2018 start.
+    Poole et al. 2016, Schoenholz et al. 2017. For ReLU it is √2 and for the identity 1, at any q. For tanh it is
+    1.024 at q = 1/40, the critical point (σ_w², σ_b²) = (1.05, 2e-5) at which Xiao et al. 2018 start.
 
     Args:
-        activation: φ, elementwise.
-        variance: q, of the pre-activations.
+        activation: φ, an elementwise activation.
+        variance: q, the variance of the pre-activations.
     """
     return float(1 / np.sqrt(_mean_square_slope(activation, variance)))
 
 
 def bounded_gain(activation: nn.Module) -> float:
-    """Return the critical gain at q = 1/40, or the largest at which signals cannot explode, if that is smaller.
+    """Return the critical gain at q = 1/40, or the largest gain at which signals cannot explode if that is smaller.
 
     An activation that is flat at 0 and steep further out (GELU, SiLU, Mish, Softplus, Hardshrink, …) has no gain that
-    keeps signals of all sizes. The one that keeps small signals, 1.94 for GELU and 25 for Hardshrink, makes large ones
-    grow in every layer. So σ_w² E[φ′(√q z)²] must not exceed 1 at q = 10⁴ either: where φ grows as a·x on one side and
-    as b·x on the other, σ_w² (a² + b²)/2 ≤ 1, and a layer cannot make large signals larger. And σ_w is at most √2,
-    that of ReLU, the largest gain that keeps signals of all sizes: an activation that saturates at a small slope
-    (Sigmoid: 4) is driven there by more. Small signals may shrink.
+    keeps signals of all sizes. The gain that keeps small signals, 1.94 for GELU and 25 for Hardshrink, makes large
+    signals grow in every layer. So two limits hold:
 
-    ReLU, tanh, the identity, leaky ReLU and ELU have their critical gain, which is below both limits.
+    - σ_w² E[φ′(√q z)²] must not exceed 1 at q = 10⁴ either. If φ grows as a·x on one side and as b·x on the other,
+      then σ_w² (a² + b²)/2 ≤ 1, and a layer cannot make large signals larger.
+    - σ_w is at most √2, the gain of ReLU and the largest that keeps signals of all sizes. A larger gain drives an
+      activation of small slope (Sigmoid: 4) into saturation.
+
+    Small signals may shrink. ReLU, tanh, the identity, leaky ReLU and ELU have their critical gain, which is below
+    both limits.
 
     Args:
-        activation: φ, elementwise.
+        activation: φ, an elementwise activation.
     """
     slopes = [_mean_square_slope(activation, variance) for variance in (_SMALL_VARIANCE, _LARGE_VARIANCE)]
     return float(1 / np.sqrt(max(*slopes, _RELU_MEAN_SQUARE_SLOPE)))
@@ -51,13 +54,13 @@ def _mean_square_slope(activation: nn.Module, variance: float) -> float:
     nodes, weights = _gauss_hermite()
     z = torch.tensor(nodes * math.sqrt(variance), requires_grad=True)
     with torch.enable_grad():
-        (slopes,) = torch.autograd.grad(activation(1.0 * z).sum(), z)  # a leaf must not be changed in place
+        (slopes,) = torch.autograd.grad(activation(1.0 * z).sum(), z)  # no leaf: the activation may work in place
     return float(np.average(slopes.numpy() ** 2, weights=weights))
 
 
 @cache
 def _gauss_hermite() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Nodes and weights for E[f(z)], z ~ N(0, 1); an even number, so that none is at the kink of ReLU."""
+    """Return nodes and weights for E[f(z)], z ~ N(0, 1); their number is even, so that none is at the kink of ReLU."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     return nodes, weights
 
@@ -65,8 +68,8 @@ def _gauss_hermite() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 def layer_gains(network: nn.Module) -> dict[str, float]:
     """Return the gain of every Linear and convolutional weight, by name: `bounded_gain` of the activation after it.
 
-    That is the first activation among the modules after the layer, in the order in which the network lists them, and
-    before the next layer; 1 where there is none.
+    That activation is the first one between the layer and the next layer, in the order in which the network lists its
+    modules. Without an activation the gain is 1.
     """
     gains: dict[str, float] = {}
     last = None

@@ -1,4 +1,4 @@
-"""Isometry of convolutions as operators, in the frequency domain."""
+"""A correction of convolutions as operators, in the frequency domain."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,21 @@ from spl.isometry.solver import Matrices, minimize
 
 
 class OperatorIsometry(ApproximateIsometry):
-    """min over the kept entries of ‖K ⋆ K − σ² δ‖_F: approximate isometry of the convolution, not of a reshaped kernel.
+    """Approximate isometry of convolutions instead of reshaped kernels: minimizes ‖K ⋆ K − σ² δ‖_F.
 
-    See `spl.isometry.operator_residual`. Linear layers, and 1×1 convolutions at stride 1, are corrected as by
-    `ApproximateIsometry`; of the others no floor is known, and the descent from the given weights ends where it gets
-    no nearer. A kernel of 512×512×3×3 takes many minutes on a CPU.
+    The minimum is over the kept entries of each kernel; see `spl.isometry.operator_residual`. Linear layers, and 1×1
+    convolutions at stride 1, are corrected as by `ApproximateIsometry`. For other convolutions no floor is known, and
+    the descent from the given weights ends when it comes no nearer. A kernel of 512×512×3×3 takes many minutes on a
+    CPU.
 
     Args:
         gain: σ; see `spl.isometry.Correction`.
-        tolerance: the residual, or gap to the floor, in units of σ², that will do.
-        max_iterations: L-BFGS iterations per layer.
+        tolerance: the residual, or the gap to the floor, at which a descent may end, in units of σ².
+        max_iterations: the most L-BFGS iterations per layer.
     """
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """See `Correction`."""
+        """Correct matrices as `ApproximateIsometry` does, and convolutions one after another."""
         spectra = {layer.name: Frequencies(layer) for layer in layers}
         super().correct_([layer for layer in layers if spectra[layer.name].is_matrix])
         convolutions = [layer for layer in layers if not spectra[layer.name].is_matrix and layer.mask.any()]
@@ -40,10 +41,13 @@ class OperatorIsometry(ApproximateIsometry):
 
 
 class Frequencies(Matrices):
-    """The kept taps of one convolution as parameters of its matrices at all frequencies.
+    """The matrices of one convolution at all frequencies, as linear functions of its kept taps.
 
     Args:
         layer: the convolution.
+
+    Attributes:
+        is_matrix: whether the layer is a matrix: it is Linear, or a 1×1 convolution at stride 1.
     """
 
     def __init__(self, layer: PrunedLayer) -> None:
@@ -58,13 +62,13 @@ class Frequencies(Matrices):
         return operator_matrices(kernel, **self.layer.geometry)
 
     def spread(self, parameters: Tensor) -> Tensor:
-        """The kernel's transform."""
+        """Return the transform of the kernel."""
         kernel = parameters.new_zeros(self.layer.mask.shape)
         kernel[self.layer.mask] = parameters[0]
         return self._spectrum(kernel)[0][None]
 
     def gather(self, matrices: Tensor) -> Tensor:
-        """Its adjoint, by differentiating it."""
+        """Apply the adjoint of the transform, by differentiating the transform."""
         kernel = torch.zeros(self.layer.mask.shape, dtype=self.weights.dtype, device=matrices.device)
         with torch.enable_grad():
             kernel.requires_grad_()
@@ -73,5 +77,5 @@ class Frequencies(Matrices):
         return gradient[self.layer.mask][None]
 
     def subset(self, chosen: Tensor) -> "Frequencies":
-        """Of the one problem there is no part."""
+        """Return itself, since there is only one problem."""
         return self

@@ -1,4 +1,4 @@
-"""How far a layer is from isometry: as a matrix, and as the convolution that it is."""
+"""The distance of a layer from isometry, as a matrix and as the convolution that it is."""
 
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -8,15 +8,19 @@ from torch import Tensor
 
 
 def isometry_residual(weight: Tensor, gain: float = 1.0, groups: int = 1) -> Tensor:
-    """‖V Vᵀ − σ² I‖_F of a weight [out, in, ...] reshaped to a matrix V, rows along its smaller side.
+    """Return ‖V Vᵀ − σ² I‖_F of a weight that is reshaped to a matrix V, whose rows are along its smaller side.
 
-    Zero if and only if the singular values of V all equal σ = `gain`. The reference takes the Gram matrix of the
-    output side whatever its size; along the smaller side the target can be met.
+    It is 0 if and only if all singular values of V equal σ = `gain`. The reference takes the Gram matrix of the output
+    side whatever its size; along the smaller side the target can be met.
 
     Args:
-        weight: of a Linear or convolutional layer.
+        weight: the weight [out, in, ...] of a Linear or convolutional layer.
         gain: σ.
-        groups: of the convolution; each group is a matrix of its own, and their squares add up.
+        groups: the groups of the convolution. Each group is a matrix of its own, and the squares of their residuals
+            add up.
+
+    Returns:
+        A scalar, differentiable.
     """
     matrices = _grouped(weight, groups).flatten(2)
     return _squared_deviation(_wide(matrices), gain).sum().sqrt()
@@ -29,33 +33,37 @@ def operator_residual(
     dilation: Sequence[int] = (),
     groups: int = 1,
 ) -> Tensor:
-    """‖K ⋆ K − σ² δ‖_F of a kernel K [out, in, ...]: zero if and only if the convolution itself is an isometry.
+    """Return ‖K ⋆ K − σ² δ‖_F of a kernel K: 0 if and only if the convolution itself is σ times an isometry.
 
-    The self-convolution is that of the side with fewer channels: over the outputs K ⋆ K = σ² δ says that A Aᵀ = σ² I
-    for the operator A on images whose borders wrap around, over the inputs that Aᵀ A = σ² I. A stride makes each
-    phase of the image an input channel of its own. Wang et al. 2020 (orthogonal convolutional neural networks). By
-    Parseval its square is the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F. Of a 1×1 convolution at stride 1, or a
-    matrix, it is the `isometry_residual`.
+    The self-convolution is taken along the side with fewer channels. Let A be the operator on images whose borders
+    wrap around. Along the outputs, K ⋆ K = σ² δ says that A Aᵀ = σ² I; along the inputs, that Aᵀ A = σ² I. With a
+    stride, each phase of the image counts as an input channel. See Wang et al. 2020 (orthogonal convolutional neural
+    networks). By Parseval's theorem the square of the residual is the mean over frequencies of ‖K̂ K̂ᴴ − σ² I‖²_F.
+    For a 1×1 convolution at stride 1, or a matrix, it equals the `isometry_residual`.
 
     Args:
-        weight: of a convolution, transposed or not, or of a Linear layer.
+        weight: the weight [out, in, ...] of a convolution, transposed or not, or of a Linear layer.
         gain: σ.
-        stride: of the convolution, one number an axis; 1 each where left out.
-        dilation: of the convolution, likewise.
-        groups: of the convolution; their squares add up.
+        stride: the stride of the convolution, one number for each axis; 1 if it is left out.
+        dilation: the dilation of the convolution, one number for each axis; 1 if it is left out.
+        groups: the groups of the convolution. The squares of their residuals add up.
+
+    Returns:
+        A scalar, differentiable.
     """
     matrices, shares = operator_matrices(weight, stride, dilation, groups)
     return (_squared_deviation(matrices, gain) @ shares).sqrt()
 
 
 def orthogonality_score(weights: Iterable[Tensor]) -> float:
-    """OS: the mean over layers of ‖Wᵀ W − I‖_F, W reshaped to [inputs, outputs]; Table 2 of Lee et al. 2020.
+    """Return the orthogonality score (OS) of Table 2 of Lee et al. 2020: the mean over layers of ‖Wᵀ W − I‖_F.
 
-    Always the outputs' Gram matrix, so a layer of more outputs than inputs adds at least √(out − in): it is computed
-    by the smaller Gram matrix, ‖Wᵀ W − I‖²_F = ‖W Wᵀ − I‖²_F + out − in.
+    W is the weight of a layer, reshaped to [inputs, outputs]. The Gram matrix is always that of the outputs, so a
+    layer with more outputs than inputs contributes at least √(out − in). It is computed from the smaller Gram matrix:
+    ‖Wᵀ W − I‖²_F = ‖W Wᵀ − I‖²_F + out − in.
 
     Args:
-        weights: masked weights [out, in, ...], one a layer.
+        weights: the masked weights [out, in, ...] of the layers.
     """
     squares = []
     for weight in weights:
@@ -68,13 +76,13 @@ def orthogonality_score(weights: Iterable[Tensor]) -> float:
 def operator_matrices(
     weight: Tensor, stride: Sequence[int] = (), dilation: Sequence[int] = (), groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """The matrices K̂ of a convolution at its frequencies and of its groups, wide, and their shares in the mean.
+    """Return the matrices K̂ of a convolution, one for each frequency and group, and their shares in the mean.
 
-    K ⋆ K has 2k − 1 taps along an axis of k, so as many frequencies make the mean exact. Of a 1×1 convolution at
-    stride 1, or a matrix, they are the groups' matrices themselves, and real.
+    K ⋆ K has 2k − 1 taps along an axis of k taps, so as many frequencies make the mean exact. For a 1×1 convolution at
+    stride 1, or a matrix, the results are the matrices of the groups themselves, and real.
 
     Returns:
-        [matrices, n, m], and real shares [matrices].
+        Matrices [matrices, n, m] with n ≤ m, and real shares [matrices].
     """
     kernel = _grouped(weight, groups)
     strides = tuple(stride) or (1,) * (kernel.ndim - 3)
@@ -90,19 +98,22 @@ def operator_matrices(
 
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
-    """[out, in, ...] → [groups, out/groups, in, ...]."""
+    """Reshape a weight [out, in, ...] to [groups, out/groups, in, ...]."""
     return weight.reshape(groups, -1, *weight.shape[1:])
 
 
 def _multiplicity(sizes: Sequence[int], like: Tensor) -> Tensor:
-    """How many frequencies each of the real transform stands for: 1 where the last axis is still, 2 elsewhere."""
+    """Return how many frequencies each frequency of the real transform stands for.
+
+    It is 1 at frequency 0 of the last axis, and 2 elsewhere.
+    """
     half = like.new_full((sizes[-1] // 2 + 1,), 2.0)
     half[0] = 1.0
     return half.repeat(prod(sizes[:-1]))
 
 
 def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
-    """The kernel with zeros between its taps."""
+    """Insert the zeros of a dilation between the taps of a kernel."""
     sizes = [(k - 1) * d + 1 for k, d in zip(kernel.shape[3:], dilation, strict=True)]
     spread = kernel.new_zeros(*kernel.shape[:3], *sizes)
     spread[(slice(None),) * 3 + tuple(slice(None, None, d) for d in dilation)] = kernel
@@ -110,7 +121,7 @@ def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
 
 
 def _phases(kernel: Tensor, strides: Sequence[int]) -> Tensor:
-    """[groups, out, in, ...] of a strided convolution → [groups, out, in·Πs, ...] of the same at stride 1."""
+    """Turn the kernel [groups, out, in, ...] of a strided convolution into [groups, out, in·Πs, ...] at stride 1."""
     for axis, s in enumerate(strides, start=3):
         missing = -kernel.shape[axis] % s
         rest = kernel.ndim - 1 - axis
@@ -121,12 +132,12 @@ def _phases(kernel: Tensor, strides: Sequence[int]) -> Tensor:
 
 
 def _wide(matrices: Tensor) -> Tensor:
-    """The matrices [..., m, n], conjugate transposed where m > n."""
+    """Return the matrices [..., m, n], conjugate transposed if m > n."""
     return matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
 
 
 def _squared_deviation(matrices: Tensor, gain: float) -> Tensor:
-    """‖V Vᴴ − σ² I‖²_F of matrices [..., m, n] → [...]."""
+    """Return ‖V Vᴴ − σ² I‖²_F of matrices [..., m, n], in the shape [...]."""
     deviation = matrices @ matrices.mH
     deviation.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
     return (deviation.conj() * deviation).real.sum((-2, -1))

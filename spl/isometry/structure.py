@@ -1,4 +1,4 @@
-"""What a mask alone says of isometry: its structural rank, the floor of the residual, a matching that reaches it."""
+"""The limits that a mask sets to isometry: structural rank, floor of the residual, and a matching that reaches it."""
 
 from collections.abc import Iterator
 from math import sqrt
@@ -11,55 +11,56 @@ from torch import Tensor
 
 
 def structural_rank(mask: Tensor, groups: int = 1) -> int:
-    """The highest rank of any weight under `mask`: the size of a maximum matching of its outputs and inputs.
+    """Return the highest rank of any weight under `mask`: the size of a maximum matching of its outputs and inputs.
 
     Args:
-        mask: bool [out, in, ...], reshaped to a matrix [out, in·k].
-        groups: of the convolution; each group is a matrix of its own, and their ranks add up.
+        mask: bool [out, in, ...]; it is reshaped to a matrix [out, in·k].
+        groups: the groups of the convolution. Each group is a matrix of its own, and their ranks add up.
     """
     matchings = (maximum_bipartite_matching(_sparse(block), perm_type="column") for block in _blocks(mask, groups))
     return sum(int((columns >= 0).sum()) for columns in matchings)
 
 
 def isometry_floor(mask: Tensor, gain: float = 1.0, groups: int = 1) -> float:
-    """The least `isometry_residual` of any weight under `mask`: σ² √(n − r), n the smaller side, r the structural rank.
+    """Return the least `isometry_residual` of any weight under `mask`: σ² √(n − r).
 
-    No masked matrix has a higher rank than r, so at least n − r of its n singular values are 0; and the entries of a
-    maximum matching, at ±σ with zeros beside them, have r singular values σ.
+    n is the smaller side of the matrix and r its structural rank. No matrix under the mask has a higher rank than r,
+    so at least n − r of its n singular values are 0. A matrix with ±σ at the entries of a maximum matching, and zeros
+    elsewhere, has r singular values σ.
 
     Args:
         mask: bool [out, in, ...].
         gain: σ.
-        groups: of the convolution; n is the smaller side of each group's matrix, and all count.
+        groups: the groups of the convolution. n is the sum of the smaller sides of their matrices.
     """
     return floor_at_rank(mask, structural_rank(mask, groups), gain, groups)
 
 
 def floor_at_rank(mask: Tensor, rank: int, gain: float = 1.0, groups: int = 1) -> float:
-    """The `isometry_floor` of a mask whose structural rank is known."""
+    """Return the `isometry_floor` of a mask whose structural rank is known."""
     return gain**2 * sqrt(sum(min(block.shape) for block in _blocks(mask, groups)) - rank)
 
 
 def heaviest_matching(weight: Tensor, mask: Tensor) -> Tensor:
-    """The maximum matching of the rows and columns of `mask` whose entries have the largest Σ|w|.
+    """Return the maximum matching of the rows and columns of `mask` whose entries have the largest Σ|w|.
 
-    Of all partial permutations of the structural rank it is the one with the largest inner product with the weights,
-    and thus, all having the same norm, the nearest. Each row also has a place of its own that costs more than any
-    matching can gain, so that a full matching exists, and those that use few such places have the highest rank.
+    Of all signed partial permutations of the structural rank it has the largest inner product with the weights. They
+    all have the same norm, so it is also the nearest to the weights. Each row gets an extra place that costs more than
+    any matching can gain. So a full matching exists, and one that uses the fewest extra places has the highest rank.
 
     Args:
-        weight: of the kept entries, row by row.
+        weight: the weights of the kept entries, row by row.
         mask: bool [n, m].
 
     Returns:
-        bool, on the CPU: which of the kept entries are matched.
+        A bool tensor on the CPU that says which of the kept entries are matched.
     """
     rows, columns = (axis.numpy() for axis in mask.cpu().nonzero(as_tuple=True))
     sizes = weight.detach().cpu().abs().double().numpy()
     largest = sizes.max(initial=0.0)
     relative = sizes / largest if largest > 0 else sizes
     n, m = mask.shape
-    costs = np.concatenate([2.0 - relative, np.full(n, 2.0 * n + 2.0)])  # a cost of 0 would count as no edge
+    costs = np.concatenate([2.0 - relative, np.full(n, 2.0 * n + 2.0)])  # SciPy takes a cost of 0 for no edge
     places = (np.concatenate([rows, np.arange(n)]), np.concatenate([columns, m + np.arange(n)]))
     found = min_weight_full_bipartite_matching(csr_array((costs, places), shape=(n, m + n)))
     partner = np.empty(n, dtype=np.int64)
