@@ -1,4 +1,4 @@
-"""Diagnosis: will this sparse network train, why, and what to change. Pure functions on tensors."""
+"""Diagnosis: whether a sparse network will train, why or why not, and what to change. Pure functions on tensors."""
 
 from spl.diagnosis.diagnosis import Diagnosis, diagnose
 from spl.diagnosis.layers import LayerDiagnosis, LayerSpectrum

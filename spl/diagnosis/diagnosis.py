@@ -1,4 +1,4 @@
-"""Will this sparse network train? One page of measurements, and a verdict."""
+"""The diagnosis of a sparse network: one page of measurements, and a verdict whether it will train."""
 
 import json
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ _HEADERS += ["DW mean", "min", "max", "signal", "gradient"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was measured of a sparse network, and what follows from it; printed, it is a page.
+    """The measurements of a sparse network and the verdict that follows from them; as a string, it is a page.
 
     Attributes:
-        layers: by the name of their weight, from input to output.
-        jacobian: spectrum of the input-output Jacobian.
-        evidence: what the verdict rests on.
-        verdict: will it train, why, and what to change.
+        layers: the measurements of each layer, by the name of its weight, from input to output.
+        jacobian: the spectrum of the input-output Jacobian.
+        evidence: the quantities that the verdict rests on.
+        verdict: whether the network will train, why, and what to change.
     """
 
     layers: dict[str, LayerDiagnosis]
@@ -42,12 +42,12 @@ class Diagnosis:
 
     @property
     def sparsity(self) -> float:
-        """The share of weights removed, over all layers."""
+        """The sparsity over all layers: the share of weights that are pruned."""
         return 1.0 - sum(layer.kept for layer in self.layers.values()) / self._weights
 
     @property
     def effective_sparsity(self) -> float:
-        """The share of weights on no input-output path, over all layers."""
+        """The effective sparsity over all layers: the share of weights on no input-output path."""
         return 1.0 - sum(layer.on_paths for layer in self.layers.values()) / self._weights
 
     @property
@@ -55,12 +55,12 @@ class Diagnosis:
         return sum(layer.weights for layer in self.layers.values())
 
     def to_json(self) -> str:
-        """All of it; numbers that JSON cannot write, infinite or none, are strings."""
+        """Return the diagnosis as JSON; infinite numbers and NaN, which JSON cannot represent, become strings."""
         return json.dumps(_encoded(asdict(self)), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote."""
+        """Return the diagnosis that `to_json` wrote."""
         read = _decoded(json.loads(text))
         layers = {
             name: LayerDiagnosis(**layer | {"jacobian": LayerSpectrum(**layer["jacobian"])})
@@ -103,20 +103,21 @@ def diagnose(
     chunk: int = 250,
     limits: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """Measure a sparse network as it is, and say whether it will train; leaves no trace on it.
+    """Measure a sparse network as it is, and judge whether it will train. The network is left as it was found.
 
-    The input-output Jacobian is that of all examples; layers are measured at the first `chunk` of them. A copy of the
-    weights takes a hundred steps, for what comes of them; see `spl.diagnosis.trial`. BatchNorm normalizes by the
-    statistics of the examples, as it will in training, and not by fresh ones.
+    The spectrum of the input-output Jacobian is over all examples; layers are measured at the first `chunk` of them.
+    A copy of the weights takes a hundred trial steps; see `spl.diagnosis.trial`. BatchNorm normalizes by the
+    statistics of the examples, as it will in training, and not by the initial running statistics.
 
     Args:
-        network: maps [N, ...] to logits [N, C]; pruned already.
-        masks: what is kept of its parameters; None for a dense network.
-        inputs: N examples on its device.
-        labels: their classes [N].
-        gains: σ, the singular value that a layer is compared with, by name; 1 where there is none.
-        chunk: examples at a time, of layers and Jacobian; memory grows with it. The trial has batches of 100.
-        limits: the sparsity from which a layer is empty, by name, where it is known.
+        network: a pruned network that maps [N, ...] to logits [N, C].
+        masks: the masks of its parameters; None for a dense network.
+        inputs: Tensor [N, ...] of examples on the network's device.
+        labels: Tensor [N] of the examples' classes.
+        gains: σ, the singular value that a layer is compared with, by the name of its weight; 1 by default.
+        chunk: the number of examples at which layers are measured, and for the Jacobian at a time. Memory grows with
+            it. The trial has batches of 100.
+        limits: the sparsity from which a layer is empty, by the name of its weight, if it is known.
 
     Raises:
         InputError: the masks do not fit the network, it has no Linear or convolutional layers, or its output is not
@@ -152,7 +153,7 @@ def diagnose(
 
 
 def _is_linear(network: nn.Module, inputs: Tensor) -> bool:
-    """Whether the output at the mean of two examples is the mean of their outputs, to a thousandth."""
+    """Return whether the output at the mean of two examples is the mean of their outputs, to a thousandth."""
     outputs = network(inputs).detach()
     between = network((inputs + inputs.flip(0)) / 2).detach()
     error = between - (outputs + outputs.flip(0)) / 2
@@ -160,14 +161,17 @@ def _is_linear(network: nn.Module, inputs: Tensor) -> bool:
 
 
 def _share_of_variance(inputs: Tensor, reached: Tensor) -> float:
-    """The share of the variance over examples that lies in the inputs reached; their share where nothing varies."""
+    """Return the share of the variance over examples that is in the reached inputs.
+
+    If no input varies, return the share of inputs that are reached.
+    """
     variance = inputs.double().var(0, correction=0)
     variance = variance if bool(variance.any()) else torch.ones_like(variance)
     return float(variance[reached].sum() / variance.sum())
 
 
 def _encoded(value: Any) -> Any:
-    """With strings for numbers that are not finite, and dictionaries for named tuples."""
+    """Replace numbers that are not finite by strings, and named tuples by dictionaries."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
@@ -176,7 +180,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """The inverse of `_encoded`."""
+    """Replace the strings of numbers that are not finite by the numbers: the inverse of `_encoded`."""
     if isinstance(value, dict):
         return {key: _decoded(item) for key, item in value.items()}
     return float(value) if value in ("inf", "-inf", "nan") else value

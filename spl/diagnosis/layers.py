@@ -1,4 +1,4 @@
-"""What is measured of each layer of a sparse network: its mask, its distance from isometry, its signals."""
+"""The measurements of each layer of a sparse network: its mask, its distance from isometry, its signals."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ from spl.functional.layers import ACTIVATIONS
 from spl.isometry import isometry_residual
 from spl.isometry.structure import isometry_floor
 
-_SLOPE_EXAMPLES = 5
-_PIXELS = 16
+_SLOPE_EXAMPLES = 5  # the examples at which the spectrum of a Linear layer is computed
+_PIXELS = 16  # the most pixels a side of the images on which the spectrum of a convolution is computed
 
 
 class LayerSpectrum(NamedTuple):
-    """Singular values of a layer's Jacobian D W: D holds the slopes of the activation module that follows it.
+    """The singular values of a layer's Jacobian D W, where D holds the slopes of the activation module that follows.
 
     Attributes:
-        mean: their mean, 1 under layerwise dynamical isometry.
-        min: the smallest.
-        max: the largest.
+        mean: the mean of the singular values, 1 under layerwise dynamical isometry.
+        min: the smallest singular value.
+        max: the largest singular value.
     """
 
     mean: float
@@ -35,20 +35,21 @@ class LayerSpectrum(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """What was measured of one layer.
+    """The measurements of one layer.
 
     Attributes:
-        weights: size of its weight, biases left out.
-        kept: how many of them are alive.
-        on_paths: how many of the kept lie on an input-output path.
-        dead_inputs: units or channels of its input that lost every weight into this layer.
-        dead_outputs: units or channels of its output that lost every weight from its input.
+        weights: the number of weights, without biases.
+        kept: the number of weights that are kept.
+        on_paths: the number of kept weights that lie on an input-output path.
+        dead_inputs: the number of input units or channels that lost every weight into this layer.
+        dead_outputs: the number of output units or channels that lost every weight from the layer's input.
         residual: ‖V Vᵀ − σ² I‖_F; see `spl.isometry.isometry_residual`.
-        floor: the smallest residual that its mask allows.
-        jacobian: spectrum of D W. Of a Linear layer exact at five examples; of a convolution that of the operator on
-            images whose borders wrap around, of at most 16 pixels a side, times the rms slope.
-        signal: rms of its output, before the activation, over units and examples.
-        gradient: ‖∂L/∂W‖ over the kept weights, of the mean cross-entropy.
+        floor: the smallest residual that the layer's mask allows.
+        jacobian: the spectrum of D W. For a Linear layer it is exact at five examples. For a convolution it is the
+            spectrum of the operator on images of at most 16 pixels a side, whose borders wrap around, times the
+            root-mean-square slope.
+        signal: the root mean square of the layer's output, before the activation, over units and examples.
+        gradient: ‖∂L/∂W‖ over the kept weights, where L is the mean cross-entropy.
     """
 
     weights: int
@@ -64,7 +65,7 @@ class LayerDiagnosis:
 
     @property
     def sparsity(self) -> float:
-        """The share of weights removed."""
+        """The share of weights that are pruned."""
         return 1.0 - self.kept / self.weights
 
     @property
@@ -74,13 +75,13 @@ class LayerDiagnosis:
 
     @property
     def collapsed(self) -> bool:
-        """Whether no weight is left."""
+        """Whether the layer has lost every weight."""
         return self.kept == 0
 
 
 @dataclass
 class _Pass:
-    """What one layer showed in a forward pass."""
+    """The record of one layer in a forward pass."""
 
     input_shape: torch.Size
     output: Tensor
@@ -89,7 +90,7 @@ class _Pass:
 
 @dataclass
 class _Recorder:
-    """Records, while it is attached, the last pass of every layer and the slopes of the activation behind it."""
+    """A recorder of the last pass of every layer, and of the slopes of the activation that follows the layer."""
 
     passes: dict[nn.Module, _Pass] = field(default_factory=dict)
     last: _Pass | None = None
@@ -126,7 +127,16 @@ def measure_layers(
     labels: Tensor,
     gains: Mapping[str, float],
 ) -> dict[str, LayerDiagnosis]:
-    """Measure the layers whose weights `masks` names, at the examples given; `network` as it is, in its own mode."""
+    """Measure the layers whose weights `masks` names, with `network` as it is, in the mode that it is in.
+
+    Args:
+        network: a pruned network that maps [N, ...] to logits [N, C].
+        masks: bool tensors, by the name of the weight.
+        on_paths: bool tensors in the shapes of the masks: which weights lie on an input-output path.
+        inputs: Tensor [N, ...] of examples.
+        labels: Tensor [N] of the examples' classes.
+        gains: σ, the singular value that a layer is compared with, by the name of its weight; 1 by default.
+    """
     weights = {name: p for name, p in network.named_parameters() if name in masks}
     modules: dict[str, Any] = {name: network.get_submodule(name.rpartition(".")[0]) for name in masks}
     recorder = _Recorder()
@@ -136,7 +146,7 @@ def measure_layers(
     layers = {}
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
         mask, module = masks[name].to(weight.device), modules[name]
-        seen = recorder.passes.get(module, _Pass(mask.shape, torch.zeros(1)))  # which a network need not use
+        seen = recorder.passes.get(module, _Pass(mask.shape, torch.zeros(1)))  # a network may skip a layer
         groups = getattr(module, "groups", 1)
         gain = gains.get(name, 1.0)
         live = weight.detach().double().masked_fill(~mask, 0.0)
@@ -157,7 +167,7 @@ def measure_layers(
 
 
 def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
-    """How many outputs, and how many inputs, have lost every weight of `mask`."""
+    """Return how many outputs, and how many inputs, have lost every weight."""
     groups = getattr(module, "groups", 1)
     kept = mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3)  # [groups, rows, columns]
     rows, columns = (int((~kept.any(axis)).sum()) for axis in (2, 1))
@@ -165,7 +175,7 @@ def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
 
 
 def _jacobian(weight: Tensor, module: Any, seen: _Pass) -> LayerSpectrum:
-    """The spectrum of D W; see `LayerDiagnosis.jacobian`."""
+    """Return the spectrum of D W; see `LayerDiagnosis.jacobian`."""
     if isinstance(module, _ConvNd):
         slope = 1.0 if seen.slopes is None else float(seen.slopes.double().square().mean().sqrt())
         sizes = [min(size, _PIXELS) for size in seen.input_shape[-(weight.ndim - 2) :]]
@@ -179,10 +189,11 @@ def _jacobian(weight: Tensor, module: Any, seen: _Pass) -> LayerSpectrum:
 
 
 def _operator_values(weight: Tensor, sizes: list[int], stride: Any, dilation: Any, groups: int) -> Tensor:
-    """Singular values of the convolution on images of about `sizes`, at least, whose borders wrap around.
+    """Return the singular values of a convolution on images whose borders wrap around.
 
-    At each frequency the transform of the kernel is a matrix [out, in]; a stride folds s frequencies an axis into one,
-    each an input of its own, and divides by √s.
+    The sides of the images are `sizes`, rounded up to multiples of the stride. At each frequency the transform of the
+    kernel is a matrix [out, in]. A stride folds s frequencies of each axis into one, in which each is an input of its
+    own, and divides by √s.
     """
     spectrum = weight.reshape(groups, -1, *weight.shape[1:]).to(torch.complex128)
     for size, s, d in zip(sizes, stride, dilation, strict=True):
@@ -198,7 +209,10 @@ def _operator_values(weight: Tensor, sizes: list[int], stride: Any, dilation: An
 
 
 def _values(matrices: Tensor) -> Tensor:
-    """Singular values of matrices [..., m, n], by the eigenvalues of their smaller Gram matrix; NaN if not finite."""
+    """Return the singular values of matrices [..., m, n], from the eigenvalues of their smaller Gram matrices.
+
+    If an entry of these is not finite, return a single NaN.
+    """
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
     gram = wide @ wide.mH
     if not bool(gram.isfinite().all()):

@@ -1,4 +1,4 @@
-"""Which weights lie on a path from the input to the output: the others are kept in vain."""
+"""The search for weights on paths from the input to the output; kept weights that lie on none are useless."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ _ADAPTIVE_POOLINGS: dict[type[nn.Module], Any] = {
 
 @dataclass(frozen=True)
 class Paths:
-    """What lies on an input-output path of kept weights.
+    """The weights, inputs and outputs that lie on an input-output path of kept weights.
 
     Attributes:
-        weights: bool, in the shapes of the masks, on the network's device.
-        inputs: bool, in the shape of one example.
-        outputs: bool [C].
+        weights: bool tensors in the shapes of the masks, on the network's device, by the name of the weight.
+        inputs: bool tensor in the shape of one example.
+        outputs: bool tensor [C].
     """
 
     weights: dict[str, Tensor]
@@ -40,18 +40,19 @@ class Paths:
 
 
 def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) -> Paths:
-    """Which kept weights, inputs and outputs lie on a path: the number of such weights is the effective size.
+    """Find the kept weights, the inputs and the outputs that lie on an input-output path.
 
-    Effective sparsity, Vysogorets & Kempe 2021. A weight w does if and only if ∂R/∂w > 0 for the sum R over all paths
-    of the products of their kept weights, each set to 1; see `path_gradients`. Every layer's output,
-    and every gradient that comes back to it, is replaced by whether it is positive, so that no depth over- or
-    underflows. Biases carry no paths, nor do activations cut them; max pooling, which passes on one of its inputs,
-    counts as an average over all of them (but not where it is dilated).
+    The share of weights on no such path is the effective sparsity of Vysogorets & Kempe 2021. Set every kept weight to
+    1, and let R be the sum over all paths of the products of their weights. A weight w lies on a path if and only if
+    ∂R/∂w > 0; see `path_gradients`. The output of every layer, and every gradient that comes back to it, is replaced
+    by 1 if it is positive and 0 otherwise, so that networks of any depth neither over- nor underflow. Biases carry no
+    paths, and activations cut none. Max pooling passes on one of its inputs, but counts as an average over all of them
+    (unless it is dilated).
 
     Args:
-        network: maps [N, ...] to [N, C]; left as it was found.
-        masks: bool, by the name of a layer's weight; other parameters are kept.
-        inputs: [N, ...]; only its shape counts.
+        network: a network that maps [N, ...] to [N, C]. It is left as it was found.
+        masks: bool tensors, by the name of a layer's weight; other parameters are kept.
+        inputs: Tensor [N, ...]; only its shape counts.
     """
     gated = _GatedNetwork(network, inputs[:1])
     weights = {name: torch.ones_like(p) for name, p in gated.named_parameters() if not name.endswith("bias")}
@@ -64,7 +65,7 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
 
 
 class _GatedNetwork(nn.Module):
-    """A network whose input passes through a gate of weights, and which notes what it reaches."""
+    """A network that multiplies its input by weights (the gate), and records which of its outputs are positive."""
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         super().__init__()
@@ -73,14 +74,14 @@ class _GatedNetwork(nn.Module):
         self.reached = torch.empty(0, dtype=torch.bool)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's output."""
+        """Return the network's output."""
         output: Tensor = self.network(x * self.gate)
         self.reached = output.detach()[0] > 0
         return output
 
 
 class _IsPositive(torch.autograd.Function):
-    """x > 0 as numbers, forward; g > 0 as numbers, backward."""
+    """The map of numbers to 1 if they are positive and 0 otherwise, which also applies to gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class _IsPositive(torch.autograd.Function):
 
 @contextmanager
 def _counting_paths(network: nn.Module, layers: set[nn.Module]) -> Iterator[None]:
-    """Let `layers` say what they reach, and max pooling average."""
+    """Let the outputs and gradients of `layers` be 1 or 0, and replace max pooling by average pooling."""
     hooks = [layer.register_forward_hook(lambda _, __, output: _IsPositive.apply(output)) for layer in layers]
     hooks += [
         module.register_forward_hook(_average)

@@ -1,4 +1,4 @@
-"""A trial: does the loss fall once steps are taken? On a copy of the weights, which is thrown away."""
+"""The trial: a few optimizer steps with a copy of the weights, which is thrown away, to see if the loss falls."""
 
 from functools import partial
 from math import inf, isfinite
@@ -15,19 +15,19 @@ STEPS, BATCH_SIZE, AVERAGED_STEPS = 100, 100, 10
 
 
 def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor) -> float:
-    """The mean cross-entropy over the last 10 of 100 steps of `spl.functional.optimizer.sgd`, pruned weights left at 0.
+    """Return the mean cross-entropy over the last 10 of 100 steps of `spl.functional.optimizer.sgd`.
 
-    Steps are taken by a copy of the parameters; buffers move, as in training: call it inside `undisturbed`. Batches
-    are 100 examples each, from the first on, over and over.
+    A copy of the parameters takes the steps, and its pruned weights stay 0. Buffers change, as in training, so call
+    this inside `undisturbed`. Batches have 100 examples each; they go through the examples in order, over and over.
 
     Args:
-        network: maps [N, ...] to logits [N, C].
-        masks: what is kept of its parameters.
-        inputs: [N, ...].
-        labels: [N].
+        network: a network that maps [N, ...] to logits [N, C].
+        masks: the masks of its parameters.
+        inputs: Tensor [N, ...] of examples.
+        labels: Tensor [N] of the examples' classes.
 
     Returns:
-        The loss in nats, infinite where it diverges.
+        The loss in nats, infinite if it diverges.
     """
     weights = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in network.named_parameters()}
     optimizer = sgd([weight for weight in weights.values() if weight.requires_grad])
@@ -45,7 +45,7 @@ def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor)
 
 
 def _backward(inputs: Tensor, labels: Tensor, network: nn.Module) -> float:
-    """The loss, whose gradients are left at the weights."""
+    """Return the loss, and leave its gradients at the weights."""
     loss = F.cross_entropy(network(inputs), labels)
     torch.autograd.backward(loss)
     return float(loss.detach())

@@ -1,46 +1,46 @@
-"""The verdict: a few measured quantities, a threshold for each, and what to change where one is missed."""
+"""The verdict: a few measured quantities, a threshold for each, and a remedy if a threshold is missed."""
 
 from dataclasses import dataclass
 from math import log
 from typing import Literal
 
 SILENT = 8e-4
-"""Below this largest Jacobian singular value signals hardly arrive."""
+"""The largest Jacobian singular value below which signals hardly arrive."""
 
 FAINT = 0.1
-"""Below this largest Jacobian singular value training sets in late, and the trial says nothing."""
+"""The largest Jacobian singular value below which training sets in late, so that the trial says nothing."""
 
 STUCK = 0.65
-"""Above this share of the loss of guessing, ln C, the trial has failed."""
+"""The share of the loss of guessing, ln C, above which the trial has failed."""
 
 UNSEEN = 0.15
-"""Below this share of the input's variance the network sees too little of it."""
+"""The share of the input's variance below which the network sees too little of its input."""
 
 WHOLE = 0.97
-"""Below this share a linear network does: it reaches 92 % at best, and has nothing to lose."""
+"""The same for a linear network, which reaches 92 % at best and has nothing to lose."""
 
 SMALL = 250.0
-"""Below this number of weights on paths per output the network is too small."""
+"""The number of weights on paths per output below which the network is too small."""
 
 TRAINED = 0.9
-"""From this share of right answers a network counts as trained."""
+"""The share of right answers from which a network counts as trained."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the verdict rests on, at the weights with which training starts.
+    """The quantities that the verdict rests on, measured at the weights with which training starts.
 
     Attributes:
-        outputs: number of logits.
-        reached: how many of them a path from the input leads to.
-        collapsed: the layers that have no weight left, by name, with commas between.
-        limit: the sparsity from which the first of them is empty; None where it is not known.
-        seen: share of the input's variance, over examples, at inputs that a path leads from.
+        outputs: the number of logits.
+        reached: the number of logits that a path from the input leads to.
+        collapsed: the names of the layers that have lost every weight, separated by commas.
+        limit: the sparsity from which the first of these layers is empty; None if it is not known.
+        seen: the share of the input's variance, over examples, at inputs that a path leads from.
         signal: the largest singular value of the input-output Jacobian.
-        trial: the loss, in nats, that a copy of the network comes to in a hundred steps.
-        linear: whether it is a linear classifier, its output an affine function of its input.
-        size: number of weights on input-output paths, per output.
-        accuracy: share of examples that are answered right already.
+        trial: the loss, in nats, that a copy of the network reaches in a hundred steps.
+        linear: whether the network is a linear classifier: its output is an affine function of its input.
+        size: the number of weights on input-output paths, per output.
+        accuracy: the share of examples that the network already answers right.
     """
 
     outputs: int
@@ -57,12 +57,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Will it train?
+    """The answer to whether a network will train, with its reason and a remedy.
 
     Attributes:
         answer: `Will train`, `Trains poorly` or `Will not train`.
-        reason: what was measured that says so.
-        remedy: what to change; empty where nothing need be.
+        reason: the measurement that the answer follows from.
+        remedy: what to change; empty if nothing needs to be changed.
     """
 
     answer: Literal["Will train", "Trains poorly", "Will not train"]
@@ -74,20 +74,20 @@ class Verdict:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Whether 2,000 steps of the default optimizer (SGD, 0.1, momentum 0.9, batches of 100) will train the network.
+    """Judge whether 2,000 steps of the default optimizer (SGD, 0.1, momentum 0.9, batches of 100) train the network.
 
-    The first of these rules that holds decides, in the order of the damage. `docs/diagnosis.md` has the runs that the
-    thresholds were chosen on, and those that they were checked on.
+    The first of these rules that holds decides; they are in the order of the damage. `docs/diagnosis.md` has the runs
+    on which the thresholds were chosen, and the runs on which they were checked.
 
-    1. `accuracy` from TRAINED on: it has trained already.
-    2. No output is reached by a path: will not train.
-    3. `signal` below SILENT: will not train, because signals and gradients vanish.
-    4. Two outputs or more are not reached: trains poorly, as it cannot tell these classes apart. One may be constant:
-       the others rise above it, or not.
-    5. `seen` below UNSEEN, or below WHOLE where it is `linear`: trains poorly, because it is blind to too much of the
-       input.
-    6. `size` below SMALL: trains poorly, because too little is left of it.
-    7. `trial` above STUCK · ln `outputs`, and `signal` not below FAINT: trains poorly, because steps overshoot.
+    1. `accuracy` is at least TRAINED: will train, as it already has.
+    2. No path reaches an output: will not train.
+    3. `signal` is below SILENT: will not train, because signals and gradients vanish.
+    4. Two outputs or more are not reached: trains poorly, because it cannot tell these classes apart. One output may
+       be constant: the others rise above it, or not.
+    5. `seen` is below UNSEEN, or below WHOLE and the network is `linear`: trains poorly, because it is blind to too
+       much of the input.
+    6. `size` is below SMALL: trains poorly, because too little of the network is left.
+    7. `trial` is above STUCK · ln `outputs`, and `signal` is not below FAINT: trains poorly, because steps overshoot.
     8. Otherwise it will train.
     """
     e = evidence
