@@ -8,18 +8,19 @@ from spl.criteria.schedules import Exponential
 
 
 class ConnectionSensitivity(Criterion):
-    """CS: s = |g| / Σ|g| with g = w ∂L/∂w, the gradient with respect to a mask on each weight.
+    """Connection sensitivity (CS, SNIP): s = |g| / Σ|g| with g = w ∂L/∂w, the gradient by a mask on each weight.
 
-    The signed g are summed over all examples and the absolute value is taken once, at the end.
+    The signed g are summed over all examples, and the absolute value is taken once, at the end.
     Lee et al. 2019 (SNIP) and 2020, equation 2.
     """
 
     needs_data = True
 
     def __call__(self, subject: Subject) -> Scores:
-        """Scores that sum to 1 over all weights, or are all 0 where no gradient arrives.
+        """Return scores that sum to 1 over all weights, or are all 0 if no gradient arrives.
 
-        The sums are turned into scores in place: beside one forward and backward pass, two copies of the weights.
+        The gradient sums become scores in place, so the memory beyond one forward and backward pass is that of two
+        copies of the weights.
         """
         gradients = GradientSum(subject.parameters.values())
         for batch in subject.own_batches:
@@ -34,20 +35,22 @@ class ConnectionSensitivity(Criterion):
 
 
 class IterativeSNIP(ConnectionSensitivity):
-    """|Σ w ∂L/∂w| of the weights that are left, in 60 rounds of exponentially falling density; reads labelled data.
+    """Iterative SNIP: connection sensitivity |Σ w ∂L/∂w| of the weights that are left, in 60 rounds.
 
-    de Jorge et al. 2021 (2006.09081), who let the score of Lee et al. 2019 (SNIP) see what pruning has done so far. A
-    pruned weight never returns. 60 is the number of rounds in the authors' own examples.
+    The density falls exponentially from round to round. de Jorge et al. 2021 (arXiv:2006.09081), who let the score of
+    Lee et al. 2019 (SNIP) see what pruning has done so far. A pruned weight never returns. 60 is the number of rounds
+    in the authors' own examples. It reads labelled data.
     """
 
     schedule = Exponential(60)
 
 
 class FORCE(ConnectionSensitivity):
-    """Foresight connection sensitivity: |Σ w ∂L/∂w|, w dense and ∂L/∂w in the pruned network; reads labelled data.
+    """Foresight connection sensitivity: |Σ w ∂L/∂w| with the dense w and ∂L/∂w in the pruned network, in 60 rounds.
 
-    de Jorge et al. 2021 (2006.09081). A pruned weight has a score too, and returns if it is large enough.
-    In 60 rounds of exponentially falling density, as in the authors' own examples.
+    de Jorge et al. 2021 (arXiv:2006.09081). A pruned weight has a score too, and returns if that is large enough. The
+    density falls exponentially from round to round, in 60 rounds as in the authors' own examples. It reads labelled
+    data.
     """
 
     revives = True

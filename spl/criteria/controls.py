@@ -1,4 +1,4 @@
-"""Controls: what a claim about a criterion has to beat. Wrappers round any other."""
+"""Controls that a claim about a criterion has to beat: wrappers around any other criterion."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from spl.initializers import Initializer
 
 
 class _Control(Criterion):
-    """Another criterion, with its schedule, its needs and its rounds."""
+    """A wrapper around another criterion, with the same schedule and the same needs."""
 
     def __init__(self, criterion: Criterion, seed: int | None) -> None:
         self.criterion = criterion
@@ -22,31 +22,31 @@ class _Control(Criterion):
         self.schedule = criterion.schedule
 
     def rearranged(self, scores: Scores) -> Scores:
-        """Return the scores that the other criterion would select by."""
+        """Return the scores by which the other criterion would select."""
         return self.criterion.rearranged(scores)
 
 
 class ShuffledInLayers(_Control):
-    """The scores of another criterion, each layer's in random order: its layer densities and nothing else.
+    """The scores of another criterion, shuffled within each layer, so that only its layer densities are left.
 
-    The first of the two sanity checks of Frankle et al. 2021 (2009.08576) and Su et al. 2020 (2009.11094). All rounds
-    but the last are the other's own; it reads what data the other reads.
+    This is the first of the two sanity checks of Frankle et al. 2021 (arXiv:2009.08576) and Su et al. 2020
+    (arXiv:2009.11094). All rounds before the last are those of the other criterion, and so is the data that it reads.
 
     Args:
         criterion: the other criterion.
-        seed: of the order, drawn on the CPU: equal on every rank and device; null for a number that the seed of the
-            run decides.
+        seed: the seed of the order, which is drawn on the CPU and so is equal on every rank and device; null for a
+            number that the seed of the run decides.
     """
 
     def __init__(self, criterion: Criterion, seed: int | None = None) -> None:
         super().__init__(criterion, seed)
 
     def __call__(self, subject: Subject) -> Scores:
-        """The other's scores, in their places."""
+        """Return the scores of the other criterion, in their places."""
         return self.criterion(subject)
 
     def rearranged(self, scores: Scores) -> Scores:
-        """The scores in another order within each layer."""
+        """Return the scores, shuffled within each layer."""
         generator = torch.Generator().manual_seed(self.start)
         return {
             name: s.flatten()[torch.randperm(s.numel(), generator=generator).to(s.device)].view(s.shape)
@@ -55,17 +55,19 @@ class ShuffledInLayers(_Control):
 
 
 class RedrawnWeights(_Control):
-    """What another criterion says of other weights than those that are trained, drawn afresh.
+    """The scores that another criterion gives to newly drawn weights, instead of those that are trained.
 
-    The second sanity check of Frankle et al. 2021 (2009.08576) and Su et al. 2020 (2009.11094): does the mask belong
-    to these very weights? The other weights are the same in each round; it reads what data the other reads.
+    This is the second sanity check of Frankle et al. 2021 (arXiv:2009.08576) and Su et al. 2020 (arXiv:2009.11094): it
+    asks whether the mask belongs to these very weights. The new weights are the same in each round. It reads the data
+    that the other criterion reads.
 
     Args:
         criterion: the other criterion.
-        initializer: what draws the other weights.
-        seed: of the draw, on the CPU: equal on every rank and device; null for a number that the seed of the run
-            decides, so that other weights are drawn than the network's own. The seed of the run itself, given here,
-            draws these very weights again, if `initializer` drew them right after seeding.
+        initializer: the initializer that draws the new weights.
+        seed: the seed of the draw, which is made on the CPU and so is equal on every rank and device; null for a
+            number that the seed of the run decides, so that the new weights differ from the network's own. The seed of
+            the run itself, given here, draws the network's own weights again if `initializer` drew them right after
+            seeding.
     """
 
     def __init__(self, criterion: Criterion, initializer: Initializer, seed: int | None = None) -> None:
@@ -73,7 +75,7 @@ class RedrawnWeights(_Control):
         self.initializer = initializer
 
     def __call__(self, subject: Subject) -> Scores:
-        """The other's scores of the other weights, with the same ones pruned."""
+        """Return the other criterion's scores of the new weights, of which the same are pruned."""
         if self not in subject.memo:
             subject.memo[self] = self._redrawn(subject)
         twin, weights = subject.memo[self]
@@ -86,7 +88,7 @@ class RedrawnWeights(_Control):
         return self.criterion(replace(subject, network=twin, weights=weights))
 
     def _redrawn(self, subject: Subject) -> tuple[nn.Module, Scores]:
-        """A copy of the network with its new weights, and those again as constants."""
+        """Return a copy of the network with new weights, and a copy of these weights as constants."""
         twin = cpu_copy(subject.network)
         with seeded(self.start):
             self.initializer(twin)

@@ -1,4 +1,4 @@
-"""Criteria that look at nothing but the weights, or not even at them."""
+"""Criteria without data: the magnitude of the weights, and random scores."""
 
 import torch
 
@@ -6,22 +6,25 @@ from spl.criteria.criterion import Criterion, Scores, Subject
 
 
 class Magnitude(Criterion):
-    """|w|: the usual choice on a pretrained network."""
+    """The magnitude |w| of each weight, the usual criterion for pretrained networks."""
 
     needs_data = False
 
     def __call__(self, subject: Subject) -> Scores:
-        """The absolute weights."""
+        """Return the absolute weights."""
         return {name: weight.abs() for name, weight in subject.weights.items()}
 
 
 class Random(Criterion):
-    """Independent uniform scores, drawn on the CPU from a stream of their own: equal on every rank and device.
+    """Random scores, independent and uniform.
+
+    They are drawn on the CPU from a random stream of their own, so they are equal on every rank and device.
 
     Args:
-        seed: where that stream begins; null for a number that the seed of the run decides, whose draws are independent
-            of the weights. The seed of the run itself, given here, repeats the numbers from which weights were drawn,
-            if the network was made right after seeding: the mask of the first layer then keeps its largest weights.
+        seed: the seed of that stream; null for a number that the seed of the run decides, so that the draws are
+            independent of the weights. The seed of the run itself, given here, repeats the numbers from which the
+            weights were drawn if the network was made right after seeding. The mask of the first layer then keeps its
+            largest weights.
     """
 
     needs_data = False
@@ -30,7 +33,7 @@ class Random(Criterion):
         self.seed = seed
 
     def __call__(self, subject: Subject) -> Scores:
-        """Uniform scores in [0, 1)."""
+        """Return uniform scores in [0, 1)."""
         generator = torch.Generator().manual_seed(self.start)
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)

@@ -13,14 +13,14 @@ from spl.errors import InputError
 
 
 class GraSP(Criterion):
-    """w ⊙ H g: how much the squared norm of the gradient g would fall without the weight; reads labelled data, twice.
+    """Gradient signal preservation: w ⊙ H g, how much the squared norm of the gradient g falls without the weight.
 
-    Wang et al. 2020 (2002.07376): removing w changes ‖g‖² by −2 w (H g) to first order, and the weights
-    with the largest such change go first, so scores have a sign. g and H are the gradient and the Hessian of the loss
-    over all examples, at logits divided by a temperature; H g is exact.
+    Wang et al. 2020 (arXiv:2002.07376): removing w changes ‖g‖² by −2 w (H g) to first order. The weights with the
+    largest such change go first, so scores have a sign. g and H are the gradient and the Hessian of the loss over all
+    examples, at logits divided by a temperature. H g is exact. It reads labelled data, twice.
 
     Args:
-        temperature: what the logits are divided by.
+        temperature: the divisor of the logits.
     """
 
     needs_data = True
@@ -32,7 +32,10 @@ class GraSP(Criterion):
         self.temperature = temperature
 
     def __call__(self, subject: Subject) -> Scores:
-        """Scores of either sign. The data is read once for g and once for H g; a single batch once for both."""
+        """Return scores of either sign.
+
+        The data is read once for g and once for H g; a single batch is read once for both.
+        """
         gradients = GradientSum(subject.parameters.values())
         first: list[Tensor] = []
         count = 0
@@ -56,7 +59,7 @@ class GraSP(Criterion):
             yield self._gradient(subject, batch)
 
     def _gradient(self, subject: Subject, batch: Any) -> list[Tensor]:
-        """The gradient, differentiable."""
+        """Return the gradient of the loss on a batch; it is differentiable itself."""
         tensors = list(subject.parameters.values())
         loss = self._loss(subject, batch)
         return list(torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True))

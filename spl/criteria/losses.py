@@ -1,4 +1,4 @@
-"""Losses of logits to score by, with labels and without."""
+"""Losses of logits that criteria score by, with labels and without."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -14,20 +14,19 @@ Targets = Literal["labels", "uniform", "prediction_logits", "prediction_softmax"
 
 
 def scoring_loss(targets: Targets) -> Loss:
-    """The cross-entropy −Σᵢ tᵢ log softmax(z)ᵢ, summed over the examples of a batch.
+    """Return the cross-entropy −Σᵢ tᵢ log softmax(z)ᵢ, summed over the examples of a batch.
 
-    A sum, not a mean: scores then do not depend on how the examples are cut into batches.
+    It is a sum, not a mean, so that scores do not depend on how the examples are split into batches.
 
     Args:
-        targets: what t is. `labels`: the classes. The others need no labels (section 5 of Lee et al. 2020):
-            `uniform`, 1/classes each; `prediction_logits`, the network's own logits z;
-            `prediction_softmax`, its own softmax(z). A prediction is not held constant: were it, the gradient
-            of the softmax kind would be zero everywhere.
+        targets: the targets t. With `labels`, they are the classes. The others need no labels (section 5 of Lee et al.
+            2020). With `uniform`, each is 1/classes. With `prediction_logits`, they are the network's own logits z.
+            With `prediction_softmax`, they are its own softmax(z). Predictions are not held constant: otherwise the
+            gradient for `prediction_softmax` would be zero everywhere.
 
     Returns:
-        A function of logits [N, classes] and labels [N] to a scalar.
+        A function that maps logits [N, classes] and labels [N] to a scalar.
     """
-
     if targets not in get_args(Targets):
         raise InputError(f"targets must be one of {', '.join(get_args(Targets))}, got {targets!r}.")
 

@@ -1,4 +1,4 @@
-"""NTK-SAP: what the spectrum of the neural tangent kernel owes to each weight."""
+"""NTK-SAP: the sensitivity of the neural tangent kernel's spectrum to each weight."""
 
 from operator import methodcaller
 
@@ -15,19 +15,20 @@ from spl.initializers import HeNormal, Initializer
 
 
 class NTKSAP(Criterion):
-    """|∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²|, m the mask; of the data it reads the shape of one batch.
+    """Neural tangent kernel spectrum-aware pruning: |∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²| with the mask m.
 
-    Wang, Li & Sun 2023 (2304.02840): the expectation is the trace of the tangent kernel, up to the factor ε². Inputs z
-    are standard normal, Δθ normal with standard deviation ε, and θ is drawn afresh each time, so that no single
-    initialization decides. The defaults are the authors' for CIFAR-10, in 20 rounds of exponentially falling density;
-    they let BatchNorm take the statistics of z, which is `batch_norm: batch`. Everything is drawn on the CPU from a
-    stream of its own: equal on every rank and device.
+    Wang, Li & Sun 2023 (arXiv:2304.02840): the expectation is the trace of the tangent kernel, up to the factor ε².
+    Inputs z are standard normal, Δθ is normal with standard deviation ε, and θ is drawn anew each time, so that no
+    single initialization decides. The defaults are the authors' for CIFAR-10, in 20 rounds of exponentially falling
+    density. The authors let BatchNorm normalize by the statistics of z, which is `batch_norm: batch`. Everything is
+    drawn on the CPU from a random stream of its own, so it is equal on every rank and device. Of the data it reads
+    only the shape of one batch.
 
     Args:
         perturbation: ε.
-        draws: how many z, θ and Δθ a round averages over.
-        initializer: what draws θ; null for the network's own weights.
-        seed: where that stream begins; null for a number that the seed of the run decides.
+        draws: the number of z, θ and Δθ that a round averages over.
+        initializer: the initializer that draws θ; null for the network's own weights.
+        seed: the seed of that stream; null for a number that the seed of the run decides.
     """
 
     needs_data = True
@@ -50,7 +51,7 @@ class NTKSAP(Criterion):
         self.seed = seed
 
     def __call__(self, subject: Subject) -> Scores:
-        """The absolute gradients with respect to the mask."""
+        """Return the absolute gradients with respect to the mask."""
         inputs = floating_inputs(subject.first_batch, "NTK-SAP")
         leaves = {
             name: (torch.ones_like(w) if subject.masks is None else subject.masks[name].to(w)).requires_grad_()
@@ -59,7 +60,7 @@ class NTKSAP(Criterion):
         total = [torch.zeros_like(mask) for mask in leaves.values()]
         twin = cpu_copy(subject.network)
         parameters = dict(twin.named_parameters())
-        with seeded(self.start + subject.keep):  # other draws in each round
+        with seeded(self.start + subject.keep):  # so that each round has draws of its own
             for _ in range(self.draws):
                 if self.initializer is not None:
                     self.initializer(twin)
@@ -77,13 +78,13 @@ class NTKSAP(Criterion):
 
 
 def _masked(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """θ ⊙ m."""
+    """Return θ ⊙ m."""
     return {name: weights[name].to(mask.device) * mask for name, mask in masks.items()}
 
 
 @torch.no_grad()
 def _output(network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor) -> Tensor:
-    """f(z; θ ⊙ m)."""
+    """Return f(z; θ ⊙ m)."""
     outputs: Tensor = substituted(network, _masked(weights, masks), methodcaller("__call__", z))
     return outputs
 
@@ -91,7 +92,7 @@ def _output(network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Ten
 def _output_and_gradients(
     network: nn.Module, masks: dict[str, Tensor], weights: dict[str, Tensor], z: Tensor, other: Tensor, scale: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """f(z; θ ⊙ m), and the gradient with respect to m of its half of scale/2 · ‖f − other‖²."""
+    """Return f(z; θ ⊙ m), and the gradient of scale/2 · ‖f − other‖² with respect to the m in f, not in `other`."""
 
     def evaluate(network: nn.Module) -> tuple[Tensor, tuple[Tensor, ...]]:
         f = network(z)

@@ -1,4 +1,4 @@
-"""PHEW: paths with higher edge weights."""
+"""PHEW: random walks along paths with higher edge weights."""
 
 import math
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.errors import InputError
 
-_WALKS = 10_000  # at once
-_WORTHWHILE = 0.01  # new weights per walk, below which the rest goes by magnitude
+_WALKS = 10_000  # the walks that are made at once
+_WORTHWHILE = 0.01  # the new weights per walk below which walking stops, and the remaining weights go by magnitude
 
 
 class PHEW(Criterion):
-    """Weights in the order in which random walks first use them, a step's probability ∝ |w|; needs no data.
+    """Paths with higher edge weights: keeps weights in the order in which random walks with steps ∝ |w| reach them.
 
-    Patil & Dovrolis 2021 (2010.11354). Walks start at each input in turn and end at an output, or the other way round,
-    every second one, and keep the weights that they pass; walking stops when `Subject.keep` weights are kept. A walk
-    passes one weight of each layer, so it needs a network that is a chain: shortcuts without weights are ignored. What
-    no walk reached comes after, by magnitude, and biases last. The walks are drawn on the CPU from a stream of their
-    own: equal on every rank and device.
+    Patil & Dovrolis 2021 (arXiv:2010.11354). Walks start at each input in turn and end at an output; every second walk
+    goes the other way. They keep the weights that they pass, until `Subject.keep` weights are kept. A walk passes one
+    weight of each layer, so the network must be a chain of layers; shortcuts without weights are ignored. Weights that
+    no walk reached follow by magnitude, and biases are last. The walks are drawn on the CPU from a random stream of
+    their own, so they are equal on every rank and device. It needs no data.
 
     Args:
-        seed: where that stream begins; null for a number that the seed of the run decides.
+        seed: the seed of that stream; null for a number that the seed of the run decides.
     """
 
     needs_data = False
@@ -33,7 +33,7 @@ class PHEW(Criterion):
         self.seed = seed
 
     def __call__(self, subject: Subject) -> Scores:
-        """Minus the number of the first walk that used a weight; weights without one below all of these."""
+        """Return minus the number of the first walk that used a weight; weights that no walk used are below these."""
         chain = {name: w for name, w in subject.weights.items() if w.ndim > 1}
         check_chain(subject.network, chain)
         layers = [w.abs().double().cpu().reshape(*w.shape[:2], -1) for w in chain.values()]
@@ -48,7 +48,11 @@ class PHEW(Criterion):
 
 
 def check_chain(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Raise an `InputError` that names the first layer which does not follow on the one before."""
+    """Check that the layers form a chain.
+
+    Raises:
+        InputError: a layer does not take the outputs of the one before, or its weights are no edges.
+    """
     remedy = "PHEW walks through a chain of layers: leave the layer out with exclude, or take SynFlow."
     for name in weights:
         layer = network.get_submodule(name.rpartition(".")[0])
@@ -62,15 +66,15 @@ def check_chain(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator) -> list[Tensor]:
-    """The number of the first walk through each edge, −1 for none, in the shapes of `layers`.
+    """Return the number of the first walk through each edge, −1 if there is none, in the shapes of `layers`.
 
-    Walks 0, 2, … go from input to output and 1, 3, … back. They end once `keep` edges are used, or nearly all that
-    can be.
+    Walks 0, 2, … go from input to output, walks 1, 3, … from output to input. Walking ends once `keep` edges are used,
+    or nearly all edges that can be.
 
     Args:
         layers: non-negative edge weights [out, in, taps], the input layer first.
-        keep: how many edges to use.
-        generator: on the CPU.
+        keep: the number of edges to use.
+        generator: a random generator on the CPU.
     """
     forth = [Transitions(layer.transpose(0, 1)) for layer in layers]
     back = [Transitions(layer) for layer in layers]
@@ -87,7 +91,10 @@ def first_walks(layers: Sequence[Tensor], keep: int, generator: torch.Generator)
 
 
 def _walk_forth(steps: list["Transitions"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
-    """Walk from the inputs, each in turn; a unit that several inputs of the next layer come from takes any of them."""
+    """Walk from each input in turn to the outputs.
+
+    If several inputs of the next layer come from one unit, as after flattening, a walk takes a random one of them.
+    """
     units = walks // 2 % first[0].shape[1]
     outputs = first[0].shape[1]
     for step, seen in zip(steps, first, strict=True):
@@ -99,7 +106,7 @@ def _walk_forth(steps: list["Transitions"], first: list[Tensor], walks: Tensor, 
 
 
 def _walk_back(steps: list["Transitions"], first: list[Tensor], walks: Tensor, generator: torch.Generator) -> None:
-    """Walk from the outputs, each in turn, to the inputs."""
+    """Walk from each output in turn to the inputs."""
     units = walks // 2 % first[-1].shape[0]
     inputs = first[-1].shape[0]
     for step, seen in zip(reversed(steps), reversed(first), strict=True):
@@ -127,11 +134,11 @@ class Transitions:
         units, ends, self.taps = edges.shape
         self.edges = ends * self.taps
         weights = edges.reshape(units, -1)
-        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)  # no way on: any way
+        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)  # from a dead end, any edge is taken
         self.cumulative = torch.cat([weights.new_zeros(1), weights.flatten().cumsum(0)])
 
     def sample(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One random step from each of `units`: the unit at its end, and the tap."""
+        """Draw one random step from each of `units`, and return the units at their ends, and their taps."""
         low, high = self.cumulative[units * self.edges], self.cumulative[(units + 1) * self.edges]
         targets = low + (high - low) * torch.rand(units.shape, generator=generator, dtype=torch.float64)
         found = torch.searchsorted(self.cumulative, targets, right=True) - 1

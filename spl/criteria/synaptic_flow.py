@@ -1,4 +1,4 @@
-"""Synaptic flow through a network that loses weights round by round."""
+"""The scores of SynFlow for a network that loses weights round by round."""
 
 import math
 from collections.abc import Iterable
@@ -35,16 +35,16 @@ _DROP_BELOW = 0.9
 
 
 class SynapticFlow:
-    """|w| ⊙ ∂R/∂|w| of `spl.functional.linearized.path_gradients`, again and again while weights become 0.
+    """The synaptic flow |w| ⊙ ∂R/∂|w| through each weight, computed again and again while weights become 0.
 
-    What takes the time of a round is done once or not at all: absolute weights and scores stay where they are in
-    memory, channels through which nothing flows any more drop out of the products, and convolutions with many more
-    channels than positions are products of their patches.
+    R is that of `spl.functional.linearized.path_gradients`. Costly work is done once for all rounds or not at all:
+    absolute weights and scores keep their memory, channels that carry no flow any more drop out of the products, and
+    convolutions with many more channels than positions are computed as products of their patches.
 
     Args:
-        network: the network, whose parameters are read in each round; weights and scores that are 0 stay 0.
-        names: of the parameters to score; biases carry no flow, and score 0.
-        inputs: [N, ...]; only its shape counts.
+        network: the network. Its parameters are read in each round; weights and scores that are 0 stay 0.
+        names: the names of the parameters to score. Biases carry no flow, and their score is 0.
+        inputs: Tensor [N, ...]; only its shape counts.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], inputs: Tensor) -> None:
@@ -68,7 +68,7 @@ class SynapticFlow:
         self.rounds = 0
 
     def scores(self) -> dict[str, Tensor]:
-        """The scores, 0 where a weight is 0; they share their memory with those of the next call."""
+        """Return the scores, 0 where a weight is 0; the next call overwrites them."""
         self.rounds += 1
         layers = list(self.layers.values())
         others = {n: self.scored[n].detach().double().abs().requires_grad_() for n in self.others}
@@ -89,15 +89,15 @@ class SynapticFlow:
 
 
 def _is_product(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    """Whether its output is one product of its weight with patches of its input."""
+    """Return whether the output of a module is one product of its weight with patches of its input."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    # attention multiplies by the weight of its output projection, and never calls it
+    # attention reads the weight of its output projection (such a Linear layer), and never calls the layer
     return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 class _FlowLayer:
-    """A matrix or kernel [out, in, ...] without sign, of which only rows and columns that carry flow are multiplied."""
+    """An absolute weight [out, in, ...], of which only the rows and columns that carry flow are multiplied."""
 
     def __init__(self, parameter: Tensor) -> None:
         self.parameter = parameter
@@ -108,7 +108,7 @@ class _FlowLayer:
         self.is_whole, self.has_gradient = True, False
 
     def begin(self) -> Tensor:
-        """The weights of this round, as a leaf."""
+        """Return the absolute weights of this round, as a leaf of the graph."""
         weight = self.parameter.detach()
         if not self.is_whole:
             weight = weight.index_select(0, self.rows).index_select(1, self.columns)
@@ -118,7 +118,7 @@ class _FlowLayer:
         return self.leaf
 
     def forward(self, module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-        """The layer's output, without bias."""
+        """Return the layer's output, without bias."""
         axis = -1 if isinstance(module, nn.Linear) else 1
         x = x if self.is_whole else x.index_select(axis, self.columns)
         product = _Product.apply(x, self.leaf, self) if isinstance(module, nn.Linear) else self._convolved(module, x)
@@ -139,7 +139,7 @@ class _FlowLayer:
         return output
 
     def _spread(self, y: Tensor, axis: int) -> Tensor:
-        """Rows that carry flow among those that do not."""
+        """Put the rows that carry flow among zeros for those that do not."""
         if self.is_whole:
             return y
         shape = list(y.shape)
@@ -147,14 +147,14 @@ class _FlowLayer:
         return y.new_zeros(shape).index_copy(axis, self.rows, y)
 
     def add_(self, back: Tensor, x: Tensor) -> None:
-        """Add backᵀ x, the sum over positions, to the gradient."""
+        """Add backᵀ x, summed over positions, to the gradient."""
         gradient = self.gradient.view(len(self.weight), -1)
         torch.addmm(gradient, back.flatten(0, -2).mT, x.flatten(0, -2), beta=float(self.has_gradient), out=gradient)
         self.has_gradient = True
 
     def end(self, gradient: Tensor | None, drop: bool) -> Tensor:
-        """The scores; from now on, if asked, without the rows and columns that have none."""
-        if gradient is not None and self.has_gradient:  # in different modules, as patches and as an image
+        """Return the scores; if `drop` is set, later rounds leave out the rows and columns without flow."""
+        if gradient is not None and self.has_gradient:  # modules that share the weight: some as patches, some not
             self.gradient.add_(gradient).mul_(self.weight)
         elif self.has_gradient:
             self.gradient.mul_(self.weight)
@@ -177,7 +177,7 @@ class _FlowLayer:
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ, with a gradient of W that goes where the scores are."""
+    """The product x Wᵀ, which adds the gradient of W to the memory of the scores."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, leaf: Tensor, layer: _FlowLayer) -> Tensor:

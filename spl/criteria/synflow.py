@@ -7,18 +7,19 @@ from spl.criteria.synaptic_flow import SynapticFlow
 
 
 class SynFlow(Criterion):
-    """|w| ⊙ ∂R/∂|w|, the flow of R = 1ᵀ f(1) through each weight; of the data it reads the shape of one batch.
+    """Synaptic flow: |w| ⊙ ∂R/∂|w|, the flow of R = 1ᵀ f(1) through each weight, in 100 rounds.
 
-    Tanaka et al. 2020 (2006.05467), equation 2. f is the network without biases and activations and with absolute
-    weights (see `path_gradients`), in float64. What flows into a hidden unit flows out of it, so in
-    rounds, 100 of exponentially falling density, no layer loses its last weight before the others have lost theirs.
+    Tanaka et al. 2020 (arXiv:2006.05467), equation 2. f is the network without biases and activations and with
+    absolute weights (see `path_gradients`), in float64. What flows into a hidden unit flows out of it. So with rounds
+    of exponentially falling density, no layer loses its last weight before the others have lost theirs. Of the data it
+    reads only the shape of one batch.
     """
 
     needs_data = True
     schedule = Exponential(100)
 
     def __call__(self, subject: Subject) -> Scores:
-        """Non-negative scores, 0 where a weight is pruned."""
+        """Return non-negative scores, 0 where a weight is pruned."""
         flow = subject.memo.get(self)
         if flow is None or flow.network is not subject.network:
             inputs = floating_inputs(subject.first_batch, "SynFlow")
