@@ -14,6 +14,18 @@ class Initializer(ABC):
     """A rule that draws the weights of Linear and convolutional layers from torch's global random stream.
 
     Biases become 0.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import Initializer
+        >>> class Uniform(Initializer):
+        ...     def fill_(self, weight):
+        ...         weight.uniform_(-0.1, 0.1)
+        >>> layer = nn.Linear(4, 4)
+        >>> Uniform()(layer)
+        >>> bool(layer.weight.abs().max() <= 0.1), layer.bias.tolist()
+        (True, [0.0, 0.0, 0.0, 0.0])
     """
 
     @torch.no_grad()
@@ -41,6 +53,15 @@ class Orthogonal(Initializer):
 
     Args:
         gain: the value of every singular value.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import Orthogonal
+        >>> network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+        >>> Orthogonal(gain=2.0)(network)
+        >>> torch.linalg.svdvals(network[0].weight.detach()).tolist()
+        [2.00, 2.00, 2.00, 2.00]
     """
 
     def __init__(self, gain: float = 1.0) -> None:
@@ -76,6 +97,16 @@ class DeltaOrthogonal(Orthogonal):
 
     Args:
         gain: the value of every singular value.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import DeltaOrthogonal
+        >>> convolution = nn.Conv2d(4, 4, kernel_size=3, padding=1)
+        >>> DeltaOrthogonal()(convolution)
+        >>> images = torch.ones(1, 4, 5, 5)
+        >>> images.norm().item(), convolution(images).norm().item()
+        (10.00, 10.00)
     """
 
     def _taps(self, weight: Tensor) -> Tensor:
@@ -110,7 +141,18 @@ def _copy_taps_(weight: Tensor, taps: Tensor) -> None:
 
 
 class LeCunNormal(Initializer):
-    """LeCun's variance scaling (VS-L): N(0, 1/fan_in)."""
+    """LeCun's variance scaling (VS-L): N(0, 1/fan_in).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import LeCunNormal
+        >>> _ = torch.manual_seed(0)
+        >>> layer = nn.Linear(100, 400)
+        >>> LeCunNormal()(layer)
+        >>> 100 * layer.weight.var().item()
+        1.00
+    """
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 1/fan_in."""
@@ -118,7 +160,18 @@ class LeCunNormal(Initializer):
 
 
 class GlorotNormal(Initializer):
-    """Glorot's (Xavier) variance scaling (VS-G): N(0, 2/(fan_in + fan_out)), Glorot & Bengio 2010."""
+    """Glorot's (Xavier) variance scaling (VS-G): N(0, 2/(fan_in + fan_out)), Glorot & Bengio 2010.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import GlorotNormal
+        >>> _ = torch.manual_seed(0)
+        >>> layer = nn.Linear(100, 400)
+        >>> GlorotNormal()(layer)
+        >>> (100 + 400) * layer.weight.var().item()
+        1.99
+    """
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/(fan_in + fan_out)."""
@@ -126,7 +179,18 @@ class GlorotNormal(Initializer):
 
 
 class HeNormal(Initializer):
-    """He's (Kaiming) variance scaling (VS-H): N(0, 2/fan_in), He et al. 2015."""
+    """He's (Kaiming) variance scaling (VS-H): N(0, 2/fan_in), He et al. 2015.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import HeNormal
+        >>> _ = torch.manual_seed(0)
+        >>> layer = nn.Linear(100, 400)
+        >>> HeNormal()(layer)
+        >>> 100 * layer.weight.var().item()
+        1.99
+    """
 
     def fill_(self, weight: Tensor) -> None:
         """Draw with variance 2/fan_in."""
@@ -147,6 +211,16 @@ class Gaussian(Initializer):
 
     Args:
         variance: γ, the variance (not the standard deviation) of every weight.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import Gaussian
+        >>> _ = torch.manual_seed(0)
+        >>> layer = nn.Linear(100, 400)
+        >>> Gaussian(variance=0.04)(layer)
+        >>> layer.weight.var().item()
+        0.04
     """
 
     def __init__(self, variance: float = 0.01) -> None:

@@ -33,6 +33,16 @@ def singular_values(network: nn.Module, inputs: Tensor, chunk: int = 250, batch_
 
     Raises:
         InputError: the output is not [N, C], or memory runs out.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.initializers import Orthogonal
+        >>> from spl.jacobian import singular_values
+        >>> network = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+        >>> Orthogonal()(network)
+        >>> singular_values(network, torch.randn(2, 5)).tolist()
+        [[1.00, 1.00, 1.00], [1.00, 1.00, 1.00]]
     """
     chunks = torch.tensor_split(inputs, math.ceil(len(inputs) / chunk))  # of equal size: BatchNorm refuses one example
     progress = tqdm(chunks, desc="Jacobian", unit="chunk", delay=1, leave=False, disable=None)
@@ -100,6 +110,18 @@ class Spectrum:
         max: the largest value.
         min: the smallest value.
         condition: max / min; infinite if min is 0.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.jacobian import Spectrum, singular_values
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+        >>> spectrum = Spectrum.of(singular_values(network, torch.randn(8, 5)))
+        >>> spectrum.mean, spectrum.condition
+        (0.26, 12.61)
+        >>> Spectrum.of(torch.tensor([[2.0, 1.0], [1.0, 0.5]])).as_dict()
+        {'mean': 1.125, 'std': 0.54, 'max': 2.0, 'min': 0.5, 'condition': 4.0}
     """
 
     mean: float

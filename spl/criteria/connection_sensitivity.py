@@ -12,6 +12,18 @@ class ConnectionSensitivity(Criterion):
 
     The signed g are summed over all examples, and the absolute value is taken once, at the end.
     Lee et al. 2019 (SNIP) and 2020, equation 2.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import ConnectionSensitivity
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> masks = prune(network, ConnectionSensitivity(), sparsity=0.75, batches=[batch])
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 8, '2.weight': 6}
     """
 
     needs_data = True
@@ -40,6 +52,19 @@ class IterativeSNIP(ConnectionSensitivity):
     The density falls exponentially from round to round. de Jorge et al. 2021 (arXiv:2006.09081), who let the score of
     Lee et al. 2019 (SNIP) see what pruning has done so far. A pruned weight never returns. 60 is the number of rounds
     in the authors' own examples. It reads labelled data.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import IterativeSNIP
+        >>> from spl.criteria.schedules import Exponential
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> masks = prune(network, IterativeSNIP(), sparsity=0.75, batches=[batch], schedule=Exponential(5))
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 7, '2.weight': 7}
     """
 
     schedule = Exponential(60)
@@ -51,6 +76,19 @@ class FORCE(ConnectionSensitivity):
     de Jorge et al. 2021 (arXiv:2006.09081). A pruned weight has a score too, and returns if that is large enough. The
     density falls exponentially from round to round, in 60 rounds as in the authors' own examples. It reads labelled
     data.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import FORCE
+        >>> from spl.criteria.schedules import Exponential
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> masks = prune(network, FORCE(), sparsity=0.75, batches=[batch], schedule=Exponential(5))
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 7, '2.weight': 7}
     """
 
     revives = True

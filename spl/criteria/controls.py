@@ -36,6 +36,20 @@ class ShuffledInLayers(_Control):
         criterion: the other criterion.
         seed: the seed of the order, which is drawn on the CPU and so is equal on every rank and device; null for a
             number that the seed of the run decides.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude, ShuffledInLayers
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> masks = prune(network, Magnitude(), sparsity=0.75)
+        >>> shuffled = prune(network, ShuffledInLayers(Magnitude(), seed=0), sparsity=0.75)
+        >>> {name: (mask.sum().item(), shuffled[name].sum().item()) for name, mask in masks.items()}
+        {'0.weight': (12, 12), '2.weight': (2, 2)}
+        >>> shuffled == masks
+        False
     """
 
     def __init__(self, criterion: Criterion, seed: int | None = None) -> None:
@@ -68,6 +82,19 @@ class RedrawnWeights(_Control):
             number that the seed of the run decides, so that the new weights differ from the network's own. The seed of
             the run itself, given here, draws the network's own weights again if `initializer` drew them right after
             seeding.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import ConnectionSensitivity, RedrawnWeights
+        >>> from spl.initializers import HeNormal
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> criterion = RedrawnWeights(ConnectionSensitivity(), HeNormal())
+        >>> masks = prune(network, criterion, sparsity=0.75, batches=[batch])
+        >>> sum(mask.sum().item() for mask in masks.values())
+        14
     """
 
     def __init__(self, criterion: Criterion, initializer: Initializer, seed: int | None = None) -> None:

@@ -6,7 +6,18 @@ from spl.criteria.criterion import Criterion, Scores, Subject
 
 
 class Magnitude(Criterion):
-    """The magnitude |w| of each weight, the usual criterion for pretrained networks."""
+    """The magnitude |w| of each weight, the usual criterion for pretrained networks.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> from spl.pruning import prune
+        >>> network = nn.Linear(3, 1)
+        >>> _ = network.weight.data.copy_(torch.tensor([[0.5, -2.0, 0.1]]))
+        >>> prune(network, Magnitude(), sparsity=1 / 3)["weight"]
+        tensor([[ True,  True, False]])
+    """
 
     needs_data = False
 
@@ -25,6 +36,17 @@ class Random(Criterion):
             independent of the weights. The seed of the run itself, given here, repeats the numbers from which the
             weights were drawn if the network was made right after seeding. The mask of the first layer then keeps its
             largest weights.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Random
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> masks = prune(network, Random(seed=0), sparsity=0.75)
+        >>> sum(mask.sum().item() for mask in masks.values())
+        14
+        >>> masks == prune(network, Random(seed=0), sparsity=0.75)
+        True
     """
 
     needs_data = False

@@ -21,6 +21,18 @@ class GraSP(Criterion):
 
     Args:
         temperature: the divisor of the logits.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import GraSP
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> batch = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> masks = prune(network, GraSP(), sparsity=0.75, batches=[batch])
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 6, '2.weight': 8}
     """
 
     needs_data = True

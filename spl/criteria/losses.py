@@ -26,6 +26,15 @@ def scoring_loss(targets: Targets) -> Loss:
 
     Returns:
         A function that maps logits [N, classes] and labels [N] to a scalar.
+
+    Example:
+        >>> import torch
+        >>> from spl.criteria import scoring_loss
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+        >>> scoring_loss("labels")(logits, labels).item()
+        0.82
+        >>> scoring_loss("uniform")(logits, labels).item()
+        1.82
     """
     if targets not in get_args(Targets):
         raise InputError(f"targets must be one of {', '.join(get_args(Targets))}, got {targets!r}.")

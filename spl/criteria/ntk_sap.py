@@ -29,6 +29,18 @@ class NTKSAP(Criterion):
         draws: the number of z, θ and Δθ that a round averages over.
         initializer: the initializer that draws θ; null for the network's own weights.
         seed: the seed of that stream; null for a number that the seed of the run decides.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import NTKSAP
+        >>> from spl.criteria.schedules import Exponential
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.zeros(16, 4), torch.zeros(16)
+        >>> masks = prune(network, NTKSAP(seed=0), sparsity=0.75, batches=[batch], schedule=Exponential(3))
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 7, '2.weight': 7}
     """
 
     needs_data = True

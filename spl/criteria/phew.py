@@ -25,6 +25,17 @@ class PHEW(Criterion):
 
     Args:
         seed: the seed of that stream; null for a number that the seed of the run decides.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import PHEW
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> masks = prune(network, PHEW(seed=0), sparsity=0.75)
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 8, '2.weight': 6}
     """
 
     needs_data = False

@@ -13,6 +13,14 @@ class Schedule(ABC):
 
     Args:
         rounds: the number of rounds.
+
+    Example:
+        >>> from spl.criteria.schedules import Schedule
+        >>> class Cubic(Schedule):
+        ...     def density(self, final, progress):
+        ...         return final + (1.0 - final) * (1.0 - progress) ** 3
+        >>> Cubic(rounds=4).keeps(size=1000, keep=100)
+        [480, 213, 114, 100]
     """
 
     def __init__(self, rounds: int) -> None:
@@ -37,7 +45,13 @@ class Schedule(ABC):
 
 
 class OneShot(Schedule):
-    """The schedule of one round, which prunes all weights at once."""
+    """The schedule of one round, which prunes all weights at once.
+
+    Example:
+        >>> from spl.criteria.schedules import OneShot
+        >>> OneShot().keeps(size=1000, keep=100)
+        [100]
+    """
 
     def __init__(self) -> None:
         super().__init__(rounds=1)
@@ -52,6 +66,11 @@ class Exponential(Schedule):
 
     Args:
         rounds: N, the number of rounds.
+
+    Example:
+        >>> from spl.criteria.schedules import Exponential
+        >>> Exponential(rounds=4).keeps(size=1000, keep=100)
+        [562, 316, 178, 100]
     """
 
     def __init__(self, rounds: int = 100) -> None:
@@ -67,6 +86,11 @@ class Linear(Schedule):
 
     Args:
         rounds: N, the number of rounds.
+
+    Example:
+        >>> from spl.criteria.schedules import Linear
+        >>> Linear(rounds=4).keeps(size=1000, keep=100)
+        [775, 550, 325, 100]
     """
 
     def __init__(self, rounds: int = 100) -> None:

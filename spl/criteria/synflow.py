@@ -13,6 +13,19 @@ class SynFlow(Criterion):
     absolute weights (see `path_gradients`), in float64. What flows into a hidden unit flows out of it. So with rounds
     of exponentially falling density, no layer loses its last weight before the others have lost theirs. Of the data it
     reads only the shape of one batch.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import SynFlow
+        >>> from spl.criteria.schedules import Exponential
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batch = torch.zeros(16, 4), torch.zeros(16)
+        >>> masks = prune(network, SynFlow(), sparsity=0.9, batches=[batch], schedule=Exponential(10))
+        >>> {name: mask.sum().item() for name, mask in masks.items()}
+        {'0.weight': 3, '2.weight': 3}
     """
 
     needs_data = True

@@ -33,6 +33,18 @@ class Diagnosis:
         jacobian: the spectrum of the input-output Jacobian.
         evidence: the quantities that the verdict rests on.
         verdict: whether the network will train, why, and what to change.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis import Diagnosis, diagnose
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> diagnosis = diagnose(network, None, torch.randn(20, 4), torch.randint(3, (20,)))
+        >>> diagnosis.layers["0.weight"].residual, diagnosis.sparsity, diagnosis.effective_sparsity
+        (1.02, 0.0, 0.0)
+        >>> Diagnosis.from_json(diagnosis.to_json()) == diagnosis
+        True
     """
 
     layers: dict[str, LayerDiagnosis]
@@ -122,6 +134,20 @@ def diagnose(
     Raises:
         InputError: the masks do not fit the network, it has no Linear or convolutional layers, or its output is not
             [N, C].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> from spl.diagnosis import diagnose
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> masks = prune(network, Magnitude(), sparsity=0.5)
+        >>> masks.apply_(dict(network.named_parameters()))
+        >>> diagnosis = diagnose(network, masks, torch.randn(20, 4), torch.randint(3, (20,)))
+        >>> diagnosis.verdict.answer, diagnosis.verdict.reason
+        ('Trains poorly', 'only 7 weights for each output lie on a path through the network')
     """
     parameters = prunable_parameters(network)
     kept = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}

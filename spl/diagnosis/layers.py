@@ -26,6 +26,17 @@ class LayerSpectrum(NamedTuple):
         mean: the mean of the singular values, 1 under layerwise dynamical isometry.
         min: the smallest singular value.
         max: the largest singular value.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis import diagnose
+        >>> from spl.initializers import Orthogonal
+        >>> network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+        >>> Orthogonal()(network)
+        >>> diagnosis = diagnose(network, None, torch.randn(20, 4), torch.randint(3, (20,)))
+        >>> diagnosis.layers["0.weight"].jacobian
+        LayerSpectrum(mean=1.00, min=1.00, max=1.00)
     """
 
     mean: float
@@ -50,6 +61,21 @@ class LayerDiagnosis:
             root-mean-square slope.
         signal: the root mean square of the layer's output, before the activation, over units and examples.
         gradient: ‖∂L/∂W‖ over the kept weights, where L is the mean cross-entropy.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis import diagnose
+        >>> from spl.masks import Masks
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> masks = Masks({"0.weight": torch.tensor([[True, True], [False, False]])})
+        >>> masks.apply_(dict(network.named_parameters()))
+        >>> layers = diagnose(network, masks, torch.randn(9, 2), torch.randint(2, (9,))).layers
+        >>> layers["0.weight"].kept, layers["0.weight"].dead_outputs, layers["0.weight"].floor
+        (2, 1, 1.0)
+        >>> layers["2.weight"].kept, layers["2.weight"].on_paths, layers["2.weight"].effective_sparsity
+        (4, 2, 0.5)
     """
 
     weights: int

@@ -32,6 +32,16 @@ class Paths:
         weights: bool tensors in the shapes of the masks, on the network's device, by the name of the weight.
         inputs: bool tensor in the shape of one example.
         outputs: bool tensor [C].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis import find_paths
+        >>> network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))
+        >>> masks = {"0.weight": torch.tensor([[True, False, True], [False, False, False]])}
+        >>> paths = find_paths(network, masks, torch.zeros(1, 3))
+        >>> paths.inputs.tolist(), paths.outputs.tolist()
+        ([True, False, True], [True, True])
     """
 
     weights: dict[str, Tensor]
@@ -53,6 +63,19 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
         network: a network that maps [N, ...] to [N, C]. It is left as it was found.
         masks: bool tensors, by the name of a layer's weight; other parameters are kept.
         inputs: Tensor [N, ...]; only its shape counts.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis import find_paths
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+        >>> masks = {
+        ...     "0.weight": torch.tensor([[True, True], [False, False]]),
+        ...     "2.weight": torch.tensor([[True, True], [False, True]]),
+        ... }
+        >>> paths = find_paths(network, masks, torch.zeros(1, 2))
+        >>> paths.weights["2.weight"].tolist()
+        [[True, False], [False, False]]
     """
     gated = _GatedNetwork(network, inputs[:1])
     weights = {name: torch.ones_like(p) for name, p in gated.named_parameters() if not name.endswith("bias")}

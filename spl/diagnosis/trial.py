@@ -28,6 +28,16 @@ def trial_loss(network: nn.Module, masks: Masks, inputs: Tensor, labels: Tensor)
 
     Returns:
         The loss in nats, infinite if it diverges.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.diagnosis.trial import trial_loss
+        >>> from spl.masks import Masks
+        >>> network = nn.Linear(2, 2)
+        >>> inputs, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> trial_loss(network, Masks({}), inputs, labels) < 0.1
+        True
     """
     weights = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in network.named_parameters()}
     optimizer = sgd([weight for weight in weights.values() if weight.requires_grad])

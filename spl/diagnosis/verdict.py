@@ -41,6 +41,13 @@ class Evidence:
         linear: whether the network is a linear classifier: its output is an affine function of its input.
         size: the number of weights on input-output paths, per output.
         accuracy: the share of examples that the network already answers right.
+
+    Example:
+        >>> from spl.diagnosis import Evidence, judge
+        >>> network = {"outputs": 10, "reached": 4, "collapsed": "", "limit": None, "linear": False, "size": 900.0}
+        >>> measured = {"seen": 0.9, "signal": 1.0, "trial": 0.5, "accuracy": 0.1}
+        >>> judge(Evidence(**network, **measured)).reason
+        'only 4 of 10 outputs are reached from the input, and the other classes are guessed'
     """
 
     outputs: int
@@ -63,6 +70,12 @@ class Verdict:
         answer: `Will train`, `Trains poorly` or `Will not train`.
         reason: the measurement that the answer follows from.
         remedy: what to change; empty if nothing needs to be changed.
+
+    Example:
+        >>> from spl.diagnosis import Verdict
+        >>> verdict = Verdict("Will not train", "fc2 lost every weight", "Lower the sparsity")
+        >>> print(verdict)
+        Will not train: fc2 lost every weight. Lower the sparsity.
     """
 
     answer: Literal["Will train", "Trains poorly", "Will not train"]
@@ -89,6 +102,18 @@ def judge(evidence: Evidence) -> Verdict:
     6. `size` is below SMALL: trains poorly, because too little of the network is left.
     7. `trial` is above STUCK · ln `outputs`, and `signal` is not below FAINT: trains poorly, because steps overshoot.
     8. Otherwise it will train.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from spl.diagnosis import Evidence, judge
+        >>> network = {"outputs": 10, "reached": 10, "collapsed": "", "limit": None, "linear": False, "size": 900.0}
+        >>> evidence = Evidence(**network, seen=1.0, signal=1.0, trial=0.5, accuracy=0.1)
+        >>> judge(evidence).answer
+        'Will train'
+        >>> judge(replace(evidence, signal=1e-5)).answer
+        'Will not train'
+        >>> judge(replace(evidence, size=100.0)).answer
+        'Trains poorly'
     """
     e = evidence
     sparsity = "Lower the sparsity" + (f" below {e.limit:.4g}" if e.limit else "")

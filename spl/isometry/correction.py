@@ -26,6 +26,17 @@ class Residuals(NamedTuple):
         matrix: the residual of the weight, reshaped to a matrix.
         operator: the residual of the convolution. For a Linear layer, or a 1×1 convolution at stride 1, it equals
             `matrix`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry import EdgeOfChaos
+        >>> from spl.masks import Masks
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Conv2d(2, 3, kernel_size=3))
+        >>> masks = Masks({"0.weight": torch.rand(3, 2, 3, 3) < 0.5})
+        >>> EdgeOfChaos()(network, masks).changes["0.weight"].after
+        Residuals(matrix=0.80, operator=1.62)
     """
 
     matrix: float
@@ -43,6 +54,20 @@ class Change(NamedTuple):
         gain: σ, the singular value that the correction aimed at.
         moved: ‖ΔW‖ / ‖W‖, the relative change of the weights.
         vanished: the number of kept weights that fell below 1e-4 of the layer's largest.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry import ApproximateIsometry
+        >>> from spl.masks import Masks
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Linear(3, 2))
+        >>> mask = torch.tensor([[True, True, False], [False, True, True]])
+        >>> change = ApproximateIsometry()(network, Masks({"0.weight": mask})).changes["0.weight"]
+        >>> change.rank, change.floor, change.gain, change.moved
+        (2, 0.0, 1.0, 2.71)
+        >>> change.before.matrix, change.after.matrix
+        (1.30, 0.00)
     """
 
     before: Residuals
@@ -72,6 +97,16 @@ class Corrected(NamedTuple):
     Attributes:
         masks: the masks after the correction; the given ones, unless the correction draws its own.
         changes: the change of each layer, by the name of its weight.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry import EdgeOfChaos
+        >>> from spl.masks import Masks
+        >>> network = nn.Sequential(nn.Linear(3, 2))
+        >>> corrected = EdgeOfChaos()(network, Masks({"0.weight": torch.ones(2, 3, dtype=torch.bool)}))
+        >>> corrected.masks["0.weight"].all().item(), list(corrected.changes)
+        (True, ['0.weight'])
     """
 
     masks: Masks
@@ -88,6 +123,14 @@ class PrunedLayer:
         mask: bool tensor in the shape of the weight, True where it is kept.
         gain: σ, the singular value to bring the layer to.
         geometry: the stride, dilation and groups of a convolution; empty for other layers.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import PrunedLayer
+        >>> weight = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+        >>> layer = PrunedLayer("fc1.weight", weight, mask=weight != 0, gain=1.0)
+        >>> layer.residuals()
+        Residuals(matrix=8.0, operator=8.0)
     """
 
     name: str
@@ -126,6 +169,21 @@ class Correction(Seeded, ABC):
 
     Attributes:
         redraws: whether the correction draws masks of its own, which keep as many weights of each layer.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry import Correction
+        >>> from spl.masks import Masks
+        >>> class UnitRows(Correction):
+        ...     def correct_(self, layers):
+        ...         for layer in layers:
+        ...             layer.weight.div_(layer.weight.norm(dim=1, keepdim=True) / layer.gain)
+        >>> network = nn.Sequential(nn.Linear(3, 2))
+        >>> masks = Masks({"0.weight": torch.ones(2, 3, dtype=torch.bool)})
+        >>> masks, changes = UnitRows(gain=2.0)(network, masks)
+        >>> network[0].weight.norm(dim=1).tolist()
+        [2.00, 2.00]
     """
 
     redraws: ClassVar[bool] = False
@@ -230,6 +288,15 @@ def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
 
     For other layers the result is empty, except that the packed query, key and value projections of attention count
     as three groups.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.correction import convolution_geometry
+        >>> network = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, groups=2), nn.Flatten(), nn.Linear(8, 2))
+        >>> convolution_geometry(network, "0.weight")
+        {'stride': (2, 2), 'dilation': (1, 1), 'groups': 2}
+        >>> convolution_geometry(network, "2.weight")
+        {}
     """
     layer = network.get_submodule(name.rpartition(".")[0])
     if isinstance(layer, nn.MultiheadAttention):

@@ -15,6 +15,17 @@ class EdgeOfChaos(Correction):
 
     Args:
         gain: σ_w; see `Correction`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import Random
+        >>> from spl.isometry import EdgeOfChaos
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        >>> masks, changes = EdgeOfChaos()(network, prune(network, Random(), sparsity=0.5))
+        >>> 8 * network[0].weight.square().mean().item()
+        2.00
     """
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:

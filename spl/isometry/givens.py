@@ -24,6 +24,16 @@ class EOI(Correction):
         gain: σ; see `Correction`.
         seed: the seed of the draws, which are made on the CPU and so are equal on every process and device; null for
             a number that the seed of the run decides.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> from spl.isometry import EOI
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        >>> masks, changes = EOI(seed=0)(network, prune(network, Magnitude(), sparsity=0.5))
+        >>> changes["0.weight"].after.matrix, changes["0.weight"].gain
+        (0.00, 1.41)
     """
 
     redraws = True
@@ -58,6 +68,13 @@ def sparse_orthogonal(n: int, m: int, entries: int, generator: torch.Generator) 
 
     Returns:
         Tensor [n, m] in float64.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.givens import sparse_orthogonal
+        >>> matrix = sparse_orthogonal(3, 5, entries=8, generator=torch.Generator().manual_seed(0))
+        >>> (matrix != 0).sum().item(), torch.linalg.svdvals(matrix).tolist()
+        (8, [1.00, 1.00, 1.00])
     """
     rank = min(n, entries)
     matrix = torch.zeros(n, m, dtype=torch.float64)

@@ -23,6 +23,12 @@ def critical_gain(activation: nn.Module, variance: float = _SMALL_VARIANCE) -> f
     Args:
         activation: φ, an elementwise activation.
         variance: q, the variance of the pre-activations.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.mean_field import critical_gain
+        >>> critical_gain(nn.ReLU()), critical_gain(nn.Tanh()), critical_gain(nn.GELU())
+        (1.41, 1.02, 1.94)
     """
     return float(1 / np.sqrt(_mean_square_slope(activation, variance)))
 
@@ -44,6 +50,12 @@ def bounded_gain(activation: nn.Module) -> float:
 
     Args:
         activation: φ, an elementwise activation.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.mean_field import bounded_gain
+        >>> bounded_gain(nn.ReLU()), bounded_gain(nn.Tanh()), bounded_gain(nn.GELU())
+        (1.41, 1.02, 1.41)
     """
     slopes = [_mean_square_slope(activation, variance) for variance in (_SMALL_VARIANCE, _LARGE_VARIANCE)]
     return float(1 / np.sqrt(max(*slopes, _RELU_MEAN_SQUARE_SLOPE)))
@@ -70,6 +82,12 @@ def layer_gains(network: nn.Module) -> dict[str, float]:
 
     That activation is the first one between the layer and the next layer, in the order in which the network lists its
     modules. Without an activation the gain is 1.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.mean_field import layer_gains
+        >>> layer_gains(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)))
+        {'0.weight': 1.41, '2.weight': 1.0}
     """
     gains: dict[str, float] = {}
     last = None

@@ -24,6 +24,18 @@ class OperatorIsometry(ApproximateIsometry):
         gain: σ; see `spl.isometry.Correction`.
         tolerance: the residual, or the gap to the floor, at which a descent may end, in units of σ².
         max_iterations: the most L-BFGS iterations per layer.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import Random
+        >>> from spl.isometry import OperatorIsometry
+        >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Conv1d(2, 4, kernel_size=3))
+        >>> masks, changes = OperatorIsometry(tolerance=0.01)(network, prune(network, Random(seed=1), sparsity=0.25))
+        >>> changes["0.weight"].before.operator, changes["0.weight"].after.operator
+        (0.96, 0.01)
     """
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:

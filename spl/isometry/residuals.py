@@ -21,6 +21,14 @@ def isometry_residual(weight: Tensor, gain: float = 1.0, groups: int = 1) -> Ten
 
     Returns:
         A scalar, differentiable.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import isometry_residual
+        >>> isometry_residual(2 * torch.eye(3, 5), gain=2.0).item()
+        0.0
+        >>> isometry_residual(torch.tensor([[1.0, 0.0], [0.0, 0.0]])).item()
+        1.0
     """
     matrices = _grouped(weight, groups).flatten(2)
     return _squared_deviation(_wide(matrices), gain).sum().sqrt()
@@ -50,6 +58,15 @@ def operator_residual(
 
     Returns:
         A scalar, differentiable.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import isometry_residual, operator_residual
+        >>> kernel = torch.tensor([[[0.6, 0.8]]])
+        >>> isometry_residual(kernel).item(), operator_residual(kernel).item()
+        (0.00, 0.68)
+        >>> operator_residual(kernel, stride=(2,)).item()
+        0.0
     """
     matrices, shares = operator_matrices(weight, stride, dilation, groups)
     return (_squared_deviation(matrices, gain) @ shares).sqrt()
@@ -64,6 +81,12 @@ def orthogonality_score(weights: Iterable[Tensor]) -> float:
 
     Args:
         weights: the masked weights [out, in, ...] of the layers.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import orthogonality_score
+        >>> orthogonality_score([torch.eye(3), torch.eye(5, 4)])
+        0.5
     """
     squares = []
     for weight in weights:

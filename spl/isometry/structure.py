@@ -16,6 +16,13 @@ def structural_rank(mask: Tensor, groups: int = 1) -> int:
     Args:
         mask: bool [out, in, ...]; it is reshaped to a matrix [out, in·k].
         groups: the groups of the convolution. Each group is a matrix of its own, and their ranks add up.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import structural_rank
+        >>> mask = torch.tensor([[True, True, False], [False, False, True], [False, False, True]])
+        >>> structural_rank(mask)
+        2
     """
     matchings = (maximum_bipartite_matching(_sparse(block), perm_type="column") for block in _blocks(mask, groups))
     return sum(int((columns >= 0).sum()) for columns in matchings)
@@ -32,6 +39,13 @@ def isometry_floor(mask: Tensor, gain: float = 1.0, groups: int = 1) -> float:
         mask: bool [out, in, ...].
         gain: σ.
         groups: the groups of the convolution. n is the sum of the smaller sides of their matrices.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import isometry_floor
+        >>> mask = torch.tensor([[True, True, False], [False, False, True], [False, False, True]])
+        >>> isometry_floor(mask), isometry_floor(mask, gain=2.0)
+        (1.0, 4.0)
     """
     return floor_at_rank(mask, structural_rank(mask, groups), gain, groups)
 
@@ -54,6 +68,14 @@ def heaviest_matching(weight: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         A bool tensor on the CPU that says which of the kept entries are matched.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.structure import heaviest_matching
+        >>> weight = torch.tensor([[3.0, 2.0], [2.0, 0.0]])
+        >>> mask = torch.tensor([[True, True], [True, False]])
+        >>> heaviest_matching(weight[mask], mask)
+        tensor([False,  True,  True])
     """
     rows, columns = (axis.numpy() for axis in mask.cpu().nonzero(as_tuple=True))
     sizes = weight.detach().cpu().abs().double().numpy()
