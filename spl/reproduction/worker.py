@@ -18,8 +18,8 @@ from pytorch_lightning import LightningDataModule, Trainer
 
 from spl.callbacks.trainer import run_folder
 from spl.classifier import SparseClassifier
+from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
-from spl.cli.fit_cli import FitCLI
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of
 from spl.reproduction.run import RUN_FILE
@@ -32,7 +32,7 @@ _REFUSED = 2  # the exit status of the parser; Lightning's are others, of runs t
 _CHECKPOINTS = {"final": "last.ckpt", "best": "best.ckpt"}
 
 
-class _Fit(FitCLI):
+class _Fit(RepeatedFitCLI):
     """`spl fit` that leaves the run's own YAML in its folder before it begins."""
 
     def __init__(self, *args: Any, run_yaml: Path, **kwargs: Any) -> None:

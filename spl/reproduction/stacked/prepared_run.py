@@ -10,8 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from spl.callbacks import JacobianSpectrum, Summary
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.classifier import SparseClassifier
-from spl.cli.fit import run
-from spl.cli.fit_cli import FitCLI
+from spl.cli.fit import RepeatedFitCLI, run
 from spl.data import ImageDataModule
 from spl.errors import InputError
 
@@ -59,7 +58,7 @@ def prepare(args: list[str], announce: Callable[[Path], None] = lambda folder: N
     return Member(cli.model, cli.trainer, cli.datamodule, folder, cli.test_after_fit)
 
 
-class _Preparation(FitCLI):
+class _Preparation(RepeatedFitCLI):
     """`spl fit` that returns where training would begin."""
 
     def __init__(self, *args: Any, announce: Callable[[Path], None], **kwargs: Any) -> None:
