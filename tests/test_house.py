@@ -18,9 +18,9 @@ ROOT = Path(spl.__file__).parent
 
 FLOORS = [  # from the lowest level up
     {"errors"},
-    {"data", "files", "functional", "masks", "networks"},
-    {"export", "initializers", "isometry", "jacobian", "loading"},
-    {"classifier", "criteria"},
+    {"data", "files", "functional", "networks"},
+    {"initializers", "jacobian", "loading", "masks"},
+    {"classifier", "criteria", "export", "isometry"},
     {"pruning"},
     {"diagnosis", "sparsify"},
     {"callbacks"},

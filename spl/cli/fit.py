@@ -131,7 +131,7 @@ class SplCLI(LightningCLI):
         """Go on where a requeued job was; refuse a checkpoint that is not whole, before network and data are made."""
         config = self.config[str(self.subcommand)]
         if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
-            plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+            plain = yaml.safe_load(self.parser.dump(self.config, skip_none=False))["fit"]
             config.ckpt_path = requeued_checkpoint(config.trainer.default_root_dir, plain)
         if _names_file(config.ckpt_path):
             read_checkpoint(config.ckpt_path)
@@ -154,9 +154,9 @@ class SplCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, logging to lightning_logs/NAME unless a logger is given."""
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[str(self.subcommand)].trainer
         if config["logger"] in (None, True):
-            name = self._get(self.config_init, "name")
+            name = self.config_init[str(self.subcommand)].name
             kwargs["logger"] = TensorBoardLogger(
                 runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False
             )
@@ -186,7 +186,7 @@ class SplCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the final weights on the test set."""
-        if self._get(self.config_init, "test_after_fit"):
+        if self.config_init[str(self.subcommand)].test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule)
 
 

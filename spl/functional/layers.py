@@ -1,16 +1,17 @@
 """Kinds of modules: those that hold weights, and the activations between them."""
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
-WEIGHTED = (nn.Linear, _ConvNd)
+from spl.functional.torch_private import ConvNd
+
+WEIGHTED = (nn.Linear, ConvNd)
 """Linear layers and convolutions, transposed ones too: what is initialized, pruned and corrected."""
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
-    _ConvNd: ("weight",),
+    ConvNd: ("weight",),
     nn.MultiheadAttention: _PROJECTIONS,  # its out_proj is a Linear layer
 }
 """What is pruned, by the layers' own names for it."""
@@ -20,7 +21,7 @@ EMBEDDINGS: dict[type[nn.Module], tuple[str, ...]] = {nn.Embedding: ("weight",)}
 
 BIASES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("bias",),
-    _ConvNd: ("bias",),
+    ConvNd: ("bias",),
     nn.MultiheadAttention: ("in_proj_bias",),
 }
 """What is pruned beside the weights, if biases are."""

@@ -7,11 +7,10 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from spl.functional.layers import ACTIVATIONS
 from spl.functional.substitution import substituted
+from spl.functional.torch_private import BatchNorm, DropoutNd, NormBase
 from spl.functional.undisturbed import undisturbed
 
 
@@ -63,7 +62,7 @@ def linear_forwards(network: nn.Module) -> dict[nn.Module, Callable[[Tensor], Te
     for module in network.modules():
         if scales(module):
             instead[module] = partial(_scaled, module)
-        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase, _DropoutNd, *ACTIVATIONS)):
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, NormBase, DropoutNd, *ACTIVATIONS)):
             instead[module] = _unchanged
     return instead
 
@@ -72,16 +71,16 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def scales(module: nn.Module) -> TypeGuard[_BatchNorm]:
+def scales(module: nn.Module) -> TypeGuard[BatchNorm]:
     """Whether it is a BatchNorm with a scale of its own."""
-    return isinstance(module, _BatchNorm) and (module.affine or module.running_var is not None)
+    return isinstance(module, BatchNorm) and (module.affine or module.running_var is not None)
 
 
-def _scaled(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _scaled(norm: BatchNorm, x: Tensor) -> Tensor:
     return times(batch_norm_scale(norm), x)
 
 
-def batch_norm_scale(norm: _BatchNorm) -> Tensor:
+def batch_norm_scale(norm: BatchNorm) -> Tensor:
     """|γ|/√(σ² + ε) by channel, of what there is of it."""
     factors = [norm.weight.double().abs()] if norm.affine else []
     if norm.running_var is not None:

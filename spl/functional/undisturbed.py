@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.errors import InputError
+from spl.functional.torch_private import BatchNorm
 
 BatchNormMode = Literal["eval", "batch"]
 
@@ -39,7 +39,7 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
             network.eval()
             if batch_norm == "batch":
                 for module in network.modules():
-                    if isinstance(module, _BatchNorm):
+                    if isinstance(module, BatchNorm):
                         module.train()
                         hooks.append(module.register_forward_pre_hook(_refuse_a_batch_of_one))
             with torch.compiler.set_stance("force_eager"), torch.enable_grad():

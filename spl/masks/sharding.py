@@ -8,6 +8,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
 from spl.errors import InputError
+from spl.functional.torch_private import WRAPPER_PREFIXES
 
 
 class Piece(NamedTuple):
@@ -42,7 +43,9 @@ def note_pieces(model: nn.Module | None) -> None:
 
 def whole_name(name: str) -> str:
     """The name of a parameter without what wrappers of FSDP and of activation checkpointing put into it."""
-    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")
+    for prefix in WRAPPER_PREFIXES:
+        name = name.replace(prefix, "")
+    return name
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spl.functional.torch_private import parameter_table, submodule_table, write_count
+
 
 class ParameterWatch:
     """Compares parameters with what they were when `note` was called last, without reading a single weight.
@@ -37,7 +39,7 @@ class ParameterWatch:
         return any(table.get(key) is not held for table, key, held in self._places)
 
     def _marks(self) -> list[tuple[int, int]]:
-        return [(p._version, p.data_ptr()) for p in self._parameters]
+        return [(write_count(p), p.data_ptr()) for p in self._parameters]
 
 
 def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
@@ -46,8 +48,9 @@ def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tu
         *path, last = name.split(".")
         module: nn.Module = network
         for key in path:
-            child = module._modules[key]
+            table = submodule_table(module)
+            child = table[key]
             assert child is not None
-            yield module._modules, key, child
+            yield table, key, child
             module = child
-        yield module._parameters, last, parameter
+        yield parameter_table(module), last, parameter

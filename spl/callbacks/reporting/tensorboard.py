@@ -1,6 +1,7 @@
 """What TensorBoard shows of a sparse network: masks, saliency, spectra, hyperparameters."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,5 +63,6 @@ def add_hyperparameters(
     writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str]
 ) -> None:
     """Fill the HPARAMS tab: `choices`, beside the last value that each scalar of `metrics` will have."""
+    events: Any = writer.file_writer
     for summary in hparams(dict(choices), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
-        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        events.add_summary(summary)

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from spl.callbacks.lightning_private import logged_step
 from spl.errors import DivergedError
 from spl.masks.sharding import shard
 
@@ -38,8 +39,7 @@ class FiniteLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss; look at all that are kept where there are enough."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # under which Lightning logs
-        self._losses.append((step, _loss(outputs)))
+        self._losses.append((logged_step(trainer), _loss(outputs)))
         if len(self._losses) >= min(trainer.log_every_n_steps or _MOST, _MOST):  # type: ignore[attr-defined]
             self._look(trainer)
 

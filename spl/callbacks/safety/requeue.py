@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from spl.callbacks.lightning_private import cluster_environment
 from spl.callbacks.trainer import run_folder, runs_folder
 
 
@@ -29,7 +30,7 @@ class Requeue(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """List the run among this job's, and listen, before anything is scored."""
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):
                 _list(folder, _runs_of_job(trainer.default_root_dir))

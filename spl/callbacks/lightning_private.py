@@ -1,0 +1,32 @@
+"""The private attributes of Lightning that callbacks need, gathered in one place; all were read in Lightning 2.6.6."""
+
+from typing import Any
+
+from lightning_fabric.plugins import ClusterEnvironment
+from pytorch_lightning import Callback, Trainer
+from torch import nn
+
+
+def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:
+    """Return how the Trainer knows the cluster that it runs on; strategies for one device do not tell it."""
+    environment: ClusterEnvironment | None = trainer._accelerator_connector.cluster_environment
+    return environment
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Return the number under which Lightning logs the current training step."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def training_loader(trainer: Trainer) -> Any:
+    """Return the training DataLoader, or a collection of several, as the user made it.
+
+    `Trainer.train_dataloader` has one only when training begins, and then the part of this process.
+    """
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def averaged_network(callback: Callback) -> nn.Module | None:
+    """Return the network whose weights a WeightAveraging or StochasticWeightAveraging averages; None for any other."""
+    average = getattr(callback, "_average_model", None)
+    return average if isinstance(average, nn.Module) else None

@@ -1,0 +1,156 @@
+"""Private attributes of Lightning and torch that are used are still there, and are what they were."""
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import ClusterEnvironment
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.cli import LightningCLI
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from spl.callbacks import lightning_private
+from spl.functional import torch_private
+
+QUIET = dict.fromkeys(
+    ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "barebones"), False
+)
+
+
+class Line(pl.LightningModule):
+    """One weight layer, and a note of what Lightning counted at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.steps = []
+
+    def training_step(self, batch):
+        self.steps.append(lightning_private.logged_step(self.trainer))
+        return self.layer(batch[0]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader():
+    return DataLoader(TensorDataset(torch.ones(4, 2)), batch_size=2)
+
+
+def trainer(**options):
+    return pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, **QUIET | options)
+
+
+def gone(package, what, function):
+    """What to say where an attribute is missing."""
+    return (
+        f"{package.__name__} {package.__version__} has no {what} any more: look for what has taken its place, and "
+        f"change {function} alone."
+    )
+
+
+def test_the_cluster_environment_of_a_trainer():
+    message = gone(pl, "Trainer._accelerator_connector.cluster_environment", "lightning_private.cluster_environment")
+    assert hasattr(getattr(trainer(), "_accelerator_connector", None), "cluster_environment"), message
+    assert isinstance(lightning_private.cluster_environment(trainer()), ClusterEnvironment), message
+
+
+def test_the_step_that_lightning_logs_under():
+    fit, message = trainer(), gone(pl, "fit_loop.epoch_loop._batches_that_stepped", "lightning_private.logged_step")
+    assert hasattr(fit.fit_loop.epoch_loop, "_batches_that_stepped"), message
+    module = Line()
+    fit.fit(module, loader())
+    assert module.steps == [0, 1], message
+
+
+def test_the_training_loader_before_training():
+    fit, message = trainer(), gone(pl, "fit_loop._data_source.dataloader", "lightning_private.training_loader")
+    assert callable(getattr(getattr(fit.fit_loop, "_data_source", None), "dataloader", None)), message
+    seen = []
+
+    class Look(pl.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            seen.append(lightning_private.training_loader(trainer))
+
+    fit = trainer(callbacks=[Look()])
+    given = loader()
+    fit.fit(Line(), given)
+    assert seen == [given], message
+
+
+def test_the_network_that_a_callback_averages():
+    message = gone(pl, "_average_model of callbacks that average weights", "lightning_private.averaged_network")
+    for average in (WeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)):
+        assert hasattr(average, "_average_model"), message
+        assert lightning_private.averaged_network(average) is None
+        average._average_model = network = nn.Linear(2, 1)
+        assert lightning_private.averaged_network(average) is network
+    assert lightning_private.averaged_network(pl.Callback()) is None
+
+
+def test_the_methods_of_the_command_line_that_are_overridden():
+    for name in ("_prepare_subcommand_parser", "_parse_ckpt_path"):
+        assert callable(getattr(LightningCLI, name, None)), gone(pl, f"LightningCLI.{name}", "spl.cli.fit.SplCLI")
+
+
+def test_the_count_of_writes_to_a_tensor():
+    message = gone(torch, "Tensor._version that counts writes in place", "torch_private.write_count")
+    weight = torch.ones(2)
+    assert hasattr(weight, "_version"), message
+    before = torch_private.write_count(weight)
+    weight.add_(1)
+    assert torch_private.write_count(weight) == before + 1, message
+
+
+def test_the_tables_of_a_module():
+    layer = nn.Linear(2, 1, bias=False)
+    message = gone(torch, "nn.Module._parameters", "torch_private.parameter_table")
+    assert torch_private.parameter_table(layer) == {"weight": layer.weight, "bias": None}, message
+    assert torch_private.parameter_table(layer) is torch_private.parameter_table(layer), message
+    network, message = nn.Sequential(layer), gone(torch, "nn.Module._modules", "torch_private.submodule_table")
+    assert torch_private.submodule_table(network) == {"0": layer}, message
+    network[0] = other = nn.ReLU()
+    assert torch_private.submodule_table(network)["0"] is other, message
+
+
+def test_whether_a_module_is_compiled():
+    network = nn.Linear(2, 1)
+    message = gone(torch, "nn.Module._compiled_call_impl", "torch_private.is_compiled")
+    assert hasattr(network, "_compiled_call_impl"), message
+    assert not torch_private.is_compiled(network), message
+    network.compile(backend="eager")
+    assert torch_private.is_compiled(network), message
+
+
+def test_the_leaves_of_nested_outputs():
+    message = gone(torch, "torch.utils._pytree.tree_leaves", "torch_private.tree_leaves")
+    assert torch_private.tree_leaves((1, {"a": [2, 3]}, 4)) == [1, 2, 3, 4], message
+
+
+def test_the_base_classes_of_layers():
+    subclasses = {
+        "BatchNorm": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+        "NormBase": (nn.BatchNorm2d, nn.InstanceNorm2d),
+        "ConvNd": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d),
+        "ConvTransposeNd": (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        "DropoutNd": (nn.Dropout, nn.Dropout2d, nn.AlphaDropout),
+        "MaxPoolNd": (nn.MaxPool1d, nn.MaxPool2d),
+        "AvgPoolNd": (nn.AvgPool1d, nn.AvgPool2d),
+        "AdaptiveMaxPoolNd": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+        "AdaptiveAvgPoolNd": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    }
+    for name, kinds in subclasses.items():
+        for kind in kinds:
+            assert issubclass(kind, getattr(torch_private, name)), gone(
+                torch, f"_{name} above {kind.__name__}", f"torch_private.{name}"
+            )
+
+
+def test_the_prefixes_of_wrapped_modules():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.fsdp import _common_utils
+
+    wrapped = [name for name, _ in nn.Sequential(checkpoint_wrapper(nn.Linear(2, 1))).named_modules()]
+    prefixes = (_common_utils.FSDP_WRAPPED_MODULE + ".", wrapped[-1].removeprefix("0.") + ".")
+    assert prefixes == torch_private.WRAPPER_PREFIXES, gone(
+        torch, f"prefixes {torch_private.WRAPPER_PREFIXES} in names of parameters", "torch_private.WRAPPER_PREFIXES"
+    )
