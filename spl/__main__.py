@@ -1,4 +1,4 @@
-"""The `spl` command, also as `python -m spl`: choose what to run, and say in one line what went wrong."""
+"""The `spl` command, also run by `python -m spl`: it calls the subcommand, and reports errors in one line."""
 
 import sys
 
@@ -8,14 +8,14 @@ _COMMANDS = {
     "validate": "evaluate a checkpoint on the validation set",
     "test": "evaluate a checkpoint on the test set",
     "predict": "write class probabilities of a checkpoint to predictions.csv",
-    "summary": "tell what a pruned network costs",
-    "export": "take a pruned network away: smaller, faster, or as a file of what is kept",
+    "summary": "print what a pruned network costs",
+    "export": "write a pruned network to a file: a smaller or faster program, or the kept weights",
     "reproduce": "make the figures and tables of the paper",
 }
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line `args`, those of the process without any; exit with 2 on input that cannot be used."""
+    """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used."""
     try:
         _run(sys.argv[1:] if args is None else args)
     except Exception as error:
@@ -29,7 +29,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> None:
-    """Import what a command needs, and no more, and run it."""
+    """Run a command after importing only what it needs."""
     if args in ([], ["-h"], ["--help"]):
         print(_overview())
     elif args == ["--version"]:
@@ -51,13 +51,13 @@ def _run(args: list[str]) -> None:
 
 
 def _overview() -> str:
-    """Return what `spl --help` prints."""
+    """Return the text that `spl --help` prints."""
     commands = "\n".join(f"  {name:<10} {what}" for name, what in _COMMANDS.items())
     return (
         "usage: spl COMMAND [--help] ...\n\n"
-        "Prune neural networks at initialization, look at how signals propagate, repair it,\n"
-        f"and train what is left.\n\n{commands}\n\n"
-        "`spl COMMAND --help` explains the flags of a command; `spl --version` tells the version."
+        "Prune neural networks at initialization, measure how signals propagate through them,\n"
+        f"repair signal propagation, and train the sparse networks.\n\n{commands}\n\n"
+        "`spl COMMAND --help` explains the flags of a command; `spl --version` prints the version."
     )
 
 

@@ -1,17 +1,17 @@
-"""The exceptions for what cannot be done as it was asked for, and what others say."""
+"""The exceptions of this package, for input that cannot be used and training that diverges."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what was received and what to do.
+    """An error in what the user gave: the message says what was received and what to do.
 
     The `spl` command prints the message alone, without a traceback, and exits with status 2.
     """
 
 
 class DivergedError(InputError):
-    """Training has diverged: what was asked for cannot be trained as it is."""
+    """An error that ends training once the loss is NaN or infinite: the configuration cannot be trained as it is."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line; its type, where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

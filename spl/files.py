@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read without executing anything in them."""
+"""Functions that write a file completely or not at all, and read one without executing anything in it."""
 
 import io
 import os
@@ -16,12 +16,18 @@ from spl.errors import InputError, first_line
 
 
 def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a folder with room for it") -> None:
-    """Write `data` to a file, which then takes the place of the one at `path`, if there is one.
+    """Write `data` to a temporary file, which then replaces the file at `path`, if there is one.
 
-    `data` are complete before a file is opened: PyTorch's own writing may end the process on a full disk.
+    The caller serializes `data` before a file is opened, because PyTorch's own writer may end the process on a full
+    disk.
+
+    Args:
+        path: the file to write.
+        data: everything that it is to contain.
+        remedy: what the user can do if it cannot be written; the end of the error's message.
 
     Raises:
-        InputError: the folder is not there, or is not one that can be written to; with what to do, the `remedy`.
+        InputError: the folder does not exist or cannot be written to, or the disk is full.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -37,42 +43,42 @@ def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a f
 
 
 def serialized(contents: Any) -> bytes:
-    """What `torch.save` writes."""
+    """Return the bytes that `torch.save` writes for `contents`."""
     stream = io.BytesIO()
     torch.save(contents, stream)
     return stream.getvalue()
 
 
 def serialized_size(contents: Any) -> int:
-    """How many bytes `torch.save` writes, of which none is kept."""
+    """Return how many bytes `torch.save` writes for `contents`, without keeping them."""
     counter = _Counter()
     torch.save(contents, counter)
     return counter.size
 
 
 class _Counter(io.BytesIO):
-    """A file that keeps nothing but its size."""
+    """A file that remembers only its size."""
 
     size = 0
 
     def write(self, data: Any) -> int:
-        """Count."""
+        """Add the length of `data` to the size."""
         self.size += len(data)
         return len(data)
 
 
 def read(path: str | Path, kind: str, maker: str) -> Any:
-    """What `torch.save` wrote, on the CPU: tensors and plain values, every byte of them checked.
+    """Read tensors and plain values that `torch.save` wrote, onto the CPU, and verify the checksums of the file.
 
-    PyTorch itself does not compare a file with the checksums that are in it, and takes changed weights for good ones.
+    PyTorch itself does not compare a file with the checksums in it, and so accepts weights that were changed.
 
     Args:
-        path: of the file.
-        kind: what it should be, for messages.
-        maker: the command that makes such files.
+        path: the file to read.
+        kind: what the file should be, such as "checkpoint"; for messages.
+        maker: the command that writes such files; for messages.
 
     Raises:
-        InputError: there is no such file, it is not whole, or it has something to execute.
+        InputError: there is no such file, it is incomplete or damaged, or it contains code to execute.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,7 +96,7 @@ def read(path: str | Path, kind: str, maker: str) -> Any:
 def _check_whole(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -99,7 +105,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, zipfile.BadZipFile | zlib.error):
         return f"it is truncated, damaged, or something else ({error})"
     if isinstance(error, pickle.UnpicklingError):
-        with suppress(Exception):  # of a pickle that is none
+        with suppress(Exception):  # raised for a file that is no pickle at all
             if names := get_unsafe_globals_in_checkpoint(path):
                 return f"it has more than tensors and plain values ({', '.join(names)}), and nothing in it is executed"
     return f"it is damaged ({first_line(error)})"
@@ -119,15 +125,15 @@ _KINDS: dict[str, type] = {
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU.
+    """Read a checkpoint of Lightning onto the CPU.
 
     Raises:
-        InputError: there is no such file, it is not whole, has something to execute, or is no checkpoint.
+        InputError: there is no such file, it is incomplete or damaged, contains code to execute, or is no checkpoint.
     """
-    if Path(path, "meta.pt").is_file():  # beside the shards, as FSDP's strategies write them
+    if Path(path, "meta.pt").is_file():  # FSDP's strategies write it beside the shards
         raise InputError(
-            f"{path} is a folder of shards, whose index is a pickle that could execute anything: if you wrote it, make "
-            f"a file of it, python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
+            f"{path} is a folder of shards, and its index is a pickle that could execute anything: if you wrote it, "
+            f"convert it to one file with python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
         )
     checkpoint = read(path, "checkpoint", "spl fit")
     if type(checkpoint) is not dict or "state_dict" not in checkpoint:

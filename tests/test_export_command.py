@@ -156,13 +156,13 @@ def test_a_network_that_fails_on_the_size_is_told_apart(tmp_path, capsys):
     path = untrained(tmp_path / "last.ckpt", torch.nn.Conv2d(3, 10, 3), config)
     words = ["--ckpt_path", path, "--trust", "torch.nn.Conv2d", "--input_shape", "[1, 8, 8]"]
     said = refused(capsys, "summary", *words)
-    assert re.search(r"Conv2d cannot read inputs of the size \[1, 8, 8\] \(.*\): give --input_shape as", said)
+    assert re.search(r"Conv2d cannot read inputs of the shape \[1, 8, 8\] \(.*\): give the --input_shape", said)
 
 
 def test_a_file_that_is_there_is_left_alone(checkpoint, capsys):
     before = checkpoint.read_bytes()
     said = refused(capsys, "export", "--ckpt_path", checkpoint, "--to", "sparse", "--output", checkpoint)
-    assert f"{checkpoint} is there already, and nothing is overwritten" in said
+    assert f"{checkpoint} exists already, and nothing is overwritten" in said
     assert checkpoint.read_bytes() == before
 
 
@@ -178,7 +178,10 @@ def test_a_missing_checkpoint_is_named(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "explained"),
-    [("export", "--output OUTPUT the file; one that is there"), ("summary", "--ckpt_path CKPT_PATH a checkpoint of")],
+    [
+        ("export", "--output OUTPUT the file to write; an existing"),
+        ("summary", "--ckpt_path CKPT_PATH a checkpoint that"),
+    ],
 )
 def test_each_has_its_help(capsys, command, explained):
     with pytest.raises(SystemExit) as ended:

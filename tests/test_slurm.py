@@ -65,7 +65,7 @@ def test_all_end_after_the_same_step_whichever_of_them_is_signalled_and_go_on_as
     """They communicate after steps 1, 3, 7, 15 and 31, because steps take almost no time."""
     _, interrupted, resumed = two["starts"]
     assert 21 <= interrupted["step"] <= 63 - 20
-    assert "Interrupted. Go on" in interrupted["said"]
+    assert "Interrupted. To go on" in interrupted["said"]
     assert resumed["from"].endswith("csv/version_1/checkpoints/last.ckpt")
     assert resumed["step"] == 63
     assert two["equal"]

@@ -1,4 +1,4 @@
-"""CostLine: what the pruned network costs, in one line when fit ends."""
+"""A callback that prints in one line, when fit ends, what the pruned network costs."""
 
 from typing import Any
 
@@ -13,27 +13,28 @@ from spl.masks.masked_weights import MaskedWeights
 
 
 class CostLine(Callback):
-    """Tells after training what `spl summary` tells: weights kept, parameters, multiply-accumulates (MACs), bytes.
+    """A callback that prints after training: weights kept, parameters, multiply-accumulates (MACs), bytes.
 
-    MACs are those of the network for one input: the module's `example_input_array`, or what the first batch has.
-    They are left out where its forward takes something else, and all is where the weights are sharded over processes.
+    These are the numbers of `spl summary`. MACs are counted for one input: the module's `example_input_array`, or the
+    first input of the first batch. They are left out if the network's forward takes something else. The whole line is
+    left out if the weights are sharded over processes.
     """
 
     _trains = False
     _example: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier fit."""
+        """Forget the input of an earlier fit."""
         self._trains, self._example = True, None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep one input, of the first batch."""
+        """Keep one input of the first batch."""
         if self._example is None:
             given = pl_module.example_input_array
             self._example = _first_input(batch if given is None else given)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell it on the first process."""
+        """Print the line on the first process."""
         trained, self._trains = self._trains, False
         weights, sharded = MaskedWeights.of(pl_module), trainer.strategy.restore_checkpoint_after_setup
         if trained and weights.masks is not None and trainer.is_global_zero and not sharded:
@@ -44,5 +45,5 @@ class CostLine(Callback):
 def _first_input(batch: Any) -> Tensor | None:
     try:
         return first_tensor(batch)[:1].detach().clone()
-    except InputError:  # it has no tensor
+    except InputError:  # the batch contains no tensor
         return None

@@ -1,4 +1,4 @@
-"""Diagnose: says before the first training step whether the network will train."""
+"""A callback that diagnoses before the first training step whether the network will train."""
 
 from typing import Any
 
@@ -16,17 +16,18 @@ from spl.files import write_whole
 
 
 class Diagnose(Callback):
-    """Measures the network when fit starts, pruned and corrected, or as its checkpoint left it; see `spl.diagnosis`.
+    """A callback that measures the network when fit starts, and reports whether it will train; see `spl.diagnosis`.
 
-    Prints one page, writes it as `diagnosis.json` beside the logs, and logs it as text and as scalars
-    `diagnosis/*`. Stands after PruneAtInit among the callbacks.
+    The network is measured pruned and corrected, or as a checkpoint left it. The callback prints one page, writes it as
+    `diagnosis.json` beside the logs, and logs it as text and as scalars `diagnosis/*`. It must come after PruneAtInit
+    among the callbacks.
 
     Args:
         examples: number of training examples to measure at; null for all.
-        chunk: examples at a time; lower it when memory runs out.
+        chunk: number of examples to measure at a time; lower it when memory runs out.
 
     Attributes:
-        diagnosis: what was found; None before fit, and on all processes but the first.
+        diagnosis: the result; None before fit, and on all processes except the first.
     """
 
     def __init__(self, examples: int | None = 1000, chunk: int = 250) -> None:
@@ -38,7 +39,11 @@ class Diagnose(Callback):
         self.diagnosis: Diagnosis | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before anything runs, what cannot be measured."""
+        """Check, before anything runs, that the module can be measured.
+
+        Raises:
+            InputError: it cannot, or PruneAtInit comes after this callback.
+        """
         if stage != "fit":
             return
         if not isinstance(pl_module, SparseClassifier):
@@ -48,10 +53,10 @@ class Diagnose(Callback):
             raise InputError("Diagnose measures at training examples: pass a DataModule to fit.")
         order = callbacks_of(trainer, Callback)
         if any(order.index(pruning) > order.index(self) for pruning in callbacks_of(trainer, PruneAtInit)):
-            raise InputError("Diagnose comes before PruneAtInit, and would measure the dense network: put it behind.")
+            raise InputError("Diagnose comes before PruneAtInit, and would measure the dense network: put it last.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, print, log and write."""
+        """Measure the network, and print, write and log the diagnosis."""
         datamodule = datamodule_of(trainer)
         if not trainer.is_global_zero or datamodule is None or not isinstance(pl_module, SparseClassifier):
             return
@@ -80,7 +85,7 @@ class Diagnose(Callback):
 
 
 def _scalars(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The numbers of the page by tag."""
+    """Return the numbers of a diagnosis, by the name of the scalar."""
     scalars: dict[str, Any] = {"diagnosis/effective_sparsity/global": diagnosis.effective_sparsity}
     scalars |= {f"diagnosis/jacobian/{name}": value for name, value in diagnosis.jacobian.as_dict().items()}
     for name, layer in diagnosis.layers.items():

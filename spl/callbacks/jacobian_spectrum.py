@@ -1,4 +1,4 @@
-"""JacobianSpectrum: measures signal propagation before and during training, and logs it."""
+"""A callback that measures and logs signal propagation before and during training."""
 
 from typing import Any
 
@@ -22,19 +22,23 @@ from spl.sparsify import Stage
 
 
 class JacobianSpectrum(StageListener):
-    """Singular values of the input-output Jacobian: dense, pruned, corrected, and while the network trains.
+    """A callback that measures the singular values of the input-output Jacobian of the network.
 
-    Logs `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a picture of the
-    three stages, which is also saved as `spectra.png` beside the logs.
+    It measures the dense, the pruned and the corrected network, and the network while it trains. It logs
+    `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a figure of the first three
+    stages, which is also saved as `spectra.png` beside the logs.
 
-    Measured is the network of a SparseClassifier, or the forward of any other LightningModule, which maps inputs, the
-    first tensor of a batch, to [N, C]; another one is refused when fit starts.
+    The network is that of a SparseClassifier, or the forward of any other LightningModule, which must map inputs (the
+    first tensor of a batch) to [N, C]. A module without a forward is refused when fit starts.
 
     Args:
         examples: number of training examples to measure at; null for all.
         every_n_epochs: how often to measure during training; null for never.
-        batch_norm: BatchNorm while measuring: running statistics (eval) or those of each batch (batch).
-        chunk: examples at a time; lower it when memory runs out.
+        batch_norm: what BatchNorm uses while measuring: running statistics (eval) or those of each batch (batch).
+        chunk: number of examples to measure at a time; lower it when memory runs out.
+
+    Attributes:
+        spectra: the statistics of the singular values that were measured last, by stage.
     """
 
     def __init__(
@@ -56,15 +60,19 @@ class JacobianSpectrum(StageListener):
         self._inputs: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The statistics of each stage, for the table of a resumed run."""
+        """Return the statistics of each stage, for the table of a resumed run."""
         return {stage: spectrum.as_dict() for stage, spectrum in self.spectra.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore the statistics of each stage."""
         self.spectra = {stage: Spectrum(**statistics) for stage, statistics in state_dict.items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before anything runs, what cannot be measured."""
+        """Check, before anything runs, that the module can be measured.
+
+        Raises:
+            InputError: it has no forward, or its weights will be sharded.
+        """
         if stage == "fit" and not is_overridden("forward", pl_module):
             raise InputError(
                 f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."
@@ -78,12 +86,12 @@ class JacobianSpectrum(StageListener):
             self._values[stage] = self.measure(trainer, pl_module, stage, trainer.global_step)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the dense network where nothing prunes it."""
+        """Measure the dense network if nothing prunes it."""
         if not trainer.ckpt_path and not callbacks_of(trainer, PruneAtInit):
             self.on_stage(trainer, pl_module, "dense")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the stages side by side."""
+        """Draw the spectra of the stages in one figure."""
         if not self._values:
             return
         pixels = draw(compare_spectra(self._values))
@@ -94,16 +102,16 @@ class JacobianSpectrum(StageListener):
             imsave(folder / "spectra.png", pixels)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure every n epochs."""
+        """Measure the network every n epochs."""
         if self.due(trainer.current_epoch) and trainer.is_global_zero:
             self.measure(trainer, pl_module, "train", trainer.global_step)
 
     def due(self, epoch: int) -> bool:
-        """Whether to measure at the end of an epoch, counted from 0."""
+        """Return whether to measure at the end of an epoch, counted from 0."""
         return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> Tensor:
-        """The singular values of the network as it is, whose statistics are kept and logged under `stage`."""
+        """Return the singular values of the network as it is now; keep and log their statistics under `stage`."""
         if self._inputs is None:
             batches = EvaluationBatches(trainer, datamodule_of(trainer), limit=None, seed=0)
             self._inputs = batches.first_inputs(self.examples)

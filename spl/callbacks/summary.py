@@ -1,4 +1,4 @@
-"""Summary: the table at the end of fit."""
+"""A callback that prints tables at the end of fit."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -10,10 +10,13 @@ from spl.masks.masked_weights import MaskedWeights
 
 
 class Summary(Callback):
-    """Prints, when fit ends, what was pruned and corrected layer by layer, the spectra, and how to look further."""
+    """A callback that prints at the end of fit what was pruned and corrected in each layer, and the spectra.
+
+    The last line is the command that shows more in TensorBoard.
+    """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print on the first process."""
+        """Print the tables on the first process."""
         if not trainer.is_global_zero:
             return
         masks = MaskedWeights.of(pl_module).masks

@@ -1,4 +1,4 @@
-"""What callbacks ask of their Trainer."""
+"""Functions that callbacks use to ask their Trainer for callbacks, data and folders."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ C = TypeVar("C", bound=Callback)
 
 
 def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:
-    """Its callbacks of one kind."""
+    """Return the callbacks of a Trainer that are instances of `kind`."""
     callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 (set without a declaration)
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
@@ -25,20 +25,21 @@ def add_callback(trainer: Trainer, callback: Callback, behind: Callback) -> None
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
-    """The DataModule that it was given."""
+    """Return the DataModule of a Trainer, or None if it has none."""
     datamodule: LightningDataModule | None = getattr(trainer, "datamodule")  # noqa: B009 (set without a declaration)
     return datamodule
 
 
 def runs_folder(root: str | Path | None) -> Path:
-    """Where runs are logged below the Trainer's `default_root_dir`, unless a logger of its own has another place."""
+    """Return the folder below the Trainer's `default_root_dir` for runs whose logger has no folder of its own."""
     return Path(root or ".", "lightning_logs")
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of its logs, made if need be; None where nothing is logged (no logger, `fast_dev_run`).
+    """Return the folder of the run's logs, and make it if needed; None if nothing is logged.
 
-    For the process that logs, alone: `Trainer.log_dir` would wait there for the others.
+    Nothing is logged without a logger and with `fast_dev_run`. The first process may call this alone, while
+    `Trainer.log_dir` waits for the others.
     """
     logger: Logger | None = trainer.logger
     if logger is None or isinstance(logger, DummyLogger):

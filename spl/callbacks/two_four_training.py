@@ -1,4 +1,4 @@
-"""TwoFourTraining: Linear layers that train on sparse tensor cores."""
+"""A callback that trains Linear layers on sparse tensor cores."""
 
 from types import MethodType
 from typing import Any
@@ -14,33 +14,34 @@ from spl.masks.masks import Masks
 
 
 class TwoFourTraining(Callback):
-    """Trains Linear layers on sparse tensor cores, which skip two of every four weights, where masks allow it.
+    """A callback that trains Linear layers on sparse tensor cores, which skip two of every four weights.
 
-    They must be 2:4 along both axes, as those of `spl.patterns.TransposableNM` are, for the backward pass multiplies by
-    the transpose. The products of training steps are those of torchao's `SemiSparseLinear` (`pip install
-    'spl[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: as pruned ones are 0, it finds the
-    masks again. Validation and spectra take the masked dense weights, which give the same outputs up to rounding.
+    The masks must be 2:4 along both axes, like those of `spl.patterns.TransposableNM`, because the backward pass
+    multiplies by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear` (`pip
+    install 'spl[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: because pruned weights are
+    0, it finds the masks again. Validation and spectra use the masked dense weights, which give the same outputs up to
+    rounding.
 
-    Needs a CUDA device with sparse tensor cores and weights in half precision (`trainer.precision` 16-true or
-    bf16-true). Other layers stay dense. Tests run it with the kernels emulated on a CPU.
+    The callback needs a CUDA device with sparse tensor cores, and weights in half precision (`trainer.precision`
+    16-true or bf16-true). Tests run it with the kernels emulated on a CPU.
     """
 
     def __init__(self) -> None:
         self._layers: list[nn.Linear] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before anything runs, what cannot be had here.
+        """Check, before anything runs, that torchao is installed.
 
         Raises:
-            InputError: torchao is missing.
+            InputError: torchao is not installed.
         """
         _kernels()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the layers.
+        """Find the layers that can be trained on sparse tensor cores.
 
         Raises:
-            InputError: none can be trained so; the message says why for each.
+            InputError: there is none; the message gives the reason for each layer.
         """
         held = MaskedWeights.of(pl_module)
         found, dense = layers_of_use(
@@ -52,18 +53,18 @@ class TwoFourTraining(Callback):
         rank_zero_info(f"Train as 2:4: {', '.join(found)}; dense: {', '.join(dense) or 'none'}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From here on they multiply by sparse weights."""
+        """Make the layers multiply by sparse weights."""
         for layer in self._layers:
             layer.forward = MethodType(_kernels().SemiSparseLinear.forward, layer)  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """And no longer."""
+        """Make the layers multiply by dense weights again."""
         self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the network as it was found, after an error too."""
+        """Make the layers multiply by dense weights again, also after an error."""
         self._restore()
 
     def _restore(self) -> None:
@@ -72,7 +73,7 @@ class TwoFourTraining(Callback):
 
 
 def _kernels() -> Any:
-    """The module of torchao that has them."""
+    """Import the module of torchao that has the sparse kernels."""
     try:
         import torchao.sparsity.training
     except ImportError as error:
@@ -81,14 +82,14 @@ def _kernels() -> Any:
 
 
 def _refusal(layer: nn.Linear, mask: Tensor) -> str:
-    """Why a layer cannot train so; empty if it can."""
+    """Return why a layer cannot be trained on sparse tensor cores, or an empty string if it can."""
     if not is_two_four(mask.T):
         return "its mask is not 2:4 along the outputs"
-    return obstacle(layer.weight, mask) or _tried(layer.weight)
+    return obstacle(layer.weight, mask) or _kernel_error(layer.weight)
 
 
-def _tried(weight: Tensor) -> str:
-    """What the kernels say against a weight, whose size they may not take, or nothing."""
+def _kernel_error(weight: Tensor) -> str:
+    """Return the error of the kernels for this weight, for example because of its size, or an empty string."""
     try:
         with without_prototype_warning():
             _kernels().semi_structured_sparsify(weight.detach(), backend="cusparselt")

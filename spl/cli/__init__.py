@@ -1,1 +1,1 @@
-"""The command line: fit and what goes with it, summary and export, and what errors say."""
+"""The command line: `spl fit` and its relatives, `spl summary`, `spl export`, and messages for errors."""

@@ -1,4 +1,4 @@
-"""`spl export` and `spl summary`: what a pruned network costs, and how to take it away."""
+"""The commands `spl export`, which writes a pruned network to a file, and `spl summary`, which prints its costs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,23 +28,23 @@ def export(
     batch_size: int = 1,
     trust: tuple[str, ...] | str = (),
 ) -> None:
-    """Take a pruned network away, as a file that runs, or as its weights alone.
+    """Write a pruned network to a file, as a program that runs or as its weights alone.
 
-    All but onnx and sparse write a program of PyTorch, which runs without this package, batches of any size:
-    torch.export.load(OUTPUT).module() (after `import spl.export` for csr).
+    All formats except onnx and sparse are programs of PyTorch. They run without this package, on batches of any size:
+    torch.export.load(OUTPUT).module() (csr needs `import spl.export` first).
 
     Args:
-        ckpt_path: a checkpoint of `spl fit`.
-        to: dense: as it is. compact: without the units and channels that its masks have killed. csr: Linear layers on
-            CSR kernels where these are faster on this machine. 2:4: Linear layers with masks of that pattern on the
-            sparse tensor cores of a CUDA device, in float16. onnx: the compact network, for onnxruntime and others
-            that read ONNX. sparse: no program but the weights, kept values and their places alone, which
-            spl.export.load_sparse makes a state dict of.
-        output: the file; one that is there is left alone, and refused.
-        input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
-        batch_size: how many inputs csr is to be fast for.
-        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
-            Nothing else that the checkpoint names is imported, but for spl.networks.
+        ckpt_path: a checkpoint that `spl fit` wrote.
+        to: dense: the network as it is. compact: the network without the units and channels that its masks have
+            killed. csr: Linear layers use CSR kernels where these are faster on this machine. 2:4: Linear layers with
+            masks of this pattern use the sparse tensor cores of a CUDA device, in float16. onnx: the compact network,
+            for onnxruntime and other programs that read ONNX. sparse: not a program but the weights, only kept values
+            and their places, which spl.export.load_sparse turns into a state dict.
+        output: the file to write; an existing file is never overwritten.
+        input_shape: the shape of one input, such as [3, 32, 32]; not needed for fully connected networks.
+        batch_size: the number of inputs for which csr is to be fast.
+        trust: a class of your own that the network needs, such as mynet.Net, or several, such as
+            [mynet.Net, mynet.Block]. Apart from these and spl.networks, nothing that the checkpoint names is imported.
     """
     _check_free(output)
     network, masks = _pruned(ckpt_path, trust)
@@ -57,13 +57,13 @@ def export(
 
 
 def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[str, ...] | str = ()) -> None:
-    """Tell what a pruned network costs: parameters, multiply-accumulates (MACs) for one input, bytes on disk.
+    """Print what a pruned network costs: parameters, multiply-accumulates (MACs) for one input, bytes on disk.
 
     Args:
-        ckpt_path: a checkpoint of `spl fit`.
-        input_shape: sizes of one input, as [3, 32, 32]; fully connected networks tell them themselves.
-        trust: a class of your own that the network needs, as mynet.Net, or several, as [mynet.Net, mynet.Block].
-            Nothing else that the checkpoint names is imported, but for spl.networks.
+        ckpt_path: a checkpoint that `spl fit` wrote.
+        input_shape: the shape of one input, such as [3, 32, 32]; not needed for fully connected networks.
+        trust: a class of your own that the network needs, such as mynet.Net, or several, such as
+            [mynet.Net, mynet.Block]. Apart from these and spl.networks, nothing that the checkpoint names is imported.
     """
     network, masks = _pruned(ckpt_path, trust)
     print(summarize(network, masks, _example(network, 1, input_shape)).table())
@@ -71,7 +71,7 @@ def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[
 
 
 def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """The network to write, and an example for it, after telling what became of its layers."""
+    """Return the network to write and an example of its inputs, after printing what was done to its layers."""
     if to in ("compact", "onnx"):
         smaller = compact(network, masks, example)
         print(smaller.report.table())
@@ -89,15 +89,15 @@ def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tu
 
 
 def _check_free(output: Path) -> None:
-    """Refuse, before anything is computed, a path that is taken or in no folder."""
+    """Raise an error, before anything is computed, if the file exists or its folder does not."""
     if output.exists():
-        raise InputError(f"{output} is there already, and nothing is overwritten: remove it, or give another --output.")
+        raise InputError(f"{output} exists already, and nothing is overwritten: remove it, or give another --output.")
     if not output.absolute().parent.is_dir():
         raise InputError(f"There is no folder {output.parent}: make it, or give another --output.")
 
 
 def _pruned(ckpt_path: Path, trust: tuple[str, ...] | str) -> tuple[nn.Module, Masks]:
-    """The network of a checkpoint, on the CPU and in evaluation mode, and its masks."""
+    """Load the network of a checkpoint, on the CPU and in evaluation mode, and its masks."""
     model = SparseClassifier.load_from_checkpoint(ckpt_path, map_location="cpu", trust=trust)
     if model.masks is None:
         raise InputError(f"{ckpt_path} has no masks: its network was never pruned. Give a checkpoint of a pruned one.")
@@ -107,7 +107,7 @@ def _pruned(ckpt_path: Path, trust: tuple[str, ...] | str) -> tuple[nn.Module, M
 def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Tensor:
     if shape is None and not isinstance(network, FullyConnected):
         raise InputError(
-            f"{type(network).__name__} does not say of which size its inputs are: give --input_shape, such as "
+            f"{type(network).__name__} does not say which shape its inputs have: give --input_shape, such as "
             "[3, 32, 32] for CIFAR-10 or [1, 28, 28] for MNIST."
         )
     sizes = [batch_size, *(shape if shape is not None else [network.in_features])]
@@ -119,8 +119,8 @@ def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Te
             network(example[:1])
     except RuntimeError as error:
         raise InputError(
-            f"{type(network).__name__} cannot read inputs of the size {sizes[1:]} ({error}): give --input_shape as "
-            "its data have it."
+            f"{type(network).__name__} cannot read inputs of the shape {sizes[1:]} ({error}): give the --input_shape "
+            "of its data."
         ) from error
     return example
 

@@ -35,14 +35,14 @@ from spl.pruning import patterns, scopes  # noqa: F401
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the run's config.yaml; a folder that has one belongs to another run, and is left alone."""
+    """A callback that writes config.yaml to the run's folder, unless the folder belongs to another run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it, or refuse."""
+        """Write the file; raise an `InputError` if the folder has one already."""
         existing = Path(trainer.log_dir or ".", self.config_filename)
         if not self.already_saved and trainer.strategy.broadcast(existing.exists()):
             raise InputError(
-                f"{existing} is there already, and a run never overwrites another: leave the logger's version out, "
+                f"{existing} exists already, and a run never overwrites another: leave the logger's version out, "
                 "or choose a new --name."
             )
         super().setup(trainer, pl_module, stage)
@@ -63,10 +63,10 @@ class SplTrainer(Trainer):
 
 
 class SplCLI(LightningCLI):
-    """LightningCLI with groups of its own: pruning, spectrum, checkpoint; runs go to lightning_logs/NAME.
+    """A LightningCLI with the groups pruning, spectrum and checkpoint, which logs runs to lightning_logs/NAME.
 
     Attributes:
-        default_callbacks: classes of callbacks that every Trainer of the command has.
+        default_callbacks: the classes of callbacks that every Trainer of the command has.
     """
 
     default_callbacks: ClassVar[tuple[type[Callback], ...]] = (
@@ -79,12 +79,12 @@ class SplCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Those of Lightning, and diagnose, which takes what fit takes."""
+        """Return the subcommands of LightningCLI and diagnose, which takes the arguments of fit."""
         commands = LightningCLI.subcommands()
         return commands | {"diagnose": commands["fit"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the groups and their defaults."""
+        """Add the flags, the groups and their defaults."""
         parser.add_argument(
             "--name", type=str, default="default", help="Name of the run: its logs go to lightning_logs/NAME."
         )
@@ -111,11 +111,11 @@ class SplCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})  # a checkpoint is data; nothing in it is executed
+        parser.set_defaults({"weights_only": True})  # nothing in a checkpoint is executed
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse `args` where they are given, whatever the command line of the process."""
+        """Parse `args` if there are any, else the command line of the process, and check the numbers in it."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
@@ -125,10 +125,10 @@ class SplCLI(LightningCLI):
         _check_numbers("", config.as_dict())
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as it is: Lightning would take hyperparameters of a checkpoint into it."""
+        """Do nothing; LightningCLI would add the hyperparameters of a checkpoint to the configuration."""
 
     def before_instantiate_classes(self) -> None:
-        """Go on where a requeued job was; refuse a checkpoint that is not whole, before network and data are made."""
+        """Find the checkpoint of a requeued job, and check that a checkpoint is whole, before the network is made."""
         config = self.config[str(self.subcommand)]
         if self.subcommand == "fit" and config.ckpt_path is None and is_requeued():
             plain = yaml.safe_load(self.parser.dump(self.config, skip_none=False))["fit"]
@@ -137,10 +137,10 @@ class SplCLI(LightningCLI):
             read_checkpoint(config.ckpt_path)
 
     def instantiate_classes(self) -> None:
-        """Make Trainer, network and data.
+        """Make the Trainer, the network and the data.
 
         Raises:
-            InputError: they cannot be made as they are asked for, whoever finds that out, and however late.
+            InputError: the configuration asks for something that cannot be made; it wraps any other error.
         """
         try:
             super().instantiate_classes()
@@ -148,25 +148,25 @@ class SplCLI(LightningCLI):
             if advice(error) is not None:
                 raise
             raise InputError(
-                f"What the configuration asks for cannot be made ({reason(error)}): correct it; --help tells what is "
+                f"What the configuration asks for cannot be made ({reason(error)}): correct it; --help shows what is "
                 "possible."
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, logging to lightning_logs/NAME unless a logger is given."""
+        """Make the Trainer, which logs to lightning_logs/NAME unless another logger is given."""
         config = self.config_init[str(self.subcommand)].trainer
         if config["logger"] in (None, True):
             name = self.config_init[str(self.subcommand)].name
             kwargs["logger"] = TensorBoardLogger(
                 runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False
             )
-        if config["enable_progress_bar"] is not False:  # rich's bar, where rich is installed, is mute in a log file
+        if config["enable_progress_bar"] is not False:  # the bar of rich, if installed, prints nothing to a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
             kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Let checkpoints say how their network is built; spare a resumed fit the weights that it once started from."""
+        """Record the network's configuration for checkpoints, and skip pretrained weights if a checkpoint is loaded."""
         if _names_file(self.config[str(self.subcommand)].ckpt_path):
             self.model.pretrained = None
         primitives = yaml.safe_load(self.parser.dump(self.config))
@@ -218,16 +218,16 @@ class RepeatedFitCLI(SplCLI):
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    """Refuse whole numbers that a double does not hold, of which counts in 64 bits are soon too many."""
+    """Raise an error for integers beyond the precision of a double, because counts made of them overflow 64 bits."""
     if isinstance(value, dict | list):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             _check_numbers(f"{name}.{key}" if name else str(key), part)
     elif isinstance(value, int) and abs(value) > 2**53:
-        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give one that can be meant.")
+        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give a smaller one.")
 
 
 def _names_file(ckpt_path: str | Path | None) -> bool:
-    """Whether it is not one of the words by which Lightning looks for a checkpoint, and may find none."""
+    """Return whether this is the path of a file, not a word by which Lightning looks for a checkpoint, such as best."""
     return ckpt_path not in (None, "best", "last", "hpc", "registry")
 
 
@@ -235,7 +235,7 @@ C = TypeVar("C", bound=SplCLI)
 
 
 def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
-    """Do what the command line `args`, that of the process without any, asks for, by a CLI of this class."""
+    """Run the command line `args`, by default that of the process, with a CLI of the class `cli`, and return this."""
     return cli(
         SparseClassifier,
         LightningDataModule,

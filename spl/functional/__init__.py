@@ -1,1 +1,1 @@
-"""Ways to run a network that leave it as it was found: in another mode, with other weights, from another seed."""
+"""Ways to run a network in another mode, with other weights or from another seed, and leave it unchanged."""

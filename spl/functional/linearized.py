@@ -1,4 +1,4 @@
-"""The linear network of non-negative weights that a network becomes where only its paths count."""
+"""The linear network with non-negative weights that has the same paths from inputs to outputs as a network."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,20 +15,20 @@ from spl.functional.undisturbed import undisturbed
 
 
 def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
-    """∂R/∂|w| of R = 1ᵀ f(1), the sum over all input-output paths of the products of their |w|; in float64.
+    """Return ∂R/∂|w| of R = 1ᵀ f(1), the sum over all input-output paths of the products of their |w|, in float64.
 
-    Tanaka et al. 2020, equation 2. f is the network with every activation replaced by the identity, biases and
-    running means by 0, and its weights by their absolute values; normalization scales by |γ|/√(σ² + ε), σ² as
-    recorded, and is else left out. Activations are `ACTIVATIONS`, the modules; a ReLU may also be a function, as
-    nothing here is negative.
+    This is equation 2 of Tanaka et al. 2020. f is the network with every activation replaced by the identity, biases
+    and running means by 0, and weights by their absolute values. Normalization scales by |γ|/√(σ² + ε), with σ² as
+    recorded; one without γ and σ² is left out. The activations are the modules in `ACTIVATIONS`; a ReLU may also be
+    called as a function, because nothing here is negative.
 
     Args:
-        network: left as it was found.
-        weights: by name, values to use for its parameters; those of others are their own.
-        inputs: [N, ...]; only its shape counts, for one example of ones.
+        network: the network, which is left unchanged.
+        weights: values to use for parameters, by name; other parameters keep their own values.
+        inputs: Tensor [N, ...], used only for the shape of one example of ones.
 
     Returns:
-        Gradients in the shapes of `weights`, non-negative.
+        Non-negative gradients in the shapes of `weights`.
     """
     leaves = {name: weight.detach().double().abs().requires_grad_() for name, weight in weights.items()}
     state = absolute_state(network) | leaves
@@ -42,12 +42,12 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
 
 
 def one_example(inputs: Tensor) -> Tensor:
-    """An example of ones, in float64."""
+    """Return one example of ones with the shape of those in `inputs`, in float64."""
     return torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)
 
 
 def absolute_state(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers in float64: without sign, and biases and running means 0."""
+    """Return the absolute values of parameters and buffers in float64, with biases and running means set to 0."""
     state = {}
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         moved = name.rpartition(".")[2] in ("bias", "running_mean")
@@ -57,7 +57,7 @@ def absolute_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def linear_forwards(network: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
-    """What activations and normalizations do instead: nothing, or scale."""
+    """Return what activations, dropout and normalizations compute instead, by module: the identity or a scaling."""
     instead: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for module in network.modules():
         if scales(module):
@@ -72,7 +72,7 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 def scales(module: nn.Module) -> TypeGuard[BatchNorm]:
-    """Whether it is a BatchNorm with a scale of its own."""
+    """Return whether a module is a BatchNorm that has weights or running statistics to scale by."""
     return isinstance(module, BatchNorm) and (module.affine or module.running_var is not None)
 
 
@@ -81,7 +81,7 @@ def _scaled(norm: BatchNorm, x: Tensor) -> Tensor:
 
 
 def batch_norm_scale(norm: BatchNorm) -> Tensor:
-    """|γ|/√(σ² + ε) by channel, of what there is of it."""
+    """Return |γ|/√(σ² + ε) for each channel; a factor that the BatchNorm does not have is left out."""
     factors = [norm.weight.double().abs()] if norm.affine else []
     if norm.running_var is not None:
         factors.append((norm.running_var.double() + norm.eps).rsqrt())
@@ -89,17 +89,17 @@ def batch_norm_scale(norm: BatchNorm) -> Tensor:
 
 
 def times(scale: Tensor, x: Tensor) -> Tensor:
-    """Each channel of x [N, channels, ...] times its scale."""
+    """Multiply each channel of x [N, channels, ...] by its scale."""
     return x * scale.view(-1, *(1,) * (x.ndim - 2))
 
 
 @contextmanager
 def forwards(instead: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Let modules compute something else, in evaluation mode."""
+    """Replace what modules compute, and put them into evaluation mode, inside the context."""
     own = {module: (module.training, module.__dict__.get("forward")) for module in instead}
     try:
         for module, forward in instead.items():
-            module.__dict__.update(training=False, forward=forward)  # nn.Module's own way of setting is slow
+            module.__dict__.update(training=False, forward=forward)  # nn.Module.__setattr__ is slow
         yield
     finally:
         for module, (training, previous) in own.items():

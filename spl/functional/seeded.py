@@ -1,4 +1,4 @@
-"""Random draws beside the global stream, the same on every device."""
+"""Random draws that leave the global stream alone and are the same on every device."""
 
 import copy
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from torch import nn
 
 
 def cpu_copy(network: nn.Module) -> nn.Module:
-    """A copy in which what is drawn does not depend on the device and memory format of `network`."""
+    """Copy a network to the CPU in contiguous format, so that random draws do not depend on its device and format."""
     twin: nn.Module = copy.deepcopy(network).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return twin
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let the CPU's global stream begin at `seed`, and go on afterwards as if nothing had been drawn."""
+    """Start the CPU's global random stream at `seed` inside the context, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would start those of the GPUs anew
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
         yield

@@ -1,4 +1,4 @@
-"""Seeds: where the random streams of criteria and corrections begin."""
+"""The seeds at which the random streams of criteria and corrections begin."""
 
 from copy import copy
 from hashlib import sha256
@@ -8,18 +8,18 @@ import torch
 
 
 class Seeded:
-    """What may draw from a random stream of its own, or hold others that do, as a control holds its criterion.
+    """An object that may draw from a random stream of its own, or hold such objects, as a control holds a criterion.
 
     Attributes:
-        seed: of what draws, where its stream begins; None for a number that the seed of the run decides.
+        seed: where the stream of an object that draws begins; None to derive the seed from that of the run.
     """
 
     seed: int | None
 
     def seeded(self, run_seed: int) -> Self:
-        """Return it as it draws in a run of this seed: with numbers for the seeds that are None, its own and theirs.
+        """Return the object with seeds derived from that of the run in place of None, also in the objects it holds.
 
-        That is a copy, or itself where no seed is None.
+        This is a copy, or the object itself if no seed is None.
         """
         held = vars(self)
         decided: dict[str, Any] = {n: v.seeded(run_seed) for n, v in held.items() if isinstance(v, Seeded)}
@@ -33,7 +33,7 @@ class Seeded:
 
     @property
     def start(self) -> int:
-        """Where the stream begins; of what nobody has given a seed, as in a run that torch's global stream began."""
+        """The number at which the stream begins; without a seed, it is derived from that of torch's global stream."""
         seed = self.seeded(torch.initial_seed()).seed
         assert seed is not None
         return seed
@@ -42,8 +42,12 @@ class Seeded:
 def derived_seed(run_seed: int, purpose: str) -> int:
     """Return a seed in [0, 2⁶³) for one purpose in a run, by SHA-256.
 
-    A stream that began at the seed of the run itself would repeat the very numbers from which the weights were drawn:
-    a random mask would keep the largest of them.
+    A stream that began at the seed of the run itself would repeat the numbers from which the weights were drawn, so
+    that a random mask would keep the largest weights.
+
+    Args:
+        run_seed: the seed of the run.
+        purpose: a name for what draws, such as the name of its class.
     """
     digest = sha256(f"{run_seed} {purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

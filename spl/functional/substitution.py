@@ -1,4 +1,4 @@
-"""Other tensors in place of a network's own, for as long as it is worked with."""
+"""Temporary substitution of other tensors for the parameters and buffers of a network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -10,22 +10,22 @@ Result = TypeVar("Result")
 
 
 def substituted(network: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[nn.Module], Result]) -> Result:
-    """What `work` makes of the network while these tensors stand for its parameters and buffers of the same names.
+    """Call `work` with a network whose parameters and buffers are replaced by `tensors`, and return its result.
 
-    Gradients are to be taken within `work`: layers that save memory by checkpointing (`torch.utils.checkpoint`) are
-    computed again in the backward pass, which outside would find the network's own tensors.
+    Gradients must be taken inside `work`: layers that save memory by checkpointing (`torch.utils.checkpoint`) are
+    computed again in the backward pass, and outside they would use the network's own tensors.
 
     Args:
-        network: left as it was found.
-        tensors: by name; tied ones by any of their names.
-        work: is called with the network.
+        network: the network, which is left unchanged.
+        tensors: the tensors to use, by name; a tied one by any of its names.
+        work: a function of the network.
     """
-    room = _Room(network)
-    result: Result = functional_call(room, {f"network.{name}": t for name, t in tensors.items()}, (work,))
+    holder = _Holder(network)
+    result: Result = functional_call(holder, {f"network.{name}": t for name, t in tensors.items()}, (work,))
     return result
 
 
-class _Room(nn.Module):
+class _Holder(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a trace."""
+"""Runs of a network that leave it unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ BatchNormMode = Literal["eval", "batch"]
 
 @contextmanager
 def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterator[None]:
-    """Put `network` into evaluation mode and leave it afterwards exactly as it was found.
+    """Put `network` into evaluation mode inside the context, and restore its state exactly afterwards.
 
-    Restored are each module's own mode, all buffers bit for bit (BatchNorm statistics) and the random
-    streams. A compiled network runs eagerly inside, so that its backward pass can be taken more than once.
+    The mode of each module, all buffers (BatchNorm statistics) bit for bit and the random streams are restored. A
+    compiled network runs eagerly inside, so that its backward pass can be taken more than once.
 
     Args:
         network: any module.
-        batch_norm: `eval` normalizes by the running statistics, which at initialization are mean 0 and
-            variance 1 (the paper's choice); `batch` by the statistics of each batch.
+        batch_norm: `eval` normalizes by the running statistics, which are mean 0 and variance 1 at initialization
+            (the paper's choice); `batch` normalizes by the statistics of each batch.
 
     Raises:
-        InputError: the network sees a batch of one example while normalizing by the statistics of each batch.
+        InputError: `batch_norm` is unknown, or is `batch` and the network gets a batch of one example.
     """
     if batch_norm not in get_args(BatchNormMode):
         raise InputError(f"batch_norm must be one of {', '.join(get_args(BatchNormMode))}, got {batch_norm!r}.")
@@ -41,7 +41,7 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
                 for module in network.modules():
                     if isinstance(module, BatchNorm):
                         module.train()
-                        hooks.append(module.register_forward_pre_hook(_refuse_a_batch_of_one))
+                        hooks.append(module.register_forward_pre_hook(_refuse_single_example))
             with torch.compiler.set_stance("force_eager"), torch.enable_grad():
                 yield
         finally:
@@ -54,9 +54,9 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
                     buffer.copy_(buffers[name])
 
 
-def _refuse_a_batch_of_one(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _refuse_single_example(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if module.training and len(inputs[0]) == 1:
         raise InputError(
-            "BatchNorm cannot normalize a batch of one example by the batch's own statistics: take batches (of the "
+            "BatchNorm cannot normalize a batch of one example by the batch's own statistics: use batches (for the "
             "spectrum: chunks) of two examples or more, or batch_norm: eval."
         )

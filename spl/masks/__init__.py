@@ -1,4 +1,4 @@
-"""Masks: which weights are alive, and how their zeros are kept while anything trains the network."""
+"""Masks that say which weights of a network are kept, and that hold the pruned ones at 0.0 while it trains."""
 
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import BoundMasks, Masks

@@ -1,4 +1,4 @@
-"""Binding: masks and the very parameters that they act on."""
+"""The connection between masks and the parameters that they act on."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -15,11 +15,11 @@ _STRIDE = 8
 
 
 class Binding:
-    """Masks and the parameters that have their names, for as long as these are the same.
+    """Masks together with the parameters of the same names, valid until one of these parameters is replaced.
 
     Args:
-        network: whose parameters they are.
-        masks: what is kept.
+        network: the network that has the parameters.
+        masks: the masks of the weights to keep.
         parameters: all parameters of the network, by name.
     """
 
@@ -29,39 +29,39 @@ class Binding:
         self.parameters = {name: parameters[name] for name in masks}
         self._network = network
         self._own = ids_of(self.parameters.values())
-        # strategies that shard weights give them other memory all the time
+        # strategies that shard weights move them to other memory all the time
         sharded = any(is_sharded(parameter) for parameter in self.parameters.values())
         self._watch = None if sharded else ParameterWatch(network, self.parameters)
 
     @cached_property
     def stride(self) -> int:
-        """How many batches may pass until weights are masked that show no trace of a write.
+        """The number of batches after which weights are masked although they show no trace of a write.
 
-        To mask more than some ten thousand weights after each batch is felt on a CPU where a step takes a millisecond
-        or two. An accelerator does not notice it.
+        On a CPU, masking more than some ten thousand weights after each batch is noticeable if a step takes a
+        millisecond or two. On an accelerator it is not.
         """
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
         return _STRIDE if on_cpu and sum(p.numel() for p in self.parameters.values()) > _SMALL else 1
 
     @cached_property
     def masks(self) -> BoundMasks:
-        """The masks as factors, which take memory, and are made where they are needed."""
+        """The masks as factors; they take memory, and so are made on first use."""
         return BoundMasks(self._masks, self.parameters)
 
     def fits(self) -> bool:
-        """Return whether the parameters still have the devices and sizes of numbers that the factors are for."""
+        """Return whether the factors still match the devices and element sizes of the parameters."""
         return self.masks.fits()
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer has one of the parameters, or one that has taken the place of these."""
+        """Return whether the optimizer has one of the parameters, or of those that have replaced them."""
         return has_any(optimizer, ids_of(self._network.parameters()) if self.replaced() else self._own)
 
     def replaced(self) -> bool:
-        """Return whether a parameter is no longer in its place."""
+        """Return whether another parameter has replaced one of these in the network."""
         return self._watch is not None and self._watch.replaced()
 
     def touched(self) -> bool:
-        """Return whether a parameter shows a trace of a write, or is no longer in its place."""
+        """Return whether a parameter shows a trace of a write, or was replaced."""
         return self._watch is not None and (self._watch.written() or self._watch.replaced())
 
     def note(self) -> None:
@@ -70,16 +70,16 @@ class Binding:
             self._watch.note()
 
     def zero_(self) -> None:
-        """Set the pruned weights to 0.0, and accept them."""
+        """Set the pruned weights to 0.0, and accept the weights as they are then."""
         self.masks.mask_weights_()
         self.note()
 
 
 def ids_of(parameters: Iterable[Tensor]) -> set[int]:
-    """Return the identities of parameters, by which they are known: as tensors they compare by their numbers."""
+    """Return the identities of parameters, to compare these as objects; `==` compares the numbers in tensors."""
     return {id(parameter) for parameter in parameters}
 
 
 def has_any(optimizer: Optimizer, ids: set[int]) -> bool:
-    """Return whether the optimizer has a parameter of one of these identities."""
+    """Return whether the optimizer has a parameter with one of these identities."""
     return any(id(parameter) in ids for group in optimizer.param_groups for parameter in group["params"])

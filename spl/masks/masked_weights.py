@@ -1,4 +1,4 @@
-"""MaskedWeights: masks held on the weights of one network, through training and checkpoints."""
+"""The masks of one network, held on its weights through training and checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,28 +8,28 @@ from torch.optim import Optimizer
 
 from spl.errors import InputError
 from spl.masks.binding import Binding, has_any, ids_of
-from spl.masks.masked_steps import MaskedSteps, is_due, warn
+from spl.masks.masked_steps import MaskedSteps, is_power_of_two, warn
 from spl.masks.masks import Masks
 from spl.masks.sharding import whole_name
 
 
 class MaskedWeights:
-    """Keeps the pruned weights of `network` at exactly 0.0, whatever moves them, for as long as it lives.
+    """The masks of a network, which keep its pruned weights at exactly 0.0 whatever moves them.
 
-    It listens to the steps of all optimizers of the process, whoever makes and calls them, and acts on those that
-    train the network. Before a step it masks the gradients: weight decay then keeps 0 at 0, and momentum never sees a
-    pruned weight. After the step of an optimizer that may move weights without a gradient (one that is not PyTorch's
-    own, or has been seen to: Muon, noise, averages) it masks the weights.
+    The object listens to the steps of all optimizers of the process, whoever makes and calls them, and acts on those
+    that train the network. Before a step it masks the gradients: weight decay then keeps 0 at 0, and momentum never
+    sees a pruned weight. Some optimizers may move weights that have no gradient: those that are not PyTorch's own, and
+    those that were seen to do so (Muon, noise, averages). After their steps it masks the weights as well.
 
-    What no step announces (an optimizer that wraps another, weights that are loaded, drawn anew or replaced) is
-    undone by `keep`, after each batch, and before that by `check`, where it leaves a trace. A warning says once what
-    moved the weights.
+    Some changes are not made by the step of an optimizer: those by an optimizer that wraps another, and weights that
+    are loaded, drawn anew or replaced. `keep` undoes them after each batch, and `check` does so earlier if they leave a
+    trace. A warning says once what moved the weights.
 
     Args:
-        network: whose parameters the masks name.
+        network: the network that has the parameters named by the masks.
 
     Attributes:
-        masks: which weights are alive, on the CPU; None until the network is pruned.
+        masks: the masks of the kept weights, on the CPU; None until the network is pruned.
         kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
         gradients_masked: whether gradients have been masked since this was last set to False.
     """
@@ -43,7 +43,7 @@ class MaskedWeights:
 
     @classmethod
     def of(cls, pl_module: nn.Module) -> "MaskedWeights":
-        """Return those of a LightningModule, which is all of it unless it says otherwise; made the first time."""
+        """Return the masked weights of a LightningModule, by default of all of it; make them on the first call."""
         attributes = vars(pl_module)
         if "_masked_weights" not in attributes:
             attributes["_masked_weights"] = cls(pl_module)
@@ -51,36 +51,36 @@ class MaskedWeights:
         return held
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to these very parameters and to this process."""
+        """Leave out what is bound to these parameters and to this process."""
         return {"network": self.network, "masks": self.masks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin()  # without a look at the network, which need not be whole yet
+        self._begin()  # the network may not be complete yet, so this does not look at it
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The parameters of the network by name, tied ones once."""
+        """The parameters of the network by name; tied parameters appear once."""
         return {whole_name(name): parameter for name, parameter in self.network.named_parameters()}
 
     def hold(self, masks: Masks) -> None:
         """Take `masks` and set the pruned weights to exactly 0.0.
 
         Raises:
-            InputError: a mask has no parameter of its name and shape.
+            InputError: a mask matches no parameter in name and shape.
         """
         masks.apply_(self.parameters)
         self.masks = masks.to("cpu")
         self.restart()
 
     def pause(self) -> None:
-        """Leave the weights alone until `restart`, as when a checkpoint with masks of its own is about to be loaded."""
+        """Leave the weights alone until `restart`, for example because a checkpoint brings masks of its own."""
         self._paused = True
 
     def restart(self) -> None:
-        """Forget what was seen of optimizers, and which memory the weights have: a fit begins."""
+        """Forget what was seen of optimizers and where the weights are in memory, because a fit begins."""
         self._forget()
-        self.acting()  # so that what is written from here on is noticed
+        self.acting()  # writes are noticed from here on
 
     def mask_gradients_(self) -> None:
         """Set the gradients of pruned weights to 0.0."""
@@ -89,7 +89,7 @@ class MaskedWeights:
             self.gradients_masked = True
 
     def check(self, when: str = "between two batches") -> None:
-        """Do what `keep` does if the weights show a trace of a write that no optimizer's step announced.
+        """Call `keep` if the weights show a trace of a write that was not made by the step of an optimizer.
 
         Args:
             when: see `keep`.
@@ -100,19 +100,20 @@ class MaskedWeights:
     def keep(self, when: str = "in a batch", look: bool = False) -> bool:
         """Set the pruned weights to exactly 0.0 again, and warn once of what moved them.
 
-        Looking at them costs more than setting them to 0.0. So it is done where there is a trace of a write, and the
-        1st, 2nd, 4th, 8th, … time. On a CPU even setting them is felt in larger networks: while there is no trace of a
-        write, and none was found so far, it is done every eighth time; see `Binding.stride`.
+        To compare them with 0.0 costs more than to set them. So they are compared only if there is a trace of a write,
+        and on the 1st, 2nd, 4th, 8th, … call. On a CPU even setting them is noticeable in larger networks: as long as
+        there is no trace of a write, and no pruned weight was ever found to have moved, it is done on every eighth
+        call; see `Binding.stride`.
 
         Args:
-            when: when they were found to be moved, in words, for the warning.
-            look: look at them in any case.
+            when: when the weights were found to have moved, in words, for the warning.
+            look: compare them with 0.0 in any case.
 
         Returns:
             Whether pruned weights were found that were not 0.0.
 
         Raises:
-            InputError: a parameter was replaced by one of another shape, or is gone.
+            InputError: a parameter was replaced by one of another shape, or no longer exists.
         """
         if self.masks is None or not (binding := self.acting()):
             return False
@@ -122,16 +123,16 @@ class MaskedWeights:
             binding = self._binding = Binding(self.network, self.masks, self.parameters)
         self._looks += 1
         self._suspicions += touched
-        look = look or is_due(self._looks) or (touched and is_due(self._suspicions))
+        look = look or is_power_of_two(self._looks) or (touched and is_power_of_two(self._suspicions))
         revived = self.masks.revived(binding.parameters) if look else {}
         if revived:
-            self._say("replaced" if replaced else "moved", when, revived)
-        if look or touched or self._said or self._looks % binding.stride == 0:
+            self._warn_once("replaced" if replaced else "moved", when, revived)
+        if look or touched or self._warned or self._looks % binding.stride == 0:
             binding.zero_()
         return bool(revived)
 
     def acting(self) -> Binding | None:
-        """Return the masks bound to the parameters; None where there are none, or none that may act yet."""
+        """Return the masks bound to the parameters; None if there are none, or if they may not act now."""
         if self.masks is None or self._paused:
             return None
         if self._binding is None:
@@ -139,7 +140,7 @@ class MaskedWeights:
         return self._binding
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
-        """Return whether masks act on what the optimizer trains; of other optimizers' networks nothing is asked."""
+        """Return whether the optimizer trains weights that have masks."""
         if self.masks is None or self._paused:
             return False
         if self._binding is not None:
@@ -147,21 +148,21 @@ class MaskedWeights:
         return has_any(optimizer, ids_of(self.network.parameters()))
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put the masks, bool tensors by name, at `masks`, and zeros in the tensors that the checkpoint refers to."""
+        """Add the masks to a checkpoint, bool tensors by name at `masks`, after setting the pruned weights to 0.0."""
         if self.masks is not None:
             self.masks.apply_(self.parameters)
             checkpoint["masks"] = dict(self.masks)
 
     def load(self, checkpoint: dict[str, Any], prefix: str = "") -> None:
-        """Take the masks of a checkpoint back, if it has any.
+        """Restore the masks of a checkpoint, if it has any.
 
         Args:
-            checkpoint: with weights at `state_dict` that are about to be loaded, unless a strategy that shards them
-                has taken them out.
-            prefix: of the names of the network's parameters there.
+            checkpoint: the checkpoint, with weights at `state_dict` that are about to be loaded, unless a strategy
+                that shards weights has taken them out.
+            prefix: what precedes the names of the network's parameters in the `state_dict`.
 
         Raises:
-            InputError: they do not fit the network, or prune weights that are not 0 there.
+            InputError: the masks do not fit the network, or prune weights that are not 0 in the checkpoint.
         """
         if "masks" not in checkpoint:
             return
@@ -186,14 +187,14 @@ class MaskedWeights:
         self._paused = False
         self._binding = None
         self._looks, self._suspicions = 0, 0
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._steps = MaskedSteps(self)
 
-    def _say(self, what: str, when: str, revived: Mapping[str, int]) -> None:
-        """Warn, once a fit, of pruned weights that something else than an optimizer's step has made other than 0.0."""
-        if what in self._said:
+    def _warn_once(self, what: str, when: str, revived: Mapping[str, int]) -> None:
+        """Warn, once a fit for each kind, of pruned weights that something other than an optimizer's step changed."""
+        if what in self._warned:
             return
-        self._said.add(what)
+        self._warned.add(what)
         counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
         how = {
             "moved": "They were written to by something that is no optimizer's step, such as load_state_dict, "

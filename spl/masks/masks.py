@@ -1,4 +1,4 @@
-"""Masks: which weights of a network are alive."""
+"""The masks of a network, which say which of its weights are kept."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ from spl.masks.sharding import fits, shard, shard_like
 
 
 class Masks(Mapping[str, Tensor]):
-    """One bool tensor per pruned parameter, keyed by the parameter's full name: True where a weight is kept.
+    """A mapping from the full name of each pruned parameter to a bool tensor, True for the weights that are kept.
 
     Args:
-        tensors: bool tensors in the shapes of the parameters that they belong to.
+        tensors: bool tensors in the shapes of their parameters, by name.
 
     Raises:
         InputError: a tensor is not bool.
@@ -46,25 +46,25 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def size(self) -> int:
-        """m, the number of weights under a mask."""
+        """The number m of weights under a mask, kept or pruned."""
         return sum(mask.numel() for mask in self.values())
 
     @property
     def kept(self) -> int:
-        """κ, the number of weights alive."""
+        """The number κ of weights that are kept."""
         return sum(int(mask.count_nonzero()) for mask in self.values())
 
     @property
     def sparsity(self) -> float:
-        """1 − κ/m, the share of weights removed."""
+        """The share of weights that are pruned, 1 − κ/m."""
         return 1.0 - self.kept / self.size
 
     def layer_sparsity(self) -> dict[str, float]:
-        """The share of weights removed, by parameter name."""
+        """Return the share of weights that are pruned in each parameter, by name."""
         return {name: 1.0 - int(mask.sum()) / mask.numel() for name, mask in self.items()}
 
     def digest(self) -> str:
-        """SHA-256 of names, shapes and bits: equal masks, equal digests, on any device."""
+        """Return the SHA-256 of names, shapes and bits, which is the same for equal masks on any device."""
         sha = hashlib.sha256()
         for name, mask in sorted(self.items()):
             sha.update(f"{name}{tuple(mask.shape)}".encode())
@@ -72,11 +72,11 @@ class Masks(Mapping[str, Tensor]):
         return sha.hexdigest()
 
     def to(self, device: torch.device | str) -> "Masks":
-        """The same masks on another device."""
+        """Return the same masks on another device."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
 
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raise an `InputError` that names every mask without a parameter of its name and shape."""
+        """Raise an `InputError` that names every mask that matches no parameter in name and shape."""
         wrong = []
         for name, mask in self.items():
             if name not in parameters:
@@ -91,13 +91,16 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, parameters: Mapping[str, Tensor]) -> None:
-        """Set every pruned weight to exactly 0.0, in place; NaN and inf too, which a product would keep."""
+        """Set every pruned weight to exactly 0.0 in place, also NaN and inf, which a product with 0 would keep."""
         self.check_fits(parameters)
         for name, mask in self.items():
             shard(parameters[name]).masked_fill_(~shard_like(mask, parameters[name]), 0.0)
 
     def revived(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
-        """How many pruned weights are not exactly 0.0 (NaN included), by name; none if all are. Of shards, own ones."""
+        """Count the pruned weights that are not exactly 0.0, NaN included, by name.
+
+        Parameters without any are left out. Of sharded parameters, only the part of this process is counted.
+        """
         counts = {
             name: int(((shard(parameters[name].detach()) != 0) & ~shard_like(mask, parameters[name])).count_nonzero())
             for name, mask in self.items()
@@ -106,18 +109,18 @@ class Masks(Mapping[str, Tensor]):
 
 
 class BoundMasks:
-    """Masks bound to the parameters of one network, for one fused operation over all layers.
+    """Masks bound to the parameters of one network, which mask all layers in one fused operation.
 
-    A pruned number becomes 0.0 whatever it was, NaN and infinity too, which a product of floats would keep. So the
-    product is one of bit patterns: each number is read as an integer of its size and multiplied by 1 or 0.
-    `masked_fill_` would do the same, one layer at a time, and on a CPU takes 6 to 10 times as long.
+    A pruned number becomes 0.0 whatever it was, also NaN and infinity, which a product of floats would keep. So bit
+    patterns are multiplied: each number is read as an integer of the same size and multiplied by 1 or 0.
+    `masked_fill_` would do the same, one layer at a time, and takes 6 to 10 times as long on a CPU.
 
     Args:
-        masks: what is kept.
-        parameters: the parameters of the network by name; the factors take their devices and sizes.
+        masks: the masks of the weights to keep.
+        parameters: the parameters of the network by name; the factors are made for their devices and element sizes.
 
     Raises:
-        InputError: a mask has no parameter of its name and shape.
+        InputError: a mask matches no parameter in name and shape.
     """
 
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
@@ -130,23 +133,23 @@ class BoundMasks:
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
-        """Set the gradients of pruned weights to 0.0, in place; leave out parameters without a gradient."""
+        """Set the gradients of pruned weights to 0.0 in place; skip parameters without a gradient."""
         gradients = [p.grad for p in self.parameters]
         live = [(_bits(shard(g)), f) for g, f in zip(gradients, self.factors, strict=True) if g is not None]
         if live:
-            tensors = [bits for bits, _ in live]  # of another precision than the weights', where a strategy keeps it so
+            tensors = [bits for bits, _ in live]  # some strategies keep gradients in another precision than weights
             torch._foreach_mul_(tensors, [f if f.dtype == g.dtype else f.to(g.dtype) for g, f in live])
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
-        """Set the pruned weights to 0.0, in place and without a trace for autograd."""
+        """Set the pruned weights to 0.0 in place, unnoticed by autograd."""
         memory = [shard(p).data_ptr() for p in self.parameters]
         if memory != self._memory:
             self._memory, self._weights = memory, [_bits(shard(p.data)) for p in self.parameters]
         torch._foreach_mul_(self._weights, self.factors)
 
     def fits(self) -> bool:
-        """Return whether the parameters still have the devices and the sizes of their factors."""
+        """Return whether the factors still match the devices and element sizes of the parameters."""
         pairs = zip(self.parameters, self.factors, strict=True)
         return all(f.device == p.device and f.dtype == _integer(p) for p, f in pairs)
 
@@ -155,19 +158,19 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _integer(tensor: Tensor) -> torch.dtype:
-    """Return the integer type of the size of a tensor's numbers; for complex numbers, of their parts."""
+    """Return the integer type as large as a tensor's numbers, or as the parts of complex numbers."""
     return _INTEGERS[tensor.element_size() // (2 if tensor.is_complex() else 1)]
 
 
 def _bits(tensor: Tensor) -> Tensor:
     """View the numbers of a tensor as integers."""
-    if tensor.dtype == torch.float32:  # the usual case, and there is little time
+    if tensor.dtype == torch.float32:  # a short cut for the usual case, as this runs in every step
         return tensor.view(torch.int32)
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.view(_integer(tensor))
 
 
 def _factor(like: Tensor, mask: Tensor) -> Tensor:
-    """Make a mask a factor of the bits of `like`, in its memory format, without which products are slow."""
+    """Make a mask a factor for the bits of `like`, in the same memory format, because products are slow otherwise."""
     factor = torch.empty_like(_bits(like))
     return factor.copy_(mask[..., None] if like.is_complex() else mask)

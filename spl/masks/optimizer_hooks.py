@@ -8,24 +8,24 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Those of a call of `step`, the optimizer first."""
+"""The positional and keyword arguments of a call of `step`; the first is the optimizer."""
 
 
 class StepListener(Protocol):
-    """Whoever wants to know of steps."""
+    """An object that is called before and after the steps of optimizers."""
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """Act before a step, and return other arguments for it, or None."""
+        """Act before a step, and return other arguments for it, or None to leave them as they are."""
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Act after a step."""
 
 
 def listen(listener: StepListener) -> None:
-    """Tell `listener` of every step of every optimizer, whoever makes and calls it, for as long as `listener` lives.
+    """Call `listener` at every step of every optimizer, whoever makes and calls it, until `listener` is deleted.
 
-    Optimizers tell of their steps if they are subclasses of `torch.optim.Optimizer`. One that wraps another without
-    being one itself does not, but the other does.
+    This covers all subclasses of `torch.optim.Optimizer`. If an optimizer wraps another without being such a subclass
+    itself, the steps of the wrapped one are covered.
     """
     reference = weakref.ref(listener)
 
@@ -38,7 +38,7 @@ def listen(listener: StepListener) -> None:
         if alive is not None:
             alive.after_step(optimizer)
 
-    untraced: Any = torch.compiler.disable  # a compiled step calls hooks instead of tracing what they do
+    untraced: Any = torch.compiler.disable  # a compiled step then calls the hooks instead of tracing them
     for handle in (
         register_optimizer_step_pre_hook(untraced(before)),
         register_optimizer_step_post_hook(untraced(after)),

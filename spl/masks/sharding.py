@@ -1,4 +1,4 @@
-"""Tensors that are sharded over processes (FSDP2's DTensor, FSDP's flat pieces), and their parts of whole masks."""
+"""Tensors sharded over processes (DTensors of FSDP2, flat pieces of FSDP), and the parts of masks that fit them."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ from spl.functional.torch_private import WRAPPER_PREFIXES
 
 
 class Piece(NamedTuple):
-    """What a process holds of a flattened tensor under FSDP: from number `start` on, of `size` numbers in all."""
+    """The piece of a flattened tensor of `size` numbers that a process holds under FSDP; it begins at `start`."""
 
     start: int
     size: int
 
 
-_PIECE = "_spl_piece"  # attribute of a parameter, which FSDP keeps through fit while its memory changes
+_PIECE = "_spl_piece"  # an attribute of a parameter; FSDP keeps it through fit while the memory changes
 
 
 def note_pieces(model: nn.Module | None) -> None:
-    """Note on each parameter of a model under FSDP which piece of it this process holds; of any other, do nothing.
+    """Record on each parameter of a model under FSDP which piece of it this process holds; ignore other models.
 
-    FSDP flattens the parameters of a unit in a row and cuts the row at equal places, in the order of the processes:
-    the pieces of each parameter follow each other in that order. To be called by all processes.
+    FSDP flattens the parameters of a unit into a row and cuts it into equal parts, in the order of the processes: the
+    pieces of each parameter follow each other in that order. All processes must call this.
     """
     if not isinstance(model, FullyShardedDataParallel):
         return
@@ -42,33 +42,33 @@ def note_pieces(model: nn.Module | None) -> None:
 
 
 def whole_name(name: str) -> str:
-    """The name of a parameter without what wrappers of FSDP and of activation checkpointing put into it."""
+    """Return the name of a parameter without the prefixes of wrappers of FSDP and of activation checkpointing."""
     for prefix in WRAPPER_PREFIXES:
         name = name.replace(prefix, "")
     return name
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a process holds but a part of the tensor."""
+    """Return whether each process holds only a part of the tensor."""
     return isinstance(tensor, DTensor) or hasattr(tensor, _PIECE)
 
 
 def fits(mask: Tensor, tensor: Tensor) -> bool:
-    """Whether a whole mask is of the tensor, or of the one that it is a piece of."""
+    """Return whether an unsharded mask has the shape of the tensor, or of the tensor that it is a piece of."""
     piece: Piece | None = getattr(tensor, _PIECE, None)
     return mask.shape == tensor.shape or (piece is not None and piece.size == mask.numel())
 
 
 def shard(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharing its memory: all of it, unless it is sharded."""
+    """Return what this process holds of a tensor, without a copy: all of it, unless it is sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(mask: Tensor, tensor: Tensor) -> Tensor:
-    """The part of a whole mask that belongs to this process's shard of `tensor`, on its device.
+    """Return the part of an unsharded mask for this process's shard of `tensor`, on the device of `tensor`.
 
     Raises:
-        InputError: the tensor is cut otherwise than `fully_shard` alone does.
+        InputError: the tensor is sharded in another way than by `fully_shard` alone.
     """
     if isinstance(tensor, DTensor):
         for axis, placement in enumerate(tensor.placements):

@@ -1,4 +1,4 @@
-"""Selection: the k largest of many scores, exactly, without sorting them; of more than a few, without joining them."""
+"""Exact selection of the k largest of many scores, without sorting them or joining large ones."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,25 +10,26 @@ from torch import Tensor
 from spl.errors import InputError
 from spl.masks.masks import Masks
 
-_FEW = 2**20  # scores that may be joined
-_CHUNK = 2**18  # scores that are looked at together: they stay in the cache
+_FEW = 2**20  # scores that may be joined into one tensor
+_CHUNK = 2**18  # scores that are compared together, so that they stay in the cache
 _CANDIDATES = 2**16  # scores in the bracket that may be gathered, or a 16th of all, whichever is more
 
 
 def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -> Masks:
-    """Keep exactly the `keep` largest of all scores together.
+    """Return the masks that keep exactly the `keep` largest of all scores together.
 
-    The k-th value is found by selection, after Floyd and Rivest (1975): a sample of n^⅔ brackets it, a pass over all
-    counts what lies above and inside, and where the bracket misses, or is still too wide to gather what is in it, it is
-    narrowed. A mere comparison with a threshold would not do: `score >= threshold` keeps too many of equal scores and
-    `>` too few. Among equal scores the earlier one wins, in the order of the mapping and then of the flattened tensor,
-    so the result is the same on every device, and the masks of a smaller `keep` are contained in those of a larger one.
-    Scores go to the CPU piece by piece; beside the masks, a fraction of their memory is taken.
+    The k-th largest value is found by selection, after Floyd and Rivest (1975): a sample of n^⅔ scores brackets it,
+    and a pass over all scores counts those above and inside the bracket. If the bracket misses the value, or is still
+    too wide to gather what is inside, it is narrowed. A comparison with a threshold alone is not exact: of equal
+    scores, `score >= threshold` keeps too many and `>` too few. Here the earlier of two equal scores wins, in the order
+    of the mapping and then of the flattened tensor. So the result is the same on every device, and the masks for a
+    smaller `keep` are contained in those for a larger one. Scores go to the CPU piece by piece; apart from the masks,
+    this takes a fraction of their memory.
 
     Args:
         scores: one floating-point tensor of any shape per parameter name; a larger score is kept first.
-        keep: how many scores to keep, from 0 to their number.
-        among: the scores to choose from; all without one.
+        keep: how many scores to keep, from 0 to the number of all.
+        among: masks of the scores to choose from; None for all.
 
     Returns:
         Masks on the CPU.
@@ -46,7 +47,7 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
     sizes = [score.numel() for score in scores.values()]
     if len(scores) == 1 or sum(sizes) > _FEW:
         return Masks(_largest(scores, keep, size, among))
-    # many small layers then take no longer than one
+    # joined, many small layers take no longer than one large layer
     flat = {"": torch.cat([score.detach().flatten() for score in scores.values()])}
     alive = None if among is None else Masks({"": torch.cat([among[name].flatten() for name in scores])})
     parts = torch.split(_largest(flat, keep, size, alive)[""], sizes)
@@ -64,10 +65,10 @@ def check_finite(scores: Mapping[str, Tensor]) -> None:
 
 
 def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many scores `top_k` keeps before the first one of each layer.
+    """Return for each layer how many scores of all layers `top_k` keeps before the first one of this layer.
 
-    Every score is compared with the largest of each layer in one pass. Scores of the lowest value of their type
-    are those of `lowered`, and are not counted.
+    One pass compares every score with the largest of each layer. Scores that equal the lowest value of their type come
+    from `lowered`, and are not counted.
     """
     dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))
     largest = torch.stack([score.detach().max().to("cpu", dtype) for score in scores.values()])
@@ -85,7 +86,7 @@ def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def lowered(scores: Mapping[str, Tensor], alive: Masks | None) -> dict[str, Tensor]:
-    """The scores, those that are not `alive` below all others: the lowest value of their type."""
+    """Return the scores, with those that are not `alive` set to the lowest value of their type, below all others."""
     if alive is None:
         return dict(scores)
     return {
@@ -95,13 +96,13 @@ def lowered(scores: Mapping[str, Tensor], alive: Masks | None) -> dict[str, Tens
 
 
 def _at_least(numbers: Tensor, size: int) -> Tensor:
-    """How many of `numbers`, each in [0, size], are greater than 0, 1, …, size − 1."""
+    """Count how many of `numbers`, each in [0, size], are greater than 0, 1, …, size − 1."""
     return torch.bincount(numbers, minlength=size + 1).flip(0).cumsum(0).flip(0)[1:]
 
 
 def _largest(scores: Mapping[str, Tensor], keep: int, size: int, among: Masks | None) -> dict[str, Tensor]:
-    """Masks of the `keep` largest of the `size` scores that are alive."""
-    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # in which all of them are exact
+    """Return the masks of the `keep` largest of the `size` scores that are alive."""
+    dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))  # represents all exactly
     threshold, greater = _kth_largest(partial(_pieces, scores, among, dtype), size, keep)
     ties = keep - greater
     masks = {}
@@ -120,7 +121,7 @@ def _largest(scores: Mapping[str, Tensor], keep: int, size: int, among: Masks | 
 def _pieces(
     scores: Mapping[str, Tensor], among: Masks | None, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The flattened scores piece by piece on the CPU, and which of them are alive."""
+    """Yield the flattened scores piece by piece on the CPU, each with the mask of those alive, or None for all."""
     for name, score in scores.items():
         chunks = _cut(score.detach().flatten())
         alive = [None] * len(chunks) if among is None else _cut(among[name].flatten())
@@ -136,14 +137,14 @@ _Pieces = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]
 
 
 def _kth_largest(pieces: _Pieces, size: int, k: int) -> tuple[float, int]:
-    """The k-th largest of the `size` values that are alive, and how many are greater.
+    """Return the k-th largest of the `size` values that are alive, and how many are greater.
 
-    `low` and `high` are values, at first infinite, between which it lies; a pass over all narrows them to two of a
-    sample, or finds it to be one of these, or, where few enough lie between the two, among those. Each pass leaves
-    fewer between, so it ends whatever the distribution.
+    It lies between `low` and `high`, which are infinite at first. A pass over all values narrows these to two values
+    of a sample, or finds that it is one of the two, or, if few enough lie between them, finds it among those. Each pass
+    leaves fewer values between, so the search ends for any distribution.
     """
     low, high = -math.inf, math.inf
-    above, between = 0, size  # how many are at least `high`, and how many lie strictly between
+    above, between = 0, size  # the number of values that are at least `high`, and of those strictly between
     most = max(_CANDIDATES, size // 16)
     generator = torch.Generator().manual_seed(0)
     while between > most and len(sample := _sample(pieces, low, high, between ** (-1 / 3), generator)):
@@ -169,7 +170,7 @@ def _kth_largest(pieces: _Pieces, size: int, k: int) -> tuple[float, int]:
 
 
 def _kth(candidates: Tensor, k: int, above: int) -> tuple[float, int]:
-    """The k-th largest of all, of which `above` are greater than each of the candidates; and how many are greater."""
+    """Return the k-th largest of all values, `above` of which exceed all candidates; and how many are greater."""
     threshold = candidates.kthvalue(len(candidates) - (k - above) + 1).values
     return threshold.item(), above + int((candidates > threshold).count_nonzero())
 
@@ -177,9 +178,9 @@ def _kth(candidates: Tensor, k: int, above: int) -> tuple[float, int]:
 def _compared(
     pieces: _Pieces, upper: float, lower: float, most: int
 ) -> tuple[tuple[int, int, int, int], Tensor | None]:
-    """How many are > upper, ≥ upper, > lower, ≥ lower; and those from lower to upper, if there are no more than `most`.
+    """Count the values > upper, ≥ upper, > lower, ≥ lower; gather those from lower to upper if at most `most`.
 
-    While these are few, they are gathered and counted afterwards: one comparison less for each of all.
+    While they are few, values are gathered first and counted afterwards, which saves one comparison for each value.
     """
     over, gathered, few = 0, [], 0
     for chunk, alive in pieces():
@@ -208,7 +209,7 @@ def _sample(
     share: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """A random `share` of the values strictly between, in descending order."""
+    """Return a random `share` of the values strictly between `low` and `high`, in descending order."""
     drawn = []
     for chunk, alive in pieces():
         places = torch.randint(len(chunk) or 1, (math.ceil(share * len(chunk)),), generator=generator)
@@ -217,7 +218,7 @@ def _sample(
 
 
 def _between(chunk: Tensor, alive: Tensor | None, low: float, high: float) -> Tensor:
-    """The values alive strictly between `low` and `high`."""
+    """Return the values that are alive and lie strictly between `low` and `high`."""
     if (low, high) == (-math.inf, math.inf):
         return chunk if alive is None else chunk[alive]
     inside = chunk > low
@@ -226,5 +227,5 @@ def _between(chunk: Tensor, alive: Tensor | None, low: float, high: float) -> Te
 
 
 def _and(mask: Tensor, alive: Tensor | None) -> Tensor:
-    """Those of `mask` that are alive, in place."""
+    """Clear the entries of `mask` that are not alive, in place, and return it."""
     return mask if alive is None else mask.logical_and_(alive)

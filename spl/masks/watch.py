@@ -1,4 +1,4 @@
-"""ParameterWatch: notice that parameters were written to, or replaced, by somebody who did not announce it."""
+"""A watch on parameters, which notices that they were written to or replaced."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from spl.functional.torch_private import parameter_table, submodule_table, write
 
 
 class ParameterWatch:
-    """Compares parameters with what they were when `note` was called last, without reading a single weight.
+    """A comparison of parameters with their state at the last call of `note`, without reading a single weight.
 
-    It sees a parameter that was written to in place (autograd counts such writes), that was given other memory
-    (`parameter.data = …`), or that was replaced, by itself or with a module that it is in. It does not see what is
-    written in place through `parameter.data`, which autograd does not count.
+    It notices that a parameter was written to in place (autograd counts such writes), was given other memory
+    (`parameter.data = …`), or was replaced, alone or together with a module that contains it. It does not notice
+    writes in place through `parameter.data`, because autograd does not count these.
 
     Args:
-        network: whose modules hold the parameters.
-        parameters: some of its parameters, by name.
+        network: the network that has the parameters.
+        parameters: some parameters of the network, by name.
     """
 
     def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor]) -> None:
@@ -35,7 +35,7 @@ class ParameterWatch:
         return self._marks() != self._noted
 
     def replaced(self) -> bool:
-        """Return whether something else stands where a parameter, or a module that it is in, stood at first."""
+        """Return whether a parameter, or a module that contains one, was replaced since the watch was made."""
         return any(table.get(key) is not held for table, key, held in self._places)
 
     def _marks(self) -> list[tuple[int, int]]:
@@ -43,7 +43,7 @@ class ParameterWatch:
 
 
 def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
-    """Find what leads from the network to each parameter: tables of modules, keys, and what is there."""
+    """Yield each step on the way from the network to its parameters: a table of a module, a key, and what is there."""
     for name, parameter in parameters.items():
         *path, last = name.split(".")
         module: nn.Module = network

@@ -1,1 +1,1 @@
-"""Reports: the record of a pruning, tables, figures and TensorBoard."""
+"""Reports of a run: the record of its pruning, tables, figures and TensorBoard."""

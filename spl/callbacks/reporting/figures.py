@@ -1,4 +1,4 @@
-"""Pictures of measured spectra."""
+"""Figures of measured spectra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Okabe & Ito's colour-blind safe colours; line styles tell the curves apart in black and white
+# colours of Okabe & Ito, safe for colour-blind readers; line styles distinguish the curves in black and white
 _STYLES: dict[str, dict[str, Any]] = {
     "dense": {"color": "#000000", "linestyle": "-"},
     "pruned": {"color": "#D55E00", "linestyle": "--"},
@@ -18,12 +18,12 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
-    """Distributions of Jacobian singular values, one curve per stage, over a logarithmic axis.
+    """Draw the cumulative distributions of Jacobian singular values, one curve per stage, over a logarithmic axis.
 
     Args:
-        spectra: singular values of any shape, by stage: dense, pruned, corrected. Zeros count as smaller than
-            all others, where a logarithmic axis cannot show them; NaN are left out.
-        title: above the axes.
+        spectra: singular values of any shape, by stage: dense, pruned, corrected. Zeros, which a logarithmic axis
+            cannot show, count as smaller than all others; NaN are left out.
+        title: the text above the axes.
     """
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -36,20 +36,20 @@ def compare_spectra(spectra: Mapping[str, Tensor], title: str = "") -> Figure:
         label = f"{stage}, mean {ordered.mean():.3g}"
         axes.step(ordered[zeros:], share[zeros:], where="post", label=label, **_STYLES[stage])
     axes.set_xscale("log")
-    axes.tick_params(axis="x", which="minor", labelsize=6)  # labelled where few decades are shown; larger ones touch
+    axes.tick_params(axis="x", which="minor", labelsize=6)  # labelled if few decades are shown; larger ones touch
     axes.set_ylim(0, 1)
     axes.set_xlabel("singular value s of the input-output Jacobian")
     axes.set_ylabel("share of values ≤ s")
     axes.grid(alpha=0.3)
     axes.set_title(title)
     if axes.get_legend_handles_labels()[0]:
-        # above the axes, because no corner is sure to be free
+        # above the axes, because every corner may be covered by a curve
         figure.legend(frameon=False, loc="outside upper center", ncols=len(spectra), fontsize="small")
     return figure
 
 
 def draw(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels of a figure, [H, W, 3]."""
+    """Return the pixels of a figure, an array [H, W, 3]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]

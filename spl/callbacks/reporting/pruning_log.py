@@ -1,4 +1,4 @@
-"""What a run keeps of its pruning: scalars, `pruning.yaml`, pictures of masks and histograms of scores."""
+"""The log of a pruning: scalars, `pruning.yaml`, images of masks and histograms of scores."""
 
 import os
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ def log_pruning(
     changes: Mapping[str, Change],
     orthogonality: Mapping[str, float],
 ) -> None:
-    """Write down what was pruned, on the first process.
+    """Log what was pruned, on the first process.
 
     Args:
-        trainer: whose logger to use.
-        masks: which weights are alive.
-        scores: what decided it.
-        record: the choices behind it.
-        changes: what the correction did, layer by layer.
-        orthogonality: of the layers, by the name of its scalar.
+        trainer: the Trainer that has the logger and the run's folder.
+        masks: the masks of the kept weights.
+        scores: the saliency scores that decided which weights are kept.
+        record: the settings of the pruning, for `pruning.yaml`.
+        changes: what the correction did, by layer.
+        orthogonality: the orthogonality scores of the layers, by the name of the scalar.
     """
     rank_zero_info(f"Pruned at initialization: {masks}")
     if trainer.logger is None or not trainer.is_global_zero:

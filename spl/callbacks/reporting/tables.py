@@ -1,4 +1,4 @@
-"""The table at the end of fit: what pruning and correction did, layer by layer."""
+"""Tables that are printed at the end of fit, about pruning, correction and spectra."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ from spl.masks.masks import Masks
 
 
 def dead_outputs(masks: Masks) -> dict[str, int]:
-    """How many output units or channels of each layer have lost every incoming weight; biases have none."""
+    """Count the output units or channels of each layer that have lost every incoming weight; 0 for biases."""
     return {name: int((~mask.flatten(1).any(1)).sum()) if mask.ndim > 1 else 0 for name, mask in masks.items()}
 
 
 def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
-    """One row a layer: what pruning left of it and what the correction did to it; then the total.
+    """Return a table with one row for each layer, about its pruning and its correction, and a row for the total.
 
-    Columns: weights, kept, sparsity, dead outputs; isometry residual before and after the correction, and its floor;
-    the residuals of the convolutions as operators where they differ; structural rank; how far the weights moved, and
-    how many of them vanished.
+    The columns are: weights, kept, sparsity, dead outputs; the isometry residual before and after the correction, and
+    its floor; the residuals of the convolutions as operators, if they differ; the structural rank; how far the weights
+    moved, and how many of them vanished.
     """
     dead = dead_outputs(masks)
     sparsity = masks.layer_sparsity()
@@ -55,6 +55,6 @@ def _cells(changes: Mapping[str, Change], name: str, operators: bool) -> list[st
 
 
 def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:
-    """One row a stage: statistics of the Jacobian singular values."""
+    """Return a table of statistics of the Jacobian singular values with one row for each stage."""
     rows = [[stage, *spectrum.as_dict().values()] for stage, spectrum in spectra.items()]
     return tabulate(rows, ["Jacobian", "mean", "std", "max", "min", "condition"], floatfmt=".4g")

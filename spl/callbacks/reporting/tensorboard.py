@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a sparse network: masks, saliency, spectra, hyperparameters."""
+"""Functions that log masks, saliency scores, spectra and hyperparameters to TensorBoard."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from spl.masks.masks import Masks
 
 
 def writer(trainer: Trainer) -> SummaryWriter | None:
-    """The writer of the Trainer's TensorBoardLogger, on the process that logs; else None."""
+    """Return the writer of the Trainer's TensorBoardLogger on the first process; None if there is none."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             experiment: SummaryWriter = logger.experiment
@@ -24,18 +24,18 @@ def writer(trainer: Trainer) -> SummaryWriter | None:
 
 
 def layer(name: str) -> str:
-    """The layer of a weight: `fc1.weight` → `fc1`; other parameters keep their names."""
+    """Return the name of the layer of a weight (`fc1.weight` → `fc1`), or that of any other parameter unchanged."""
     return name.removesuffix(".weight")
 
 
 def add_masks(writer: SummaryWriter, masks: Masks) -> None:
-    """Each layer's mask as an image [out, in·k]: white is kept, black is pruned, as in Figure 1 of the paper."""
+    """Log each mask as an image [out, in·k], white for kept and black for pruned, as in Figure 1 of the paper."""
     for name, mask in masks.items():
         writer.add_image(f"masks/{layer(name)}", mask.flatten(1) if mask.ndim > 1 else mask[None], 0, dataformats="HW")
 
 
 def add_saliency(writer: SummaryWriter, scores: Mapping[str, Tensor]) -> None:
-    """Each layer's scores as a histogram of log10 s, since they span many decades; zeros are left out."""
+    """Log a histogram of log10 of each layer's scores, because they span many decades; zeros are left out."""
     for name, score in scores.items():
         positive = score[score > 0]
         if len(positive):
@@ -43,26 +43,26 @@ def add_saliency(writer: SummaryWriter, scores: Mapping[str, Tensor]) -> None:
 
 
 def add_singular_values(writer: SummaryWriter, tag: str, values: Tensor, step: int) -> None:
-    """A histogram of the finite singular values."""
+    """Log a histogram of the finite singular values."""
     finite = values[values.isfinite()]
     if len(finite):
         writer.add_histogram(tag, finite, step)
 
 
 def add_picture(writer: SummaryWriter, tag: str, pixels: NDArray[np.uint8]) -> None:
-    """A picture [H, W, 3]."""
+    """Log an image [H, W, 3]."""
     writer.add_image(tag, pixels, 0, dataformats="HWC")
 
 
 def add_page(writer: SummaryWriter, tag: str, page: str, step: int) -> None:
-    """Text as the terminal shows it, set in one width."""
+    """Log a text in a fixed-width font, as the terminal shows it."""
     writer.add_text(tag, "\n".join(f"    {line}" for line in page.splitlines()), step)
 
 
 def add_hyperparameters(
     writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str]
 ) -> None:
-    """Fill the HPARAMS tab: `choices`, beside the last value that each scalar of `metrics` will have."""
+    """Fill the HPARAMS tab with `choices` and, for each scalar in `metrics`, the last value that it will have."""
     events: Any = writer.file_writer
     for summary in hparams(dict(choices), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
         events.add_summary(summary)

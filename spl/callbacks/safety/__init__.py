@@ -1,1 +1,1 @@
-"""Safety: whole checkpoints, and fits that stop or end between two steps."""
+"""Callbacks for safety: complete checkpoints, and fits that stop between two steps."""

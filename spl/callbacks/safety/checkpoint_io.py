@@ -1,4 +1,4 @@
-"""WholeCheckpoints: a Trainer's checkpoints, written whole or not at all."""
+"""A plugin of the Trainer that writes checkpoints completely or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from spl.files import read_checkpoint, serialized, write_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """A Trainer's plugin, by which a checkpoint takes its place once it is whole, and only whole ones are read.
+    """A plugin of the Trainer that puts a checkpoint in place once it is complete, and reads only complete ones.
 
-    Lightning's own writes to the folder of temporary files, and from there copies into place where that is on another
-    disk; a process that is killed, or a disk that fills up, leaves half a file there. Places that are not folders
-    (`s3://…`) are left to it.
+    Lightning's own plugin writes to the folder of temporary files, and copies from there if the target is on another
+    disk. If the process is killed or the disk fills up meanwhile, half a file is left in place. Targets that are not on
+    a file system (`s3://…`) are still written and read by Lightning's plugin.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write it.
+        """Write a checkpoint to `path`.
 
         Raises:
-            InputError: there is no room for it; the one before is left as it was.
+            InputError: it cannot be written, for example because the disk is full; a previous file is left unchanged.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -37,10 +37,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read it, executing nothing, whatever `weights_only` says.
+        """Read a checkpoint without executing anything in it, whatever `weights_only` says.
 
         Raises:
-            InputError: it is no whole checkpoint.
+            InputError: the file is incomplete, or is no checkpoint.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)

@@ -1,4 +1,4 @@
-"""FiniteLoss: a fit whose loss becomes NaN or infinite ends with one sentence."""
+"""A callback that ends a fit when its loss becomes NaN or infinite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from spl.callbacks.lightning_private import logged_step
 from spl.errors import DivergedError
 from spl.masks.sharding import shard
 
-_MOST = 50  # steps between two looks, each of which waits for the device
+_MOST = 50  # steps between two checks, because each check waits for the device
 
 
 class FiniteLoss(Callback):
-    """End a fit with an error when the loss of a training step is NaN or infinite.
+    """A callback that ends a fit with an error when the loss of a training step is NaN or infinite.
 
-    It stands beside any LightningModule, and looks at what `training_step` returns: one number, or a dictionary with
-    one as `loss`. Steps that return anything else, or nothing, pass.
+    It works with any LightningModule, and checks what `training_step` returns: one number, or a dictionary with one
+    number at `loss`. Steps that return anything else, or nothing, are not checked.
 
-    Losses stay on their device. All processes look at theirs together: every `log_every_n_steps` steps (50 at most),
-    before validation, at the end of an epoch, and before a checkpoint that training can go on from is written. So a
-    network that has diverged takes the place of none that has not.
+    Losses stay on their device. All processes check theirs together: every `log_every_n_steps` steps (50 at most),
+    before validation, at the end of an epoch, and before a checkpoint is written from which training can be resumed. So
+    a checkpoint of a diverged network never replaces one of a network that had not diverged.
 
     Raises:
         DivergedError: in `fit`, on all processes after the same step.
@@ -32,31 +32,31 @@ class FiniteLoss(Callback):
         self._losses: list[tuple[int, Tensor | None]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the losses of a fit that was interrupted."""
+        """Forget the losses of an earlier fit that was interrupted."""
         self._losses = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss; look at all that are kept where there are enough."""
+        """Keep the loss, and check the losses kept so far if there are enough."""
         self._losses.append((logged_step(trainer), _loss(outputs)))
         if len(self._losses) >= min(trainer.log_every_n_steps or _MOST, _MOST):  # type: ignore[attr-defined]
-            self._look(trainer)
+            self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, before a ModelCheckpoint compares accuracies."""
-        self._look(trainer)
+        """Check the losses before a ModelCheckpoint compares accuracies."""
+        self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, before what monitors the epoch does."""
-        self._look(trainer)
+        """Check the losses before callbacks that monitor the epoch act."""
+        self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look, before the checkpoint is written."""
-        self._look(trainer)
+        """Check the losses before the checkpoint is written."""
+        self._check(trainer)
 
-    def _look(self, trainer: Trainer) -> None:
-        """Raise, on all processes, if one of them has kept a loss that is not finite."""
+    def _check(self, trainer: Trainer) -> None:
+        """Raise an error on all processes if one of them has kept a loss that is not finite."""
         losses, self._losses = self._losses, []
         if not losses:
             return

@@ -1,4 +1,4 @@
-"""Requeue: a job that SLURM is about to end goes back into the queue, and there goes on."""
+"""A callback that requeues a SLURM job before its time is up, so that it goes on later."""
 
 import os
 import signal
@@ -17,29 +17,29 @@ from spl.callbacks.trainer import run_folder, runs_folder
 
 
 class Requeue(Callback):
-    """Under SLURM, where `SLURMEnvironment` has `auto_requeue`, ends a fit on SIGTERM and requeues its job.
+    """A callback that, under SLURM, ends a fit on SIGTERM or SIGUSR1 and requeues its job.
 
-    So it does on SIGUSR1, which `#SBATCH --signal=USR1@90` sends 90 seconds before the time is up. The fit ends between
-    two steps, with the checkpoint of `SafeInterrupt`, which comes before this callback. Lightning alone would save in
-    the middle of a step, into a folder that all runs share, and requeue on SIGUSR1 only. Of several processes the first
-    requeues.
+    It acts if the `SLURMEnvironment` has `auto_requeue`. SLURM sends SIGUSR1 90 seconds before the time is up if asked
+    to by `#SBATCH --signal=USR1@90`. The fit ends between two steps, with the checkpoint of `SafeInterrupt`, which must
+    come before this callback. The first of several processes requeues the job. Lightning alone would save in the middle
+    of a step, into a folder that all runs share, and requeue on SIGUSR1 only.
     """
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """List the run among this job's, and listen, before anything is scored."""
+        """Record the run's folder for this job and install the signal handlers, before anything is scored."""
         environment = cluster_environment(trainer)
         if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):
-                _list(folder, _runs_of_job(trainer.default_root_dir))
-            end = _end if trainer.is_global_zero else _stay
+                _record(folder, _runs_of_job(trainer.default_root_dir))
+            end = _end if trainer.is_global_zero else _ignore
             handlers = {signal.SIGTERM: end, environment.requeue_signal or signal.SIGUSR1: _terminate}
             self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Requeue, once the checkpoint is written."""
+        """Requeue the job; the checkpoint has been written by then."""
         if self._previous and isinstance(exception, SIGTERMException) and trainer.is_global_zero:
             command = ["scontrol", "requeue", _job()]
             try:
@@ -49,61 +49,61 @@ class Requeue(Callback):
             print(f"\n{' '.join(command)}: {f'failed with status {status}' if status else 'done'}.", flush=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
 
 def is_requeued() -> bool:
-    """Whether SLURM has started this job again."""
+    """Return whether SLURM has started this job again."""
     return "SLURM_RESTART_COUNT" in os.environ and SLURMEnvironment.detect()
 
 
 def requeued_checkpoint(root: str | Path | None, config: dict[str, Any]) -> Path | None:
-    """The last checkpoint of this job, which SLURM has started again; None where there is nothing to go on from.
+    """Return the last checkpoint that this job wrote before SLURM started it again, or None if there is none.
 
     Args:
         root: the Trainer's `default_root_dir`.
-        config: of the fit; a job may have several, and each goes on from its own.
+        config: the configuration of the fit; a job may have several fits, and each goes on from its own checkpoint.
     """
     runs = _runs_of_job(root)
     folders = map(Path, reversed(runs.read_text().splitlines() if runs.is_file() else []))
-    found = (folder / "checkpoints" / "last.ckpt" for folder in folders if _is_of(folder, config))
+    found = (folder / "checkpoints" / "last.ckpt" for folder in folders if _has_config(folder, config))
     return next(filter(Path.is_file, found), None)
 
 
 def _runs_of_job(root: str | Path | None) -> Path:
-    """Where a job lists the folders of its runs, wherever their logger puts them."""
+    """Return the file in which a job lists the folders of its runs, wherever their logger puts them."""
     return runs_folder(root) / f"slurm_{_job()}.txt"
 
 
-def _list(folder: Path, runs: Path) -> None:
+def _record(folder: Path, runs: Path) -> None:
     runs.parent.mkdir(parents=True, exist_ok=True)
     with runs.open("a") as stream:
         stream.write(f"{folder.absolute()}\n")
 
 
-def _is_of(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a run is of this configuration."""
+def _has_config(folder: Path, config: dict[str, Any]) -> bool:
+    """Return whether the run in a folder has this configuration."""
     yaml_file = folder / "config.yaml"
-    asked = (yaml.safe_load(yaml_file.read_text()) if yaml_file.is_file() else None) or {}  # empty after a full disk
+    asked = (yaml.safe_load(yaml_file.read_text()) if yaml_file.is_file() else None) or {}  # empty if the disk was full
     return bool(asked | {"ckpt_path": None} == config | {"ckpt_path": None})
 
 
 def _job() -> str:
-    """The name by which `scontrol` knows it."""
+    """Return the name of this job for `scontrol`."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End a fit that has nothing to save yet; as soon as it has, `SafeInterrupt` is told instead."""
+    """End a fit that has nothing to save yet; the handler of `SafeInterrupt` replaces this one later."""
     raise SIGTERMException
 
 
-def _stay(number: int, frame: FrameType | None) -> None:
-    """Be there where processes meet, for the first of them to get to its end, and to requeue."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Ignore the signal, so that the first process, which may wait for this one, can reach its end and requeue."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
