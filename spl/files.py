@@ -28,6 +28,15 @@ def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a f
 
     Raises:
         InputError: the folder does not exist or cannot be written to, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from spl.files import write_whole
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder, "notes.txt"), b"sparse")
+        ...     print(Path(folder, "notes.txt").read_text(), len(list(Path(folder).iterdir())))
+        sparse 1
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -43,14 +52,30 @@ def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a f
 
 
 def serialized(contents: Any) -> bytes:
-    """Return the bytes that `torch.save` writes for `contents`."""
+    """Return the bytes that `torch.save` writes for `contents`.
+
+    Example:
+        >>> import io
+        >>> import torch
+        >>> from spl.files import serialized
+        >>> torch.load(io.BytesIO(serialized({"epoch": 3})), weights_only=True)
+        {'epoch': 3}
+    """
     stream = io.BytesIO()
     torch.save(contents, stream)
     return stream.getvalue()
 
 
 def serialized_size(contents: Any) -> int:
-    """Return how many bytes `torch.save` writes for `contents`, without keeping them."""
+    """Return how many bytes `torch.save` writes for `contents`, without keeping them.
+
+    Example:
+        >>> import torch
+        >>> from spl.files import serialized, serialized_size
+        >>> weights = {"fc.weight": torch.ones(8, 8)}
+        >>> serialized_size(weights) == len(serialized(weights))
+        True
+    """
     counter = _Counter()
     torch.save(contents, counter)
     return counter.size
@@ -79,6 +104,15 @@ def read(path: str | Path, kind: str, maker: str) -> Any:
 
     Raises:
         InputError: there is no such file, it is incomplete or damaged, or it contains code to execute.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from spl.files import read, serialized, write_whole
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder, "masks.pt"), serialized({"sparsity": 0.9}))
+        ...     read(Path(folder, "masks.pt"), "file of masks", "torch.save")
+        {'sparsity': 0.9}
     """
     path = Path(path)
     if not path.is_file():
@@ -129,6 +163,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: there is no such file, it is incomplete or damaged, contains code to execute, or is no checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from spl.files import read_checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {}, "epoch": 3}, Path(folder, "last.ckpt"))
+        ...     read_checkpoint(Path(folder, "last.ckpt"))
+        {'state_dict': {}, 'epoch': 3}
     """
     if Path(path, "meta.pt").is_file():  # FSDP's strategies write it beside the shards
         raise InputError(

@@ -18,6 +18,13 @@ class CostLine(Callback):
     These are the numbers of `spl summary`. MACs are counted for one input: the module's `example_input_array`, or the
     first input of the first batch. They are left out if the network's forward takes something else. The whole line is
     left out if the weights are sharded over processes.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl import PruneAtInit
+        >>> from spl.callbacks import CostLine
+        >>> callbacks = [PruneAtInit(sparsity=0.9), CostLine()]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
     _trains = False

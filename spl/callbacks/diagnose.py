@@ -28,6 +28,16 @@ class Diagnose(Callback):
 
     Attributes:
         diagnosis: the result; None before fit, and on all processes except the first.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl import PruneAtInit
+        >>> from spl.callbacks import Diagnose
+        >>> diagnose = Diagnose(examples=500)
+        >>> callbacks = [PruneAtInit(sparsity=0.9), diagnose]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False, enable_checkpointing=False, accelerator="cpu")
+        >>> diagnose.diagnosis is None  # until trainer.fit(SparseClassifier(network), MNISTSample())
+        True
     """
 
     def __init__(self, examples: int | None = 1000, chunk: int = 250) -> None:

@@ -39,6 +39,18 @@ class JacobianSpectrum(StageListener):
 
     Attributes:
         spectra: the statistics of the singular values that were measured last, by stage.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_lightning import Trainer
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> from spl.callbacks import JacobianSpectrum
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        >>> spectrum, model = JacobianSpectrum(examples=8), BoringModel()
+        >>> largest = torch.linalg.matrix_norm(model.layer.weight, 2).item()
+        >>> Trainer(callbacks=[spectrum], max_steps=1, enable_checkpointing=False, **quiet).fit(model)
+        >>> abs(spectrum.spectra["dense"].max / largest - 1) < 1e-5
+        True
     """
 
     def __init__(

@@ -13,6 +13,21 @@ class Summary(Callback):
     """A callback that prints at the end of fit what was pruned and corrected in each layer, and the spectra.
 
     The last line is the command that shows more in TensorBoard.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_lightning import Trainer
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> from spl import PruneAtInit
+        >>> from spl.callbacks import Summary
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        >>> callbacks = [PruneAtInit(sparsity=0.5, isometry=None), Summary()]
+        >>> Trainer(callbacks=callbacks, max_steps=1, enable_checkpointing=False, **quiet).fit(BoringModel())
+        <BLANKLINE>
+        layer           weights    kept    sparsity    dead outputs
+        ------------  ---------  ------  ----------  --------------
+        layer.weight         64      32      0.5000               0
+        total                64      32      0.5000               0
     """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,6 +24,14 @@ class TwoFourTraining(Callback):
 
     The callback needs a CUDA device with sparse tensor cores, and weights in half precision (`trainer.precision`
     16-true or bf16-true). Tests run it with the kernels emulated on a CPU.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl import PruneAtInit
+        >>> from spl.callbacks import TwoFourTraining
+        >>> from spl.pruning.patterns import TransposableNM
+        >>> callbacks = [PruneAtInit(sparsity=0.5, pattern=TransposableNM()), TwoFourTraining()]
+        >>> trainer = Trainer(callbacks=callbacks, precision="bf16-true", logger=False, enable_checkpointing=False)
     """
 
     def __init__(self) -> None:

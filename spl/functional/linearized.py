@@ -29,6 +29,16 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
 
     Returns:
         Non-negative gradients in the shapes of `weights`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.linearized import path_gradients
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> weights = {"0.weight": torch.tensor([[1.0, -2.0], [0.0, 3.0]]), "2.weight": torch.tensor([[5.0, -1.0]])}
+        >>> path_gradients(network, weights, torch.zeros(4, 2))["0.weight"]
+        tensor([[5., 5.],
+                [1., 1.]], dtype=torch.float64)
     """
     leaves = {name: weight.detach().double().abs().requires_grad_() for name, weight in weights.items()}
     state = absolute_state(network) | leaves
@@ -42,12 +52,28 @@ def path_gradients(network: nn.Module, weights: Mapping[str, Tensor], inputs: Te
 
 
 def one_example(inputs: Tensor) -> Tensor:
-    """Return one example of ones with the shape of those in `inputs`, in float64."""
+    """Return one example of ones with the shape of those in `inputs`, in float64.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.linearized import one_example
+        >>> one_example(torch.rand(32, 3)).tolist()
+        [[1.0, 1.0, 1.0]]
+    """
     return torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)
 
 
 def absolute_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return the absolute values of parameters and buffers in float64, with biases and running means set to 0."""
+    """Return the absolute values of parameters and buffers in float64, with biases and running means set to 0.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.linearized import absolute_state
+        >>> layer = nn.Linear(2, 1)
+        >>> state = absolute_state(layer)
+        >>> bool((state["weight"] == layer.weight.double().abs()).all()), state["bias"].tolist()
+        (True, [0.0])
+    """
     state = {}
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         moved = name.rpartition(".")[2] in ("bias", "running_mean")
@@ -57,7 +83,16 @@ def absolute_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def linear_forwards(network: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return what activations, dropout and normalizations compute instead, by module: the identity or a scaling."""
+    """Return what activations, dropout and normalizations compute instead, by module: the identity or a scaling.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.linearized import linear_forwards
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> linear_forwards(network)[network[1]](torch.tensor(-1.0))
+        tensor(-1.)
+    """
     instead: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for module in network.modules():
         if scales(module):
@@ -72,7 +107,14 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 def scales(module: nn.Module) -> TypeGuard[BatchNorm]:
-    """Return whether a module is a BatchNorm that has weights or running statistics to scale by."""
+    """Return whether a module is a BatchNorm that has weights or running statistics to scale by.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.linearized import scales
+        >>> scales(nn.BatchNorm1d(3)), scales(nn.BatchNorm1d(3, affine=False, track_running_stats=False))
+        (True, False)
+    """
     return isinstance(module, BatchNorm) and (module.affine or module.running_var is not None)
 
 
@@ -81,7 +123,17 @@ def _scaled(norm: BatchNorm, x: Tensor) -> Tensor:
 
 
 def batch_norm_scale(norm: BatchNorm) -> Tensor:
-    """Return |γ|/√(σ² + ε) for each channel; a factor that the BatchNorm does not have is left out."""
+    """Return |γ|/√(σ² + ε) for each channel; a factor that the BatchNorm does not have is left out.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.linearized import batch_norm_scale
+        >>> norm = nn.BatchNorm1d(2, eps=0.0)
+        >>> norm.running_var = torch.tensor([4.0, 1.0])
+        >>> batch_norm_scale(norm).tolist()
+        [0.5, 1.0]
+    """
     factors = [norm.weight.double().abs()] if norm.affine else []
     if norm.running_var is not None:
         factors.append((norm.running_var.double() + norm.eps).rsqrt())
@@ -89,13 +141,32 @@ def batch_norm_scale(norm: BatchNorm) -> Tensor:
 
 
 def times(scale: Tensor, x: Tensor) -> Tensor:
-    """Multiply each channel of x [N, channels, ...] by its scale."""
+    """Multiply each channel of x [N, channels, ...] by its scale.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.linearized import times
+        >>> times(torch.tensor([2.0, 3.0]), torch.ones(1, 2, 2)).tolist()
+        [[[2.0, 2.0], [3.0, 3.0]]]
+    """
     return x * scale.view(-1, *(1,) * (x.ndim - 2))
 
 
 @contextmanager
 def forwards(instead: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replace what modules compute, and put them into evaluation mode, inside the context."""
+    """Replace what modules compute, and put them into evaluation mode, inside the context.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.linearized import forwards
+        >>> relu = nn.ReLU()
+        >>> with forwards({relu: lambda x: x}):
+        ...     print(relu(torch.tensor(-1.0)))
+        tensor(-1.)
+        >>> relu(torch.tensor(-1.0))
+        tensor(0.)
+    """
     own = {module: (module.training, module.__dict__.get("forward")) for module in instead}
     try:
         for module, forward in instead.items():

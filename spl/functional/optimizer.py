@@ -10,11 +10,14 @@ from spl.errors import InputError
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
-    """Make the paper's optimizer: SGD with learning rate 0.1, momentum 0.9 and weight decay 5e-4.
+    """Return the optimizer of the paper: SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4.
 
     Example:
-        >>> sgd(nn.Linear(2, 2).parameters()).param_groups[0]["momentum"]
-        0.9
+        >>> from torch import nn
+        >>> from spl.functional.optimizer import sgd
+        >>> optimizer = sgd(nn.Linear(2, 1).parameters())
+        >>> optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
+        (0.1, 0.0005)
     """
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
 

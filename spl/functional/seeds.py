@@ -12,6 +12,14 @@ class Seeded:
 
     Attributes:
         seed: where the stream of an object that draws begins; None to derive the seed from that of the run.
+
+    Example:
+        >>> from spl.functional.seeds import Seeded
+        >>> class Noise(Seeded):
+        ...     def __init__(self, seed=None):
+        ...         self.seed = seed
+        >>> Noise(seed=3).start, Noise().seeded(run_seed=1).seed == Noise().seeded(run_seed=1).seed
+        (3, True)
     """
 
     seed: int | None
@@ -48,6 +56,11 @@ def derived_seed(run_seed: int, purpose: str) -> int:
     Args:
         run_seed: the seed of the run.
         purpose: a name for what draws, such as the name of its class.
+
+    Example:
+        >>> from spl.functional.seeds import derived_seed
+        >>> derived_seed(1, "RandomScores") == derived_seed(1, "Shuffled")
+        False
     """
     digest = sha256(f"{run_seed} {purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -19,6 +19,14 @@ def substituted(network: nn.Module, tensors: Mapping[str, Tensor], work: Callabl
         network: the network, which is left unchanged.
         tensors: the tensors to use, by name; a tied one by any of its names.
         work: a function of the network.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.substitution import substituted
+        >>> network = nn.Linear(2, 1, bias=False)
+        >>> substituted(network, {"weight": torch.tensor([[3.0, 4.0]])}, lambda net: net(torch.ones(2)).item())
+        7.0
     """
     holder = _Holder(network)
     result: Result = functional_call(holder, {f"network.{name}": t for name, t in tensors.items()}, (work,))

@@ -27,6 +27,16 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
 
     Raises:
         InputError: `batch_norm` is unknown, or is `batch` and the network gets a batch of one example.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.undisturbed import undisturbed
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+        >>> with undisturbed(network):
+        ...     print(network[1].training)
+        False
+        >>> network[1].training
+        True
     """
     if batch_norm not in get_args(BatchNormMode):
         raise InputError(f"batch_norm must be one of {', '.join(get_args(BatchNormMode))}, got {batch_norm!r}.")

@@ -32,6 +32,19 @@ class MaskedWeights:
         masks: the masks of the kept weights, on the CPU; None until the network is pruned.
         kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
         gradients_masked: whether gradients have been masked since this was last set to False.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.masks import MaskedWeights, Masks
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> weights = MaskedWeights(layer)
+        >>> weights.hold(Masks({"weight": torch.tensor([[True, False]])}))
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> layer.weight != 0
+        tensor([[ True, False]])
     """
 
     _binding: Binding | None

@@ -18,6 +18,20 @@ class Masks(Mapping[str, Tensor]):
 
     Raises:
         InputError: a tensor is not bool.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> masks = Masks({"0.weight": torch.tensor([[True, False, False], [True, True, False]])})
+        >>> masks
+        Masks(1 parameters, kept 3 of 6, sparsity 0.5000)
+        >>> weights = {"0.weight": torch.ones(2, 3)}
+        >>> masks.revived(weights)
+        {'0.weight': 3}
+        >>> masks.apply_(weights)
+        >>> weights["0.weight"]
+        tensor([[1., 0., 0.],
+                [1., 1., 0.]])
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -121,6 +135,17 @@ class BoundMasks:
 
     Raises:
         InputError: a mask matches no parameter in name and shape.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.masks import BoundMasks, Masks
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> bound = BoundMasks(Masks({"weight": torch.tensor([[True, False]])}), dict(layer.named_parameters()))
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> bound.mask_gradients_()
+        >>> layer.weight.grad
+        tensor([[1., 0.]])
     """
 
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:

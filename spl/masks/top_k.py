@@ -37,6 +37,13 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
     Raises:
         InputError: a score is NaN or infinite; the message names the layer.
         ValueError: `keep` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from spl.masks.top_k import top_k
+        >>> scores = {"0.weight": torch.tensor([0.1, 0.9]), "2.weight": torch.tensor([0.9, 0.2])}
+        >>> {name: mask.tolist() for name, mask in top_k(scores, keep=1).items()}
+        {'0.weight': [False, True], '2.weight': [False, False]}
     """
     check_finite(scores)
     size = sum(score.numel() for score in scores.values()) if among is None else among.kept
@@ -55,7 +62,16 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
 
 
 def check_finite(scores: Mapping[str, Tensor]) -> None:
-    """Raise an `InputError` that names the first layer with a NaN or infinite score."""
+    """Raise an `InputError` that names the first layer with a NaN or infinite score.
+
+    Example:
+        >>> import torch
+        >>> from spl.masks.top_k import check_finite
+        >>> check_finite({"fc.weight": torch.tensor([1.0, float("nan")])})
+        Traceback (most recent call last):
+            ...
+        spl.errors.InputError: fc.weight: 1 of 2 saliency scores are NaN or infinite...
+    """
     for name, score in scores.items():
         if score.numel() and not all(math.isfinite(extreme.item()) for extreme in score.detach().aminmax()):
             raise InputError(
@@ -69,6 +85,12 @@ def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
 
     One pass compares every score with the largest of each layer. Scores that equal the lowest value of their type come
     from `lowered`, and are not counted.
+
+    Example:
+        >>> import torch
+        >>> from spl.masks.top_k import ranks_of_largest
+        >>> ranks_of_largest({"0.weight": torch.tensor([3.0, 4.0]), "2.weight": torch.tensor([1.0, 2.0])})
+        {'0.weight': 0, '2.weight': 2}
     """
     dtype = reduce(torch.promote_types, (score.dtype for score in scores.values()))
     largest = torch.stack([score.detach().max().to("cpu", dtype) for score in scores.values()])
@@ -86,7 +108,15 @@ def ranks_of_largest(scores: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def lowered(scores: Mapping[str, Tensor], alive: Masks | None) -> dict[str, Tensor]:
-    """Return the scores, with those that are not `alive` set to the lowest value of their type, below all others."""
+    """Return the scores, with those that are not `alive` set to the lowest value of their type, below all others.
+
+    Example:
+        >>> import torch
+        >>> from spl.masks import Masks
+        >>> from spl.masks.top_k import lowered
+        >>> lowered({"fc.weight": torch.tensor([1.0, 2.0])}, Masks({"fc.weight": torch.tensor([True, False])}))
+        {'fc.weight': tensor([ 1.0000e+00, -3.4028e+38])}
+    """
     if alive is None:
         return dict(scores)
     return {

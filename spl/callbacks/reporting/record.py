@@ -48,7 +48,14 @@ def data_record(
 
 
 def described(role: str, choice: object) -> dict[str, Any]:
-    """Return the class name of `choice` under its role, and its public attributes under `role`_args."""
+    """Return the class name of `choice` at `role`, and its public attributes at `role`_args.
+
+    Example:
+        >>> from spl.callbacks.reporting.record import described
+        >>> from spl.pruning.patterns import NM
+        >>> described("pattern", NM(2, 4))
+        {'pattern': 'NM', 'pattern_args': {'n': 2, 'm': 4}}
+    """
     return {role: type(choice).__name__, f"{role}_args": {n: _plain(v) for n, v in vars(choice).items() if n[0] != "_"}}
 
 

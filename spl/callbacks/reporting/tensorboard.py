@@ -24,7 +24,13 @@ def writer(trainer: Trainer) -> SummaryWriter | None:
 
 
 def layer(name: str) -> str:
-    """Return the name of the layer of a weight (`fc1.weight` → `fc1`), or that of any other parameter unchanged."""
+    """Return the name of the layer of a weight (`fc1.weight` → `fc1`), or that of any other parameter unchanged.
+
+    Example:
+        >>> from spl.callbacks.reporting.tensorboard import layer
+        >>> layer("fc1.weight"), layer("attention.in_proj_weight")
+        ('fc1', 'attention.in_proj_weight')
+    """
     return name.removesuffix(".weight")
 
 

@@ -15,6 +15,11 @@ class WholeCheckpoints(TorchCheckpointIO):
     Lightning's own plugin writes to the folder of temporary files, and copies from there if the target is on another
     disk. If the process is killed or the disk fills up meanwhile, half a file is left in place. Targets that are not on
     a file system (`s3://…`) are still written and read by Lightning's plugin.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
+        >>> trainer = Trainer(plugins=[WholeCheckpoints()], logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

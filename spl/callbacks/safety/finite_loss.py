@@ -26,6 +26,19 @@ class FiniteLoss(Callback):
 
     Raises:
         DivergedError: in `fit`, on all processes after the same step.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> from spl.callbacks import FiniteLoss
+        >>> class Diverging(BoringModel):
+        ...     def training_step(self, batch, batch_idx):
+        ...         return self(batch).sum() * float("inf")
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        >>> Trainer(callbacks=[FiniteLoss()], enable_checkpointing=False, max_epochs=1, **quiet).fit(Diverging())
+        Traceback (most recent call last):
+            ...
+        spl.errors.DivergedError: The training loss is NaN or infinite at step 0 (epoch 0), so fit ends here: ...
     """
 
     def __init__(self) -> None:

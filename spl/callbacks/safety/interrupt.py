@@ -23,6 +23,11 @@ class SafeInterrupt(Callback):
 
     Lightning alone would stop wherever it is on Ctrl-C, even in the middle of an optimizer step. On SIGTERM, it
     broadcasts inside the signal handler, while other processes may be adding up gradients.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl.callbacks import LastCheckpoint, SafeInterrupt
+        >>> trainer = Trainer(callbacks=[SafeInterrupt(), LastCheckpoint()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:

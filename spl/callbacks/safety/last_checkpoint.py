@@ -20,6 +20,18 @@ class LastCheckpoint(Checkpoint):
     another order (its issue 19617).
 
     The callback also makes the Trainer write every checkpoint completely or not at all: see `WholeCheckpoints`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from pytorch_lightning import Trainer
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> from spl.callbacks import LastCheckpoint
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Trainer(callbacks=[LastCheckpoint()], default_root_dir=root, max_steps=1, **quiet).fit(BoringModel())
+        ...     [path.name for path in Path(root, "checkpoints").iterdir()]
+        ['last.ckpt']
     """
 
     def __init__(self) -> None:

@@ -23,6 +23,12 @@ class Requeue(Callback):
     to by `#SBATCH --signal=USR1@90`. The fit ends between two steps, with the checkpoint of `SafeInterrupt`, which must
     come before this callback. The first of several processes requeues the job. Lightning alone would save in the middle
     of a step, into a folder that all runs share, and requeue on SIGUSR1 only.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl.callbacks import LastCheckpoint, Requeue, SafeInterrupt
+        >>> callbacks = [SafeInterrupt(), Requeue(), LastCheckpoint()]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
