@@ -39,7 +39,7 @@ def sparsify(
     *,
     loss: Objective | None = None,
     seed: int | None = None,
-    processes: Processes = Processes(),  # noqa: B008 (without state)
+    processes: Processes = Processes(),
     on_stage: Callable[[Stage, Masks | None], None] = lambda stage, masks: None,
     **choices: Any,
 ) -> Sparsified:

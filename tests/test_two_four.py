@@ -79,7 +79,7 @@ class Digits(Plain):
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 4)))
 
 
-def trained(*callbacks, exclude=("network.4.*",), pattern=TransposableNM()):  # noqa: B008 (without state)
+def trained(*callbacks, exclude=("network.4.*",), pattern=TransposableNM()):
     data = batches(images(6, 4), 3)
     return Trained(Digits, data, 2, None, callbacks, sparsity=0.5, pattern=pattern, exclude=exclude)
 

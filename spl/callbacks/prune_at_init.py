@@ -81,7 +81,7 @@ class PruneAtInit(Callback):
         batches: int | None = None,
         seed: int = 0,
         scoring_data: LightningDataModule | None = None,
-        isometry: Correction | None = ApproximateIsometry(),  # noqa: B008 (without state)
+        isometry: Correction | None = ApproximateIsometry(),
         **choices: Any,
     ) -> None:
         self.choices = PruningChoices(sparsity=sparsity, **choices)

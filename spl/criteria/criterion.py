@@ -42,7 +42,7 @@ class Subject:
     loss: Objective
     keep: int
     memo: dict["Criterion", Any] = field(default_factory=dict)
-    processes: Processes = Processes()  # noqa: RUF009 (without state)
+    processes: Processes = Processes()
 
     @property
     def own_batches(self) -> Iterator[Any]:

@@ -50,7 +50,7 @@ class NTKSAP(Criterion):
         self,
         perturbation: float = 0.01,
         draws: int = 5,
-        initializer: Initializer | None = HeNormal(),  # noqa: B008 (without state)
+        initializer: Initializer | None = HeNormal(),
         seed: int | None = None,
     ) -> None:
         if not perturbation > 0:

@@ -49,7 +49,7 @@ class PruningChoices(Rule):
     """
 
     sparsity: float = 0.9
-    criterion: Criterion = ConnectionSensitivity()  # noqa: RUF009 (without state)
+    criterion: Criterion = ConnectionSensitivity()
     schedule: Schedule | None = None
     targets: Targets = "labels"
     batch_norm: BatchNormMode = "eval"

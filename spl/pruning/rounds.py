@@ -23,7 +23,7 @@ def find_masks(
     choices: PruningChoices,
     batches: Iterable[Any] | None = None,
     loss: Objective | None = None,
-    processes: Processes = Processes(),  # noqa: B008 (without state)
+    processes: Processes = Processes(),
 ) -> tuple[Masks, Scores]:
     """Return the masks of `network`, and the scores of the last round, which selected the kept weights.
 

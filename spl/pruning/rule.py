@@ -68,8 +68,8 @@ class Rule:
         tensor([[ True, False,  True, False]])
     """
 
-    scope: Scope = Global()  # noqa: RUF009 (without state)
-    pattern: Pattern = Unstructured()  # noqa: RUF009 (without state)
+    scope: Scope = Global()
+    pattern: Pattern = Unstructured()
     minimum: int = 0
 
     def __post_init__(self) -> None:
