@@ -24,7 +24,6 @@ from spl.reproduction.artefacts.figure_7 import Figure7
 from spl.reproduction.artefacts.figure_8 import Figure8
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import BUDGETS, Budget, Protocol
-from spl.reproduction.curves import Curve, Missing
 from spl.reproduction.drawing import STYLES, draw_curve, draw_level
 from spl.reproduction.methods import (
     BEYOND,
@@ -41,7 +40,7 @@ from spl.reproduction.methods import (
 )
 from spl.reproduction.results import RESULT_FILE, Results
 from spl.reproduction.run import RUN_FILE, Run
-from spl.reproduction.samples import Sample
+from spl.reproduction.samples import Curve, Missing, Sample
 
 FIGURES = [Figure1(), Figure2(), Figure4(), Figure5(), Figure6(), Figure7(), Figure8()]
 PROTOCOL = Protocol(iterations=2000, batch_size=100, seeds=2)

@@ -2,8 +2,7 @@ import math
 
 import pytest
 
-from spl.reproduction.curves import told
-from spl.reproduction.samples import Difference, Sample, all_positive
+from spl.reproduction.samples import Difference, Sample, all_positive, told
 
 LOW, HIGH = Sample((1.0, 2.0, 3.0)), Sample((3.0, 4.0, 5.0))  # each of standard deviation 1
 

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spl.reproduction.curves import Curve
 from spl.reproduction.methods import (
     LDI_CS,
     LDI_CS_AI,
@@ -22,7 +21,7 @@ from spl.reproduction.methods import (
     VS_CS,
     Method,
 )
-from spl.reproduction.samples import Sample
+from spl.reproduction.samples import Curve, Sample
 
 WIDTH = 7.0  # inches, of a page's text
 TEXT = 8  # points, of labels; ticks and legends have one less

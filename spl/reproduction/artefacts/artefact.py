@@ -1,7 +1,7 @@
 """Artefact: a figure or table of the paper, the runs that it needs, and what they show."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from spl.reproduction.budgets import Budget
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
+from spl.reproduction.samples import Missing
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,26 @@ class Finding:
     statement: str
     holds: bool | None
     measured: str
+
+
+Judgement = tuple[bool | None, str]  # whether it holds, and by how much
+
+
+def judged(statement: str, judge: Callable[[], Judgement], conclusive: bool = True) -> Finding:
+    """The finding of `judge`; undecided, and said so, where results are missing or the budget is too small.
+
+    Args:
+        statement: what the paper says.
+        judge: looks at the results; may raise `Missing`.
+        conclusive: whether the budget is large enough to tell.
+    """
+    try:
+        holds, measured = judge()
+    except Missing as missing:
+        return Finding(statement, None, f"no result of {missing}")
+    if not conclusive:
+        return Finding(statement, None, f"{measured}; too few iterations to tell")
+    return Finding(statement, holds, measured)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
-from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Judgement, Report, judged
 from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, TANH, Subject
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Missing
 from spl.reproduction.drawing import SPARSITY_LABEL, TEXT, WIDTH, label, panels
 from spl.reproduction.methods import LDI_CS, Experiment
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
+from spl.reproduction.samples import Missing
 
 _HIDDEN = ("fc2", "fc3", "fc4", "fc5", "fc6")  # 100×100
 _LAYERS = ("fc1", *_HIDDEN, "fc7")

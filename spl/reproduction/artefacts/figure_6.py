@@ -5,8 +5,7 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
-from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.artefact import Artefact, Finding, Judgement, Report, judged
 from spl.reproduction.artefacts.signal_propagation import (
     STATISTICS,
     in_percent,
@@ -16,12 +15,11 @@ from spl.reproduction.artefacts.signal_propagation import (
 )
 from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, Missing, told
 from spl.reproduction.drawing import SPARSITY_LABEL, SUBJECT_STYLES, Style, draw_curve, label, legend, panels
 from spl.reproduction.methods import LDI_DENSE, LDI_MAG
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Sample
+from spl.reproduction.samples import Curve, Missing, Sample, told
 
 
 class Figure6(Artefact):

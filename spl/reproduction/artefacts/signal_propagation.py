@@ -7,15 +7,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spl.reproduction.artefacts.artefact import Finding
-from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.artefact import Finding, Judgement, judged
 from spl.reproduction.artefacts.subject import SPARSITY, Measurements, Subject
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, told
 from spl.reproduction.drawing import SPARSITY_LABEL, STYLES, draw_curve, draw_level, label
 from spl.reproduction.methods import LDI_DENSE, Method
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Difference, all_positive
+from spl.reproduction.samples import Curve, Difference, all_positive, told
 
 STATISTICS = ("mean", "std", "max", "min", "condition")
 _AT = f"at κ̄ = {100 * SPARSITY:g} %"

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from spl.reproduction.budgets import Budget
-from spl.reproduction.curves import Curve, Missing
 from spl.reproduction.methods import Choice, Experiment, Method, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Sample
+from spl.reproduction.samples import Curve, Missing, Sample
 
 SPARSITY = Experiment.sparsity  # at which networks are trained
 POINTS = 100  # of a training log, at most

@@ -5,14 +5,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spl.reproduction.artefacts.artefact import Finding
-from spl.reproduction.artefacts.judgement import Judgement, judged
+from spl.reproduction.artefacts.artefact import Finding, Judgement, judged
 from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, Measurements
-from spl.reproduction.curves import Curve, Missing, told
 from spl.reproduction.drawing import STYLES, draw_curve, label
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_SHUFFLED, Method
 from spl.reproduction.results import Result
-from spl.reproduction.samples import Difference, all_positive
+from spl.reproduction.samples import Curve, Difference, Missing, all_positive, told
 
 LOSS = "loss/train"
 ACCURACY = "accuracy/train"
