@@ -30,7 +30,7 @@ from spl.criteria import Random
 from spl.data import MNISTSample
 from spl.networks import MLP
 from spl.pruning import prune
-from spl.reproduction.stacked import Member, prepare, train
+from spl.reproduction.stacked import PreparedRun, prepare, train
 
 EPOCHS = 5
 STEPS = 41 * EPOCHS
@@ -55,8 +55,8 @@ def fit(data: MNISTSample, device: str) -> None:
     trainer.fit(model, datamodule=data)
 
 
-def member(seed: int, device: str) -> Member:
-    """Return one member of a population."""
+def member(seed: int, device: str) -> PreparedRun:
+    """Return one of the runs to stack."""
     data, network = ["--data", "MNISTSample"], ["--model.network", "spl.networks.MLP"]
     pruning = ["--pruning.criterion", "Random", "--pruning.criterion.seed", str(seed), "--pruning.isometry", "null"]
     spectrum = ["--spectrum.examples", "10", "--spectrum.every_n_epochs", "null", "--test_after_fit", "false"]

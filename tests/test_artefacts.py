@@ -14,7 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from spl.callbacks.reporting import tensorboard
 from spl.masks.masks import Masks
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.figure_1 import Figure1
 from spl.reproduction.artefacts.figure_2 import Figure2
 from spl.reproduction.artefacts.figure_4 import Figure4
@@ -22,7 +23,6 @@ from spl.reproduction.artefacts.figure_5 import Figure5
 from spl.reproduction.artefacts.figure_6 import Figure6
 from spl.reproduction.artefacts.figure_7 import Figure7
 from spl.reproduction.artefacts.figure_8 import Figure8
-from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import BUDGETS, Budget, Protocol
 from spl.reproduction.drawing import STYLES, draw_curve, draw_level
 from spl.reproduction.methods import (
@@ -40,7 +40,7 @@ from spl.reproduction.methods import (
 )
 from spl.reproduction.results import RESULT_FILE, Results
 from spl.reproduction.run import RUN_FILE, Run
-from spl.reproduction.samples import Curve, Missing, Sample
+from spl.reproduction.samples import Curve, MissingResult, Sample
 
 FIGURES = [Figure1(), Figure2(), Figure4(), Figure5(), Figure6(), Figure7(), Figure8()]
 PROTOCOL = Protocol(iterations=2000, batch_size=100, seeds=2)
@@ -73,7 +73,7 @@ def losses(*values: float) -> Scalars:
     return {"loss/train": [[100 * (i + 1) - 1, value] for i, value in enumerate(values)]}
 
 
-def finding(report: Report, statement: str) -> Finding:
+def finding(report: ArtefactReport, statement: str) -> Finding:
     (found,) = (finding for finding in report.findings if statement in finding.statement)
     return found
 
@@ -86,7 +86,7 @@ def test_a_curve_is_in_order_and_leaves_out_what_is_not_measured() -> None:
     assert list(curve.x) == [0.5, 0.9]
     assert list(curve.mean) == [3.0, 1.0]
     assert [s.n for s in curve.values()] == [2, 1]
-    with pytest.raises(Missing, match=r"JSV at 0\.7"):
+    with pytest.raises(MissingResult, match=r"JSV at 0\.7"):
         curve[0.7]
 
 

@@ -91,11 +91,11 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("together", [True, False], ids=["population", "alone"])
+@pytest.mark.parametrize("together", [True, False], ids=["stacked", "alone"])
 def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypatch, together):
     """The process is interrupted after the first epoch; another run waits in it and is not started."""
     run, later = _long(MLP3.run(SMOKE, LDI_CS, 0)), replace(MLP3, trained=False).run(SMOKE, LDI_RAND, 0)
-    monkeypatch.setattr("spl.reproduction.job._PAYS", 1 if together else 2)
+    monkeypatch.setattr("spl.reproduction.job._MIN_STACKED", 1 if together else 2)
     jobs = LocalProcesses(1)
     state = "jobs/*.ckpt" if together else "*/version_0/checkpoints/last.ckpt"
 
@@ -124,8 +124,8 @@ def _long(run: Run) -> Run:
 class _Stopping(LocalProcesses):
     """Local processes that interrupt the waiting caller as soon as `when` returns True."""
 
-    def __init__(self, engine: LocalProcesses, when) -> None:
-        super().__init__(engine.count)
+    def __init__(self, executor: LocalProcesses, when) -> None:
+        super().__init__(executor.count)
         self.when = when
 
     def run(self, files):

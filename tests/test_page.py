@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 from synthetic_results import begin, finish
 
 from spl.files import write_whole
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.markdown import table
 from spl.reproduction.methods import LDI_CS, LDI_MAG, Experiment, mlp
-from spl.reproduction.page import Page, summary, write_summary
+from spl.reproduction.page import Page, summary_table, write_summary
 from spl.reproduction.results import Results
 
 SMOKE = BUDGETS["smoke"]
@@ -33,7 +33,7 @@ class Fig9(Artefact):
             Finding("Left is up.", None, "n = 0"),
         ]
         rows = [{"method": "LDI-CS", "error": 1 / 3}, {"method": "LDI-Mag", "error": 2}]
-        return Report(rows, findings, {"_loss": figure}, [table(["K"], [[7]])])
+        return ArtefactReport(rows, findings, {"_loss": figure}, [table(["K"], [[7]])])
 
 
 def page(root: Path) -> Page:
@@ -69,7 +69,7 @@ def test_a_page_says_where_and_how_its_runs_were_made(tmp_path):
     assert "| device | cpu (2 of 3 runs), NVIDIA H100 (1 of 3 runs) |" in text
     assert "| threads | 1 |" in text
     assert "| computing time of all runs | 1:02:00 h |" in text
-    assert "| trained in a population | 1 of 3 |" in text
+    assert "| trained stacked with others | 1 of 3 |" in text
     assert "| versions | torch 2.15 |" in text
 
 
@@ -124,7 +124,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_the_summary_counts_findings_and_says_where_ours_disagrees(tmp_path):
-    row = summary([page(tmp_path)]).splitlines()[-1]
+    row = summary_table([page(tmp_path)]).splitlines()[-1]
     assert row == (
         "| [Figure 9](fig9.md) | 1 of 3 | 1 | Down is up: by −1; n = 3 "
         "| budget smoke: 20 iterations × 100, 1 run; 0 of 3 runs finished |"
@@ -134,7 +134,7 @@ def test_the_summary_counts_findings_and_says_where_ours_disagrees(tmp_path):
 def test_the_summary_is_written_with_every_finding(tmp_path):
     write_summary([page(tmp_path)], tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert summary([page(tmp_path)]) in text
+    assert summary_table([page(tmp_path)]) in text
     assert "| [Figure 9](fig9.md) | Up is up. | yes | by 1; n = 3 |" in text
     assert "| [Figure 9](fig9.md) | Left is up. | cannot tell | n = 0 |" in text
 

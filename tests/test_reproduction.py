@@ -1,4 +1,4 @@
-"""Planned runs, their digests, results, jobs and engines; almost no network is trained here."""
+"""Planned runs, their digests, results, jobs and executors; next to no network is trained here."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from spl.reproduction import executors
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.executors import Cluster, LocalProcesses
-from spl.reproduction.job import Group, Job, PlannedRun, batches, planned, waves
+from spl.reproduction.job import Group, Job, PlannedRun, batches, plan_run, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
@@ -93,7 +93,7 @@ def test_a_run_without_a_result_is_not_finished(tmp_path):
     results = Results(tmp_path)
     assert run.digest not in results
     assert sorted(results.unfinished[run.digest]) == folders
-    assert planned(run, results, Path("data")).attempts == [str(folder) for folder in folders]
+    assert plan_run(run, results, Path("data")).attempts == [str(folder) for folder in folders]
 
 
 def test_a_run_that_cannot_be_told_is_left_out(tmp_path):
@@ -137,7 +137,7 @@ def test_runs_come_after_those_that_they_start_from():
     assert {run.digest for run in first} == {wanted[0].pretrained.digest, wanted[1].digest}
 
 
-def test_networks_of_one_kind_train_together_in_even_populations_and_others_alone():
+def test_networks_of_one_kind_are_stacked_evenly_and_others_train_alone():
     alike = [TANH.run(SHORT, method, seed) for seed in range(9) for method in (LDI_CS, LDI_RAND)]
     few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # too few for a population
     convolutional = Experiment({"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}, "CIFAR10")
@@ -150,7 +150,7 @@ def test_networks_of_one_kind_train_together_in_even_populations_and_others_alon
     assert costs == sorted(costs, reverse=True)
 
 
-def test_short_runs_and_populations_share_a_process():
+def test_short_runs_and_stacked_runs_share_a_process():
     untrained = [replace(TANH, trained=False).run(SHORT, LDI_CS, seed) for seed in range(60)]
     small = [Experiment(mlp(name)).run(SMOKE, LDI_CS, seed) for name in ("tanh", "relu") for seed in range(4)]
     found = batches([*untrained, *small])
@@ -203,7 +203,7 @@ def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, 
     assert {words[1] for words in said[:2]} == {"4", "7"}
 
 
-def test_an_engine_that_is_closed_stops_its_processes_with_one_interrupt(tmp_path, monkeypatch):
+def test_an_executor_that_is_closed_stops_its_processes_with_one_interrupt(tmp_path, monkeypatch):
     script = (
         "import time\n"
         "try:\n    print('started', flush=True); time.sleep(60)\n"

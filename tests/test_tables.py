@@ -30,7 +30,7 @@ def report(root, artefact, best, scalars=None, budget=PAIRS):
     return artefact.report(budget, Results(root))
 
 
-def told(found):
+def verdicts(found):
     return [finding.holds for finding in found.findings]
 
 
@@ -57,7 +57,7 @@ def test_nothing_is_told_without_results(artefact, tmp_path):
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_nothing_is_told_at_the_smoke_budget(artefact, tmp_path):
-    assert set(told(report(tmp_path, artefact, lambda *key: 3.0, budget=BUDGETS["smoke"]))) == {None}
+    assert set(verdicts(report(tmp_path, artefact, lambda *key: 3.0, budget=BUDGETS["smoke"]))) == {None}
 
 
 def table_1(variance):
@@ -69,7 +69,7 @@ def table_1(variance):
 
 def test_table_1_as_in_the_paper(tmp_path):
     found = report(tmp_path, Table1(), lambda variance: 90.2 if variance >= 1 else 2.7, table_1)
-    assert told(found) == [True, True, True, True]
+    assert verdicts(found) == [True, True, True, True]
     assert found.findings[0].measured.startswith("error, best: 2.71 ± 0.01 (γ = 0.0001)")
     assert found.findings[2].measured.startswith("largest deviation -5.0%")
     assert found.findings[3].measured == "81.0% at most, and 99.0% at least; n = 2"
@@ -91,7 +91,7 @@ def test_table_1_where_ours_disagrees(tmp_path):
         return table_1(1.0) if variance < 1 else table_1(1e-4)
 
     found = report(tmp_path, Table1(), lambda variance: 50.0 if variance > 1e-3 else 2.7, scalars)
-    assert told(found) == [False, False, False, False]
+    assert verdicts(found) == [False, False, False, False]
 
 
 @pytest.mark.parametrize(("corrected", "holds"), [(2.6, True), (2.8, False)])
@@ -101,7 +101,7 @@ def test_table_2_scores(corrected, holds, tmp_path):
         return {"isometry/score/pruned": 4.0} | after
 
     scores = report(tmp_path, Table2(), lambda *key: 9.0, scalars)
-    assert told(scores)[0] is holds
+    assert verdicts(scores)[0] is holds
     assert scores.rows[0] | {"error_best": 0, "error_final": 0} == {
         "initialization": "VS-L",
         "network": "VGG16",
@@ -116,20 +116,20 @@ def test_table_2_scores(corrected, holds, tmp_path):
 def test_table_2_order_of_errors(tmp_path):
     best = {"VS-L": 9.2, "VS-G": 9.1, "VS-H": 9.3, "LDI": 9.0, "LDI-AI": 8.8}
     found = report(tmp_path, Table2(), lambda initialization, network: best[initialization])
-    assert told(found) == [None, True, True]
+    assert verdicts(found) == [None, True, True]
     assert "VGG16 +0.20 (s.e. 0.01)" in found.findings[1].measured
     assert "ResNet110 +0.10 (s.e. 0.01) (VS-G)" in found.findings[2].measured
 
 
 def test_table_2_where_one_network_disagrees(tmp_path):
     found = report(tmp_path, Table2(), lambda i, network: 8.0 + (i == "LDI-AI" and network == "ResNet56"))
-    assert told(found)[1:] == [False, None]
+    assert verdicts(found)[1:] == [False, None]
 
 
 def test_table_3(tmp_path):
     best = {"labels": 2.4, "uniform": 2.7, "prediction_softmax": 3.1, "prediction_logits": 3.3}
     found = report(tmp_path, Table3(), lambda targets, depth: best[targets] + 0.1 * (depth == 7))
-    assert told(found) == [True, True, True]
+    assert verdicts(found) == [True, True, True]
     assert "uniform +0.30 (s.e. 0.01), +0.30" in found.findings[1].measured
     assert "| labels | 2.41 ± 0.01 (2.46) | 2.41 ± 0.01 (2.43) | 2.51 ± 0.01 (2.61) |" in found.tables[0]
     assert "| labels | 3.41 ± 0.01 (2.46) |" in found.tables[1]
@@ -137,14 +137,14 @@ def test_table_3(tmp_path):
 
 def test_table_3_where_ours_disagrees(tmp_path):
     found = report(tmp_path, Table3(), lambda targets, depth: 3.0 if targets == "uniform" else 2.4)
-    assert told(found) == [None, False, False]
+    assert verdicts(found) == [None, False, False]
 
 
 def test_table_4(tmp_path):
     found = report(
         tmp_path, Table4(), lambda pruned, trained, targets: 3.0 + (pruned != trained and targets == "labels")
     )
-    assert told(found) == [True, True]
+    assert verdicts(found) == [True, True]
     assert "MNIST +1.00 (s.e. 0.01), FashionMNIST +1.00" in found.findings[0].measured
     assert "| FashionMNIST → MNIST | 4.01 ± 0.01 (2.66) | 3.01 ± 0.01 (2.80) |" in found.tables[0]
 
@@ -168,7 +168,7 @@ def test_figure_3_networks_keep_as_many_parameters_as_the_base():
 
 def test_figure_3(tmp_path):
     found = report(tmp_path, Figure3(), lambda network: {"R": 8.0, "s": 6.0, "a": 7.0, "l": 7.5}[network[0]])
-    assert told(found) == [True, True]
+    assert verdicts(found) == [True, True]
     assert "+2.00 (s.e. 0.01) (same blocks, 8× wider)" in found.findings[0].measured
     assert "| ResNet-20, dense, 269 k | 8.01 ± 0.01 | 9.01 ± 0.01 | 2 |" in found.tables[0]
     labels = [tick.get_text() for tick in found.figures[""].axes[0].get_yticklabels()]

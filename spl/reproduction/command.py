@@ -14,7 +14,7 @@ from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.cost import seconds
 from spl.reproduction.execution import Failure, duration, execute, missing
-from spl.reproduction.executors import Cluster, Engine, LocalProcesses
+from spl.reproduction.executors import Cluster, Executor, LocalProcesses
 from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS, Run
@@ -46,17 +46,17 @@ def reproduce(
         cluster_parameters: what submitit asks the scheduler for: timeout_min, slurm_partition, gpus_per_node, …
         dry_run: list the missing runs and the time that they would take.
     """
-    chosen, spent = _named(artefacts), budget_named(budget)
+    chosen, spent = _artefacts_named(artefacts), budget_named(budget)
     runs = [run for artefact in chosen for run in artefact.runs(spent)]
     if dry_run:
         print(_forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
         return
-    failures = execute(runs, RUNS, data_root, _engine(jobs, cluster, cluster_parameters or {}))
+    failures = execute(runs, RUNS, data_root, _executor(jobs, cluster, cluster_parameters or {}))
     folder = output / spent.name
     _write_pages(chosen, spent, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
     if failures:
-        print(_complaint(failures), file=sys.stderr)
+        print(_failure_report(failures), file=sys.stderr)
         sys.exit(1)
 
 
@@ -70,14 +70,14 @@ def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> No
     write_summary(pages, folder)
 
 
-def _named(names: Sequence[str]) -> list[Artefact]:
+def _artefacts_named(names: Sequence[str]) -> list[Artefact]:
     for name in names:
         if name != "all" and name not in ARTEFACTS:
             raise InputError(f"There is no {name!r} in the paper: ask for {', '.join(ARTEFACTS)}, or all.")
     return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
 
 
-def _engine(jobs: int | None, cluster: str | None, parameters: dict[str, Any]) -> Engine:
+def _executor(jobs: int | None, cluster: str | None, parameters: dict[str, Any]) -> Executor:
     if cluster is None:
         return LocalProcesses(jobs)
     if jobs is not None:
@@ -96,7 +96,7 @@ def _forecast(runs: Sequence[Run], processes: int) -> str:
     return f"{table}\n\n{len(runs)} runs are missing: about {duration(total)} with {processes} processes."
 
 
-def _complaint(failures: Sequence[Failure]) -> str:
+def _failure_report(failures: Sequence[Failure]) -> str:
     """What failed, and where to read why."""
     lines = [f"spl: {len(failures)} runs failed; the pages are without them. The same command tries them again."]
     for failure in failures:

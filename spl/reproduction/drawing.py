@@ -50,7 +50,7 @@ STYLES: dict[Method, Style] = {
     LDI_SYNFLOW: _style(_VERMILION, (0, (1, 1)), "X"),
     LDI_SHUFFLED: _style(_PURPLE, "-.", "*"),
 }
-SUBJECT_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # where the networks are the curves
+NETWORK_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # where the networks are the curves
 
 
 def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figure, Any]:

@@ -12,8 +12,8 @@ from pytorch_lightning.cli import instantiate_class
 from tqdm import tqdm
 
 from spl.reproduction.cost import seconds
-from spl.reproduction.executors import Engine
-from spl.reproduction.job import Group, Job, batches, planned, waves
+from spl.reproduction.executors import Executor
+from spl.reproduction.job import Group, Job, batches, plan_run, waves
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run, with_ancestors
 
@@ -36,14 +36,14 @@ def missing(runs: Iterable[Run], results: Results) -> list[Run]:
     return [run for digest, run in with_ancestors(runs).items() if digest not in results]
 
 
-def execute(runs: Sequence[Run], root: Path, data_root: Path, engine: Engine) -> list[Failure]:
+def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor) -> list[Failure]:
     """Make those of `runs` that are not finished below `root`; those that failed.
 
     Args:
         runs: what is wanted.
         root: where runs lie, `lightning_logs/reproduction`.
         data_root: where the data sets lie.
-        engine: where the processes run.
+        executor: where the processes run.
 
     Raises:
         InputError: a data set is neither there nor to be had.
@@ -51,27 +51,27 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, engine: Engine) ->
     failures = []
     wanted = missing(runs, Results(root))
     for data in sorted(set[str]().union(*(run.data for run in wanted))):
-        _fetch(data, data_root)
+        _prepare_data(data, data_root)
     every = 1 if sys.stderr.isatty() else 60  # seconds; a log is spared most of it
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
-        clock = _Clock(bar, {run.digest: seconds(run) for run in wanted})
+        progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)
             ready = [run for run in wave if run.pretrained is None or run.pretrained.digest in results]
             failures += [Failure(run, None) for run in wave if run not in ready]
-            failures += _wave(ready, results, root, data_root, engine, clock)
+            failures += _make_wave(ready, results, root, data_root, executor, progress)
     return failures
 
 
-def _fetch(data: str, root: Path) -> None:
+def _prepare_data(data: str, root: Path) -> None:
     """Download a data set, if need be, and check it: once, and not in every process."""
     module: LightningDataModule = instantiate_class((), {"class_path": data, "init_args": {"root": root}})
     module.prepare_data()
     module.setup("fit")
 
 
-def _wave(
-    runs: Sequence[Run], results: Results, root: Path, data_root: Path, engine: Engine, clock: "_Clock"
+def _make_wave(
+    runs: Sequence[Run], results: Results, root: Path, data_root: Path, executor: Executor, progress: "_Progress"
 ) -> list[Failure]:
     """Make runs none of which starts from another."""
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S")
@@ -79,10 +79,10 @@ def _wave(
     if runs:
         folder.mkdir(parents=True)
     for number, batch in enumerate(batches(runs)):
-        groups = [Group([planned(run, results, data_root) for run in some], together) for together, some in batch]
+        groups = [Group([plan_run(run, results, data_root) for run in some], together) for together, some in batch]
         logs[Job(f"{number:03}", groups).write(folder)] = [run for _, some in batch for run in some]
-    for _ in engine.run(list(logs)):
-        clock.update(folder)
+    for _ in executor.run(list(logs)):
+        progress.update(folder)
     finished = Results(root)
     return [
         Failure(run, file.with_suffix(".log"))
@@ -92,7 +92,7 @@ def _wave(
     ]
 
 
-class _Clock:
+class _Progress:
     """The bar over runs, and the time left: what is left to do, at the pace of what is done."""
 
     def __init__(self, bar: "tqdm[NoReturn]", seconds: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "spl.reproduction.worker"]
 _POLL = 1.0  # seconds
 
 
-class Engine(ABC):
+class Executor(ABC):
     """Runs the processes of jobs."""
 
     @abstractmethod
@@ -37,7 +37,7 @@ def start_job(file: Path, environment: Mapping[str, str]) -> "subprocess.Popen[b
         )
 
 
-class LocalProcesses(Engine):
+class LocalProcesses(Executor):
     """Processes of this machine, as many at a time as asked for; accelerators, if there are any, in turn.
 
     Args:
@@ -55,7 +55,7 @@ class LocalProcesses(Engine):
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
-        """See `Engine`. When it is closed early, by Ctrl-C, jobs are asked to stop, and waited for."""
+        """See `Executor`. When it is closed early, by Ctrl-C, jobs are asked to stop, and waited for."""
         with ThreadPoolExecutor(self.count) as pool:
             futures: dict[Future[None], Path] = {pool.submit(self._work, file): file for file in files}
             try:
@@ -86,7 +86,7 @@ def _visible_device(index: int) -> str:
     return visible.split(",")[index] if visible else str(index)
 
 
-class Cluster(Engine):
+class Cluster(Executor):
     """Jobs of a cluster, submitted by submitit (`pip install 'spl[cluster]'`).
 
     Args:
@@ -101,15 +101,15 @@ class Cluster(Engine):
         except ImportError as error:
             raise InputError("--cluster needs submitit: pip install 'spl[cluster]'.") from error
         try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=kind)
-            self._executor.update_parameters(**parameters)
+            self._submitit = submitit.AutoExecutor(folder=folder, cluster=kind)
+            self._submitit.update_parameters(**parameters)
         except Exception as error:
             raise InputError(f"--cluster {kind} cannot be used: {error}") from error
 
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
-        """See `Engine`. When it is closed early, jobs are taken back."""
-        with self._executor.batch():
-            submitted = [self._executor.submit(_run_job, file.absolute()) for file in files]
+        """See `Executor`. When it is closed early, jobs are taken back."""
+        with self._submitit.batch():
+            submitted = [self._submitit.submit(_run_job, file.absolute()) for file in files]
         jobs = dict(zip(files, submitted, strict=True))
         try:
             while jobs:

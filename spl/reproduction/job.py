@@ -1,4 +1,4 @@
-"""Job: runs that one process makes, one after the other, some of them together as a population."""
+"""Jobs: the runs that one process makes, one after the other, some of them stacked."""
 
 import json
 from collections import defaultdict
@@ -13,12 +13,12 @@ from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 from spl.reproduction.stacked import can_be_stacked
 
-_WORTH = 60.0  # seconds, from which a job is worth the start of a process
-_POPULATION = 16  # networks that train together, at most
-_PAYS = 4  # and at least: from here on a population is faster than its networks one by one, on a CPU too
+_MIN_JOB_SECONDS = 60.0  # a shorter job is not worth the start of a process
+_MAX_STACKED = 16  # the most networks that train together
+_MIN_STACKED = 4  # and the fewest: from here on stacking is faster than training one by one, on a CPU too
 
 Batch = tuple[bool, list[Run]]
-"""Runs, and whether they train together; one that does not is alone."""
+"""Whether runs train together, and the runs; a run that does not is alone in its batch."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class PlannedRun:
     """A run as its process needs it.
 
     Attributes:
-        digest: of the run.
+        digest: the digest of the run.
         config: the YAML of `spl fit`.
-        attempts: folders of earlier attempts that did not finish, oldest first.
+        attempts: the folders of earlier attempts that did not finish, oldest first.
     """
 
     digest: str
@@ -42,7 +42,7 @@ class Group:
 
     Attributes:
         runs: the runs.
-        together: whether they train as a population.
+        together: whether they are trained stacked.
     """
 
     runs: Sequence[PlannedRun]
@@ -51,32 +51,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """The work of one process.
 
     Attributes:
-        name: for people, and for the files of the job.
-        groups: of runs, made one after the other.
+        name: the name of the job, and of its files.
+        groups: groups of runs, made one after the other.
     """
 
     name: str
     groups: Sequence[Group]
 
     def write(self, folder: Path) -> Path:
-        """Into a file of `folder`, whole or not at all."""
+        """Write the job into a file of `folder`, whole or not at all, and return the file."""
         file = folder / f"{self.name}.json"
         write_whole(file, json.dumps(asdict(self)).encode())
         return file
 
     @classmethod
     def read(cls, file: Path) -> "Job":
-        """From such a file."""
+        """Read a job from the file that `write` made."""
         content = json.loads(file.read_text())
         groups = [Group([PlannedRun(**run) for run in g["runs"]], g["together"]) for g in content["groups"]]
         return cls(content["name"], groups)
 
 
 def waves(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs in the order in which they can be made: each wave starts from weights of the ones before it."""
+    """Return the runs in the order in which they can be made: each wave starts from weights of the waves before it."""
     by_depth: dict[int, list[Run]] = defaultdict(list)
     for run in runs:
         by_depth[_depth(run)].append(run)
@@ -88,44 +88,47 @@ def _depth(run: Run) -> int:
 
 
 def batches(runs: Iterable[Run]) -> list[list[Batch]]:
-    """Batches of runs for each process: one, or as many short ones as make it worth a process; the longest first."""
-    found: list[Batch] = []
+    """Return the batches of each process, the longest first: one, or as many short ones as are worth a process."""
+    planned: list[Batch] = []
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if run.steps > 0 and can_be_stacked(run.build_network()):
-            alike[_training(run)].append(run)
+            alike[_stacking_key(run)].append(run)
         else:
-            found.append((False, [run]))
+            planned.append((False, [run]))
     for group in alike.values():
-        pays = len(group) >= _PAYS
-        found += [(True, some) for some in _even(group)] if pays else [(False, [run]) for run in group]
-    return sorted(_filled(found), key=lambda some: -sum(map(_duration, some)))
+        if len(group) >= _MIN_STACKED:
+            planned += [(True, stack) for stack in _even_stacks(group)]
+        else:
+            planned += [(False, [run]) for run in group]
+    return sorted(_fill_jobs(planned), key=lambda job: -sum(map(_duration, job)))
 
 
 def _duration(batch: Batch) -> float:
     return sum(map(seconds, batch[1]))
 
 
-def _even(group: list[Run]) -> Iterator[list[Run]]:
-    """Populations of which none is much smaller than the others."""
-    count = -(-len(group) // _POPULATION)
+def _even_stacks(group: list[Run]) -> Iterator[list[Run]]:
+    """Yield parts of `group`, none of them much smaller than the others."""
+    count = -(-len(group) // _MAX_STACKED)
     size = -(-len(group) // count)
     return (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _filled(found: Iterable[Batch]) -> Iterator[list[Batch]]:
-    some: list[Batch] = []
-    for batch in sorted(found, key=_duration, reverse=True):
-        some.append(batch)
-        if sum(map(_duration, some)) > _WORTH:
-            yield some
-            some = []
-    if some:
-        yield some
+def _fill_jobs(planned: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Yield the batches of each job, longest first, so that every job but the last one is long enough."""
+    job: list[Batch] = []
+    for batch in sorted(planned, key=_duration, reverse=True):
+        job.append(batch)
+        if sum(map(_duration, job)) > _MIN_JOB_SECONDS:
+            yield job
+            job = []
+    if job:
+        yield job
 
 
-def planned(run: Run, results: Results, data_root: Path) -> PlannedRun:
-    """The run, where the weights that it starts from are finished."""
+def plan_run(run: Run, results: Results, data_root: Path) -> PlannedRun:
+    """Return the run for its process; the weights that it starts from must be finished."""
     weights = None
     if run.pretrained is not None:
         weights = results[run.pretrained.digest].folder / "checkpoints" / "last.ckpt"
@@ -133,8 +136,8 @@ def planned(run: Run, results: Results, data_root: Path) -> PlannedRun:
     return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts)
 
 
-def _training(run: Run) -> str:
-    """What networks that train together have in common."""
+def _stacking_key(run: Run) -> str:
+    """Return what networks that train together have in common."""
     config = run.config
     shared = {"network", "optimizer", "lr_scheduler"}
     model = {key: value for key, value in config["model"].items() if key in shared}

@@ -87,7 +87,7 @@ class Experiment:
         name = "_".join(
             [
                 self.data,
-                _short(network),
+                _short_name(network),
                 str(method).replace(" ", "-"),
                 f"{0 if method.criterion is None else 100 * self.sparsity:.3g}",
                 *([] if self.targets == "labels" else [self.targets]),
@@ -117,7 +117,7 @@ class Experiment:
             # as often as the paper: every 1,000 iterations
             often = {"val_check_interval": min(1000, protocol.iterations // 2), "check_val_every_n_epoch": None}
             trainer |= {"max_epochs": -1} | often
-            model |= {"optimizer": self._optimizer(method), "lr_scheduler": _quarters(protocol.iterations)}
+            model |= {"optimizer": self._optimizer(method), "lr_scheduler": _step_schedule(protocol.iterations)}
         spectrum = {"examples": protocol.examples, "every_n_epochs": protocol.every_n_epochs}
         return {
             "seed_everything": seed,
@@ -169,7 +169,7 @@ def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
     return {"class_path": f"spl.isometry.{method.isometry}", "init_args": {"gain": 1.0} | own}
 
 
-def _quarters(iterations: int) -> Choice:
+def _step_schedule(iterations: int) -> Choice:
     arguments = {"step_size": max(1, iterations // 4), "gamma": 0.1}
     return {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": arguments}
 
@@ -182,7 +182,7 @@ def _widened(network: Choice, width: float) -> Choice:
     return network | {"init_args": arguments | {"width_multiplier": width * arguments.get("width_multiplier", 1)}}
 
 
-def _short(network: Choice) -> str:
+def _short_name(network: Choice) -> str:
     arguments = network.get("init_args", {}).values()
     return "-".join([network["class_path"].rpartition(".")[2], *map(str, arguments)])
 

@@ -12,13 +12,13 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from spl.files import write_whole
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import with_ancestors
 
-_WORDS = {True: "yes", False: "**no**", None: "cannot tell"}
+_VERDICTS = {True: "yes", False: "**no**", None: "cannot tell"}
 _HEADERS = ["the paper's finding", "holds here?", "measured"]
 _DPI = 200
 
@@ -37,7 +37,7 @@ class Page:
 
     artefact: Artefact
     budget: Budget
-    report: Report
+    report: ArtefactReport
     finished: Sequence[Result]
     missing: Sequence[str]
 
@@ -98,24 +98,24 @@ class Page:
             f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
             f"The numbers: [{name}.csv]({name}.csv).",
-            table(_HEADERS, map(_told, self.report.findings)),
+            table(_HEADERS, map(_finding_cells, self.report.findings)),
             *pictures,
             *self.report.tables,
             "## Runs",
             *([_provenance(self.finished)] if self.finished else []),
-            *([_folded(f"{len(self.missing)} are missing", self.missing)] if self.missing else []),
+            *([_collapsible(f"{len(self.missing)} are missing", self.missing)] if self.missing else []),
         ]
         return "\n\n".join(sections) + "\n"
 
 
 def write_summary(pages: Sequence[Page], output: Path) -> None:
-    """Write README.md below `output`: `summary`, and every finding."""
-    findings = [[page.link, *_told(finding)] for page in pages for finding in page.report.findings]
+    """Write README.md below `output`: `summary_table`, and every finding."""
+    findings = [[page.link, *_finding_cells(finding)] for page in pages for finding in page.report.findings]
     sections = [
         "# The paper, reproduced",
         "What our runs say to each finding of the paper; `spl reproduce` writes these pages. It cannot be told where "
         "the budget is too small, where runs are missing, and where a difference is within two standard errors (s.e.).",
-        summary(pages),
+        summary_table(pages),
         "## Findings",
         table(["", *_HEADERS], findings),
     ]
@@ -123,7 +123,7 @@ def write_summary(pages: Sequence[Page], output: Path) -> None:
     write_whole(output / "README.md", ("\n\n".join(sections) + "\n").encode())
 
 
-def summary(pages: Iterable[Page]) -> str:
+def summary_table(pages: Iterable[Page]) -> str:
     """A table of markdown, a row an artefact: how many of the paper's findings hold, and where ours disagrees."""
     rows = []
     for page in pages:
@@ -148,7 +148,7 @@ def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
     return contents
 
 
-def _csv(report: Report) -> str:
+def _csv(report: ArtefactReport) -> str:
     """The rows, with floats to six digits."""
     text = io.StringIO()
     if report.rows:
@@ -158,11 +158,11 @@ def _csv(report: Report) -> str:
     return text.getvalue()
 
 
-def _told(finding: Finding) -> list[str]:
-    return [finding.statement, _WORDS[finding.holds], finding.measured]
+def _finding_cells(finding: Finding) -> list[str]:
+    return [finding.statement, _VERDICTS[finding.holds], finding.measured]
 
 
-def _folded(summary: str, items: Iterable[str]) -> str:
+def _collapsible(summary: str, items: Iterable[str]) -> str:
     """A list that opens where its summary is clicked."""
     listed = "\n".join(f"- {item}" for item in items)
     return f"<details><summary>{summary}</summary>\n\n{listed}\n\n</details>"
@@ -174,16 +174,16 @@ def _provenance(finished: Sequence[Result]) -> str:
     together = [record["population"] for record in records if record["population"] > 1]
     versions = Counter(f"{name} {version}" for record in records for name, version in record["versions"].items())
     rows = [
-        ["device", _counted(record["device"] for record in records)],
-        ["threads", _counted(record["threads"] for record in records)],
+        ["device", _with_shares(record["device"] for record in records)],
+        ["threads", _with_shares(record["threads"] for record in records)],
         ["computing time of all runs", f"{timedelta(seconds=round(sum(record['seconds'] for record in records)))} h"],
-        ["trained in a population", f"{len(together)} of {len(records)}"],
+        ["trained stacked with others", f"{len(together)} of {len(records)}"],
         ["versions", ", ".join(sorted(versions))],
     ]
     return table(["of the finished runs", ""], rows)
 
 
-def _counted(values: Iterable[object]) -> str:
+def _with_shares(values: Iterable[object]) -> str:
     """Each value, with its share of the runs where there are several."""
     counts = Counter(map(str, values))
     shares = (f"{value} ({n} of {counts.total()} runs)" for value, n in counts.items())

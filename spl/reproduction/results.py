@@ -116,7 +116,7 @@ class Result:
         return found
 
 
-def _identified(file: Path) -> str | None:
+def _digest_or_none(file: Path) -> str | None:
     """The digest of a run; None where its file was spoiled, or the run that it started from is gone."""
     try:
         return digest_of(file)
@@ -151,7 +151,7 @@ class Results(Mapping[str, Result]):
         self.folders: dict[str, Path] = {}
         self.unfinished: dict[str, list[Path]] = {}
         for file in sorted(root.rglob(RUN_FILE), key=lambda file: file.stat().st_mtime):
-            digest = _identified(file)
+            digest = _digest_or_none(file)
             if digest is None:
                 continue
             if (file.parent / RESULT_FILE).is_file():

@@ -14,7 +14,7 @@ from torch import nn
 
 RUN_FILE = "run.yaml"
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs of such names
-_OF_THE_MACHINE = ("root", "download")  # arguments of data sets that say where data lie
+_MACHINE_ARGUMENTS = ("root", "download")  # arguments of data sets that say where data lie
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def digest_of(file: Path) -> str:
     config = yaml.load(file.read_text(), yaml.CSafeLoader)
     del config["name"]
     for data in _data_sets(config):
-        for argument in _OF_THE_MACHINE:
+        for argument in _MACHINE_ARGUMENTS:
             data["init_args"].pop(argument, None)
         if not data["init_args"]:
             del data["init_args"]

@@ -10,7 +10,7 @@ import numpy as np
 from spl.reproduction.results import Result
 
 
-class Missing(LookupError):
+class MissingResult(LookupError):
     """That no finished run tells what is asked for; its text says what."""
 
 
@@ -115,7 +115,7 @@ class Curve(dict[float, Sample]):
         self.what = what
 
     def __missing__(self, x: float) -> Sample:
-        raise Missing(f"{self.what} at {x:g}")
+        raise MissingResult(f"{self.what} at {x:g}")
 
     @property
     def x(self) -> np.ndarray:
@@ -133,7 +133,7 @@ class Curve(dict[float, Sample]):
         return np.array([sample.std for sample in self.values()])
 
 
-def told(sample: Sample) -> str:
+def describe(sample: Sample) -> str:
     """Mean ± standard deviation, and n."""
     undefined = f"; of {sample.undefined} not a number" if sample.undefined else ""
     return f"{sample:.3g} (n = {sample.n}{undefined})"

@@ -1,4 +1,4 @@
-"""What the process of a job does: `python -m spl.reproduction.worker JOB.json`; its output is the job's log."""
+"""The process of a job: `python -m spl.reproduction.worker JOB.json`; its output is the job's log."""
 
 import hashlib
 import platform
@@ -28,42 +28,42 @@ from spl.reproduction.stacked import prepare, train
 _QUIET: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
 )
-_REFUSED = 2  # the exit status of the parser; Lightning's are others, of runs that were asked to stop
+_REFUSED = 2  # exit status of a parser that refuses its input; Lightning exits with others when asked to stop
 _CHECKPOINTS = {"final": "last.ckpt", "best": "best.ckpt"}
 
 
 class _Fit(RepeatedFitCLI):
-    """`spl fit` that leaves the run's own YAML in its folder before it begins."""
+    """`spl fit` that moves the run's own YAML into its folder before it begins."""
 
     def __init__(self, *args: Any, run_yaml: Path, **kwargs: Any) -> None:
         self.run_yaml = run_yaml
         super().__init__(*args, **kwargs)
 
     def before_fit(self) -> None:
-        """Leave it."""
-        _leave(self.run_yaml, self.folder)
+        """Move the YAML."""
+        _move_run_yaml(self.run_yaml, self.folder)
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """The folder of the run."""
         folder = run_folder(self.trainer)
         assert folder is not None
         return folder
 
 
-def _leave(run_yaml: Path, folder: Path) -> None:
+def _move_run_yaml(run_yaml: Path, folder: Path) -> None:
     shutil.move(run_yaml, folder / RUN_FILE)
 
 
 def work(file: Path) -> list[str]:
-    """Make the runs of the job in `file`, and write the result of each; the names of those that failed.
+    """Make the runs of the job in `file`, write their results, and return the names of the runs that failed.
 
     A run that fails says why in the log, and the others go on.
     """
     failed = []
     for group in Job.read(file).groups:
         yamls = {run.digest: _write_yaml(run, file) for run in group.runs}
-        failed += (_together if group.together else _one_by_one)(group.runs, file, yamls)
+        failed += (_make_stacked if group.together else _make_one_by_one)(group.runs, file, yamls)
     return failed
 
 
@@ -73,91 +73,97 @@ def _write_yaml(run: PlannedRun, file: Path) -> Path:
     return path
 
 
-def _one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+def _make_one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
     failed = []
     for run in runs:
         start = time.monotonic()
         try:
-            earlier = [folder for folder in map(Path, run.attempts) if _last(folder).is_file()]
-            resume = ["--ckpt_path", str(_last(earlier[-1]))] if earlier else []
+            earlier = [folder for folder in map(Path, run.attempts) if _last_checkpoint(folder).is_file()]
+            resume = ["--ckpt_path", str(_last_checkpoint(earlier[-1]))] if earlier else []
             arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
             cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
             _finish(run, [*earlier, cli.folder], cli.datamodule, file, time.monotonic() - start, 1)
         except (Exception, SystemExit) as error:
-            _explain(error)
+            _report_failure(error)
             failed.append(run.config["name"])
     return failed
 
 
-def _explain(error: BaseException) -> None:
-    """Say why a run failed; one that was asked to stop ends the job."""
+def _report_failure(error: BaseException) -> None:
+    """Print why a run failed; raise the error again if the run was asked to stop, which ends the job."""
     if isinstance(error, SystemExit) and error.code != _REFUSED:
         raise error
     traceback.print_exception(error)
 
 
-def _last(folder: Path) -> Path:
+def _last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / _CHECKPOINTS["final"]
 
 
-def _together(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
-    failed, members = [], []
+def _make_stacked(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+    failed, stacked = [], []
     start = time.monotonic()
     for run in runs:
         run_yaml = yamls[run.digest]
         try:
-            members.append((run, prepare(["--config", str(run_yaml)], partial(_leave, run_yaml))))
+            stacked.append((run, prepare(["--config", str(run_yaml)], partial(_move_run_yaml, run_yaml))))
         except (Exception, SystemExit) as error:
-            _explain(error)
+            _report_failure(error)
             failed.append(run.config["name"])
-    if not members:
+    if not stacked:
         return failed
     try:
-        train([member for _, member in members], _state_of([run for run, _ in members], file))
-        seconds = (time.monotonic() - start) / len(members)
-        for run, member in members:
-            _finish(run, [member.folder], member.data, file, seconds, len(members))
+        train([prepared for _, prepared in stacked], _stack_checkpoint([run for run, _ in stacked], file))
+        seconds = (time.monotonic() - start) / len(stacked)
+        for run, prepared in stacked:
+            _finish(run, [prepared.folder], prepared.data, file, seconds, len(stacked))
     except Exception:
         traceback.print_exc()
-        failed += [run.config["name"] for run, _ in members]
+        failed += [run.config["name"] for run, _ in stacked]
     return failed
 
 
-def _state_of(runs: list[PlannedRun], file: Path) -> Path:
-    """Where these runs, as a population, keep their state, and a later job of the same runs finds it."""
-    members = hashlib.sha256(" ".join(run.digest for run in runs).encode()).hexdigest()
-    return file.parent.parent / f"{members}.ckpt"
+def _stack_checkpoint(runs: list[PlannedRun], file: Path) -> Path:
+    """Return the file that keeps the state of these runs while they train, and where a later job of them finds it."""
+    digest = hashlib.sha256(" ".join(run.digest for run in runs).encode()).hexdigest()
+    return file.parent.parent / f"{digest}.ckpt"
 
 
 def _finish(
     run: PlannedRun, folders: list[Path], data: LightningDataModule, file: Path, seconds: float, together: int
 ) -> None:
-    """Test the checkpoints in the last of the run's folders, write the result, and count the run as done.
+    """Test the checkpoints in the last of the run's folders, write the result, and count the run as finished.
 
-    The folders before it are of attempts that it goes on from.
+    Args:
+        run: the run.
+        folders: the folders of the attempts that it resumed, and last the folder in which it was finished.
+        data: the data set to test on.
+        file: the file of the job.
+        seconds: the time that the run took.
+        together: the number of runs that were trained together.
     """
     folder = folders[-1]
     checkpoints = {which: folder / "checkpoints" / name for which, name in _CHECKPOINTS.items()}
     test = {which: _test(path, data, run) for which, path in checkpoints.items() if path.is_file()}
-    record = _surroundings() | {"seconds": seconds, "population": together}
+    record = _environment() | {"seconds": seconds, "population": together}
     Result(folder, run.digest, test, scalars_of(folders), record).write()
     with file.with_suffix(".done").open("a") as stream:
         stream.write(f"{run.digest}\n")
 
 
 def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[str, float]:
-    """Loss and accuracy of a checkpoint on the test set."""
-    asked = run.config["trainer"]
+    """Return the loss and accuracy of a checkpoint on the test set."""
+    wanted = run.config["trainer"]
     settings: dict[str, Any] = {
-        key: asked[key] for key in ("accelerator", "devices", "limit_test_batches") if key in asked
+        key: wanted[key] for key in ("accelerator", "devices", "limit_test_batches") if key in wanted
     }
     model = SparseClassifier.load_from_checkpoint(checkpoint)
     (metrics,) = Trainer(**_QUIET, **settings).test(model, datamodule=data, verbose=False)
     return {name.removesuffix("/test"): value for name, value in metrics.items()}
 
 
-def _surroundings() -> dict[str, Any]:
-    """Where and by what a run was made."""
+def _environment() -> dict[str, Any]:
+    """Return on what device, with which versions and when a run was made."""
     versions = {name: version(name) for name in ("spl", "torch", "pytorch-lightning")}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",

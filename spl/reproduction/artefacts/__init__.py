@@ -1,6 +1,6 @@
 """The figures and tables of the paper, one a file."""
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.artefacts.figure_1 import Figure1
 from spl.reproduction.artefacts.figure_2 import Figure2
 from spl.reproduction.artefacts.figure_3 import Figure3
@@ -20,4 +20,4 @@ _ALL: tuple[Artefact, ...] = (
 )  # fmt: skip
 ARTEFACTS: dict[str, Artefact] = {artefact.name: artefact for artefact in _ALL}
 
-__all__ = ["ARTEFACTS", "Artefact", "Finding", "Report"]
+__all__ = ["ARTEFACTS", "Artefact", "ArtefactReport", "Finding"]

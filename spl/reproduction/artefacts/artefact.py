@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from spl.reproduction.budgets import Budget
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Missing
+from spl.reproduction.samples import MissingResult
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Finding:
 Judgement = tuple[bool | None, str]  # whether it holds, and by how much
 
 
-def judged(statement: str, judge: Callable[[], Judgement], conclusive: bool = True) -> Finding:
+def decide(statement: str, judge: Callable[[], Judgement], conclusive: bool = True) -> Finding:
     """The finding of `judge`; undecided, and said so, where results are missing or the budget is too small.
 
     Args:
         statement: what the paper says.
-        judge: looks at the results; may raise `Missing`.
+        judge: looks at the results; may raise `MissingResult`.
         conclusive: whether the budget is large enough to tell.
     """
     try:
         holds, measured = judge()
-    except Missing as missing:
+    except MissingResult as missing:
         return Finding(statement, None, f"no result of {missing}")
     if not conclusive:
         return Finding(statement, None, f"{measured}; too few iterations to tell")
@@ -49,7 +49,7 @@ def judged(statement: str, judge: Callable[[], Judgement], conclusive: bool = Tr
 
 
 @dataclass(frozen=True)
-class Report:
+class ArtefactReport:
     """What the finished runs of an artefact show.
 
     Attributes:
@@ -87,5 +87,5 @@ class Artefact(ABC):
         """The runs that it needs, without those that they start from; each digest once or several times."""
 
     @abstractmethod
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """What the finished ones of `runs` show; those that are missing are left out."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.subject import Measurements
+from spl.reproduction.artefacts.compared_network import Measurements
 from spl.reproduction.drawing import TEXT, method_legend, panels
 from spl.reproduction.methods import Method
 
@@ -25,14 +25,14 @@ def side_by_side(
     """
     figure, axes = panels(len(draws), len(measured), 0.6 + row_height * len(draws), sharey="row")
     for draw, row in zip(draws, axes, strict=True):
-        for panel, network in zip(row, measured, strict=True):
-            draw(panel, network, methods)
+        for panel, one in zip(row, measured, strict=True):
+            draw(panel, one, methods)
         for panel in row[1:]:
             panel.set_ylabel("")
     for upper, lower in zip(axes[:-1].flat, axes[1:].flat, strict=True):
         if upper.get_xlabel() == lower.get_xlabel():
             upper.set_xlabel("")
-    for panel, network in zip(axes[0], measured, strict=True):
-        panel.set_title(network.subject.name, fontsize=TEXT)
+    for panel, one in zip(axes[0], measured, strict=True):
+        panel.set_title(one.network.name, fontsize=TEXT)
     method_legend(figure, methods)
     return figure

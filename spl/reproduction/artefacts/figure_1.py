@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Judgement, Report, judged
-from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, TANH, Subject
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding, Judgement, decide
+from spl.reproduction.artefacts.compared_network import LINEAR, SPARSITY, TANH, ComparedNetwork
 from spl.reproduction.budgets import Budget
 from spl.reproduction.drawing import SPARSITY_LABEL, TEXT, WIDTH, label, panels
 from spl.reproduction.methods import LDI_CS, Experiment
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Missing
+from spl.reproduction.samples import MissingResult
 
 _HIDDEN = ("fc2", "fc3", "fc4", "fc5", "fc6")  # 100×100
 _LAYERS = ("fc1", *_HIDDEN, "fc7")
@@ -34,38 +34,39 @@ class Figure1(Artefact):
 
     def runs(self, budget: Budget) -> list[Run]:
         """One seed, untrained."""
-        return [_run(budget, subject, sparsity) for subject in (LINEAR, TANH) for sparsity in budget.sparsities]
+        return [_planned_run(budget, network, sparsity) for network in (LINEAR, TANH) for sparsity in budget.sparsities]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Masks and sensitivities, apart."""
-        found = {subject: _found(budget, results, subject) for subject in (LINEAR, TANH)}
+        finished = {network: _finished(budget, results, network) for network in (LINEAR, TANH)}
         rows: list[dict[str, Any]] = []
-        for subject, by_sparsity in found.items():
+        for network, by_sparsity in finished.items():
             for sparsity, result in by_sparsity.items():
                 for layer, share in result.layer_sparsity().items():
-                    rows.append(_row(subject, sparsity, layer, "layer sparsity", share))
+                    rows.append(_row(network, sparsity, layer, "layer sparsity", share))
             for layer, values in _quantiles(by_sparsity).items():
                 for quantile, value in zip(_QUANTILES, values, strict=True):
-                    rows.append(_row(subject, 0.0, layer, f"{100 * quantile:g} % quantile of log10 s", value))
-        findings = [_uniform(found[LINEAR]), _starved(found[TANH]), _less_uniform(found[LINEAR], found[TANH])]
-        figures = {"_masks": _draw_masks(budget, found), "_sensitivities": _draw_sensitivities(found)}
-        return Report(rows, findings, figures)
+                    rows.append(_row(network, 0.0, layer, f"{100 * quantile:g} % quantile of log10 s", value))
+        linear, tanh = finished[LINEAR], finished[TANH]
+        findings = [_uniform(linear), _starved(tanh), _less_uniform(linear, tanh)]
+        figures = {"_masks": _draw_masks(budget, finished), "_sensitivities": _draw_sensitivities(finished)}
+        return ArtefactReport(rows, findings, figures)
 
 
-def _run(budget: Budget, subject: Subject, sparsity: float) -> Run:
-    experiment = Experiment(subject.network, sparsity=sparsity, initializer=_INITIALIZER, trained=False)
+def _planned_run(budget: Budget, network: ComparedNetwork, sparsity: float) -> Run:
+    experiment = Experiment(network.config, sparsity=sparsity, initializer=_INITIALIZER, trained=False)
     return experiment.run(budget, LDI_CS, 0)
 
 
-def _found(budget: Budget, results: Results, subject: Subject) -> dict[float, Result]:
+def _finished(budget: Budget, results: Results, network: ComparedNetwork) -> dict[float, Result]:
     """Finished runs by sparsity."""
-    runs = {sparsity: _run(budget, subject, sparsity) for sparsity in budget.sparsities}
+    runs = {sparsity: _planned_run(budget, network, sparsity) for sparsity in budget.sparsities}
     return {sparsity: results[run.digest] for sparsity, run in runs.items() if run.digest in results}
 
 
-def _row(subject: Subject, sparsity: float, layer: str, statistic: str, value: float) -> dict[str, Any]:
+def _row(network: ComparedNetwork, sparsity: float, layer: str, statistic: str, value: float) -> dict[str, Any]:
     return {
-        "network": subject.name,
+        "network": network.name,
         "sparsity": sparsity,
         "layer": layer,
         "statistic": statistic,
@@ -87,13 +88,13 @@ def _quantiles_of(limits: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return quantiles
 
 
-def _draw_masks(budget: Budget, found: dict[Subject, dict[float, Result]]) -> Figure:
+def _draw_masks(budget: Budget, finished: dict[ComparedNetwork, dict[float, Result]]) -> Figure:
     """White is kept, black is pruned."""
     rows, columns = len(budget.sparsities), len(_HIDDEN)
     figure = Figure(figsize=(WIDTH, 0.4 + 0.66 * rows), dpi=200, layout="constrained")
     halves: Any = figure.subfigures(1, 2)
-    for half, (subject, by_sparsity) in zip(halves, found.items(), strict=True):
-        half.suptitle(subject.name, fontsize=TEXT)
+    for half, (network, by_sparsity) in zip(halves, finished.items(), strict=True):
+        half.suptitle(network.name, fontsize=TEXT)
         half.supylabel(SPARSITY_LABEL, fontsize=TEXT)
         axes = half.subplots(rows, columns, squeeze=False)
         for line, sparsity in zip(axes, budget.sparsities, strict=True):
@@ -108,22 +109,22 @@ def _draw_masks(budget: Budget, found: dict[Subject, dict[float, Result]]) -> Fi
     return figure
 
 
-def _draw_sensitivities(found: dict[Subject, dict[float, Result]]) -> Figure:
+def _draw_sensitivities(finished: dict[ComparedNetwork, dict[float, Result]]) -> Figure:
     """A box a layer: quartiles and median, whiskers from 5 to 95 %."""
     figure, axes = panels(1, 2, 2.8, sharey=True)
-    for panel, (subject, by_sparsity) in zip(axes[0], found.items(), strict=True):
+    for panel, (network, by_sparsity) in zip(axes[0], finished.items(), strict=True):
         quantiles = _quantiles(by_sparsity)
         names = ("whislo", "q1", "med", "q3", "whishi")
         boxes = [{"label": layer} | dict(zip(names, values, strict=True)) for layer, values in quantiles.items()]
         if boxes:
             panel.bxp(boxes, showfliers=False, medianprops={"color": "#000000", "linewidth": 1.6}, **_BOX)
-        label(panel, "layer", r"$\log_{10}$ connection sensitivity", subject.name)
+        label(panel, "layer", r"$\log_{10}$ connection sensitivity", network.name)
     return figure
 
 
-def _layers(by_sparsity: dict[float, Result], subject: Subject, sparsity: float = SPARSITY) -> dict[str, float]:
+def _layers(by_sparsity: dict[float, Result], network: ComparedNetwork, sparsity: float = SPARSITY) -> dict[str, float]:
     if sparsity not in by_sparsity:
-        raise Missing(f"{subject.name} at κ̄ = {100 * sparsity:g} %")
+        raise MissingResult(f"{network.name} at κ̄ = {100 * sparsity:g} %")
     return by_sparsity[sparsity].layer_sparsity()
 
 
@@ -141,7 +142,7 @@ def _uniform(linear: dict[float, Result]) -> Finding:
         layers = _layers(linear, LINEAR)
         return _spread(layers) < 0.1, f"layer sparsity at κ̄ = 90 % {_in_words(layers)} (n = 1)"
 
-    return judged("linear: the sparsity of the hidden layers is uniform, within 0.1", judge)
+    return decide("linear: the sparsity of the hidden layers is uniform, within 0.1", judge)
 
 
 def _starved(tanh: dict[float, Result]) -> Finding:
@@ -151,16 +152,16 @@ def _starved(tanh: dict[float, Result]) -> Finding:
         return few, f"layer sparsity at κ̄ = 90 % {_in_words(layers)} (n = 1)"
 
     statement = "tanh: at κ̄ = 90 % only a few parameters are left in later layers, fc4 to fc6, less than 2 % of each"
-    return judged(statement, judge)
+    return decide(statement, judge)
 
 
 def _less_uniform(linear: dict[float, Result], tanh: dict[float, Result]) -> Finding:
     def judge() -> Judgement:
         common = [sparsity for sparsity in linear if sparsity in tanh]
         if not common:
-            raise Missing("linear and tanh at the same κ̄")
+            raise MissingResult("linear and tanh at the same κ̄")
         spreads = {k: (_spread(_layers(linear, LINEAR, k)), _spread(_layers(tanh, TANH, k))) for k in common}
         words = ", ".join(f"{100 * k:g} %: {one:.3f} and {two:.3f}" for k, (one, two) in spreads.items())
         return all(two > one for one, two in spreads.values()), f"max − min of linear and tanh {words} (n = 1)"
 
-    return judged("The sparsity of the hidden layers is less uniform for tanh than for linear, at every κ̄", judge)
+    return decide("The sparsity of the hidden layers is less uniform for tanh than for linear, at every κ̄", judge)

@@ -1,6 +1,7 @@
 """Figure 2: signal propagation and training of sparse networks."""
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.signal_propagation import (
     decreases,
@@ -11,7 +12,6 @@ from spl.reproduction.artefacts.signal_propagation import (
     restores,
     vanishes,
 )
-from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.training_logs import (
     LOSS,
     draw_jsv_training,
@@ -51,11 +51,11 @@ class Figure2(Artefact):
 
     def runs(self, budget: Budget) -> list[Run]:
         """All methods at all sparsities."""
-        return [run for subject in (LINEAR, TANH) for run in propagation_runs(budget, subject, ALL)]
+        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """The paper's methods, those beyond, and singular values during training."""
-        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = []
         for measured in both:
             rows += propagation_rows(measured, ALL, ("mean",))
@@ -66,7 +66,7 @@ class Figure2(Artefact):
             "_jsv_during_training": side_by_side(both, PAPER, (draw_jsv_training,)),
         }
         findings = [finding for measured in both for finding in _findings(measured)]
-        return Report(rows, findings, figures)
+        return ArtefactReport(rows, findings, figures)
 
 
 def _findings(measured: Measurements) -> list[Finding]:
@@ -79,7 +79,7 @@ def _findings(measured: Measurements) -> list[Finding]:
         exceeds(measured, LDI_CS, VS_CS, " (recalled)"),
         trains_fastest(measured, LDI_CS_AI, PAPER),
         trains_like_dense(measured, LDI_CS_AI),
-        *([untrainable(measured, LDI_RAND)] if measured.subject is TANH else []),
+        *([untrainable(measured, LDI_RAND)] if measured.network is TANH else []),
         restores(measured, LDI_CS_EOI, beyond),
         exceeds(measured, LDI_SYNFLOW, LDI_CS, beyond),
         survives_shuffling(measured),

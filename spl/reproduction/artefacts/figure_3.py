@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from spl.pruning import keep_count, prunable_parameters
-from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
 from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, Cell, Grid, Key, Measured, errors
 from spl.reproduction.budgets import Budget
@@ -41,13 +41,13 @@ class Figure3(Grid):
         }
         return {(_BASE,): base} | sparse
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Errors."""
         measured = self.measured(budget, results)
         best = errors(measured, "best")
         findings = [self._beat(budget, best), self._widest(budget, best)]
         labels = self._labels(budget)
-        return Report(
+        return ArtefactReport(
             self.rows(measured, lambda result: {}),
             findings,
             {"": error_plot(measured, labels)},

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.figure_2 import ALL, BESIDE
 from spl.reproduction.artefacts.signal_propagation import (
@@ -12,7 +13,6 @@ from spl.reproduction.artefacts.signal_propagation import (
     propagation_runs,
     worsens,
 )
-from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, generalizes_best, training_rows
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, PAPER
@@ -31,11 +31,11 @@ class Figure4(Artefact):
 
     def runs(self, budget: Budget) -> list[Run]:
         """Those of Figure 2."""
-        return [run for subject in (LINEAR, TANH) for run in propagation_runs(budget, subject, ALL)]
+        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """The paper's methods, and those beyond."""
-        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = []
         for measured in both:
             rows += propagation_rows(measured, ALL) + training_rows(measured, ALL)
@@ -45,7 +45,7 @@ class Figure4(Artefact):
             "_signal_propagation_beyond": side_by_side(both, BESIDE, _PROPAGATION, 1.6),
             "_training_beyond": side_by_side(both, BESIDE, _TRAINING),
         }
-        return Report(rows, [finding for measured in both for finding in _findings(measured)], figures)
+        return ArtefactReport(rows, [finding for measured in both for finding in _findings(measured)], figures)
 
 
 def _findings(measured: Measurements) -> list[Finding]:

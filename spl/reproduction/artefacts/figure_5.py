@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from spl.reproduction.artefacts.artefact import Artefact, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport
+from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.comparison import side_by_side
-from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.training_logs import ACCURACY, LOSS, draw_training, slower, training_rows
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, LDI_MAG, LDI_RAND
@@ -22,14 +22,14 @@ class Figure5(Artefact):
 
     def runs(self, budget: Budget) -> list[Run]:
         """Those of Figure 2 that are trained."""
-        return [run for subject in (LINEAR, TANH) for method in _METHODS for run in subject.runs(budget, method)]
+        return [run for network in (LINEAR, TANH) for method in _METHODS for run in network.runs(budget, method)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Loss and accuracy against the logarithm of iterations."""
-        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         figure = side_by_side(both, _METHODS, [partial(draw_training, tag=tag) for tag in (LOSS, ACCURACY)])
         for axes in figure.axes:
             axes.set_xscale("log")
         rows = [row for measured in both for row in training_rows(measured, _METHODS)]
         findings = [slower(measured, method, LDI_CS) for measured in both for method in (LDI_RAND, LDI_MAG)]
-        return Report(rows, findings, {"": figure})
+        return ArtefactReport(rows, findings, {"": figure})

@@ -5,7 +5,8 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Judgement, Report, judged
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding, Judgement, decide
+from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.signal_propagation import (
     STATISTICS,
     in_percent,
@@ -13,13 +14,12 @@ from spl.reproduction.artefacts.signal_propagation import (
     propagation_runs,
     statistic_label,
 )
-from spl.reproduction.artefacts.subject import LINEAR, TANH, Measurements
 from spl.reproduction.budgets import Budget
-from spl.reproduction.drawing import SPARSITY_LABEL, SUBJECT_STYLES, Style, draw_curve, label, legend, panels
+from spl.reproduction.drawing import NETWORK_STYLES, SPARSITY_LABEL, Style, draw_curve, label, legend, panels
 from spl.reproduction.methods import LDI_DENSE, LDI_MAG
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Curve, Missing, Sample, told
+from spl.reproduction.samples import Curve, MissingResult, Sample, describe
 
 
 class Figure6(Artefact):
@@ -31,28 +31,28 @@ class Figure6(Artefact):
     def runs(self, budget: Budget) -> list[Run]:
         """Dense and by magnitude, at all sparsities."""
         methods = (LDI_DENSE, LDI_MAG)
-        return [run for subject in (LINEAR, TANH) for run in propagation_runs(budget, subject, methods)]
+        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, methods)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """κ̄ = 0 both at initialization (LDI-Dense) and pretrained (LDI-Mag)."""
-        both = [Measurements(subject, budget, results) for subject in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = [row for measured in both for row in propagation_rows(measured, (LDI_DENSE, LDI_MAG))]
         findings = [f for m in both for f in (_abrupt(m, pretrained=False), _abrupt(m, pretrained=True), _scattered(m))]
-        return Report(rows, findings, {"": _draw(both)})
+        return ArtefactReport(rows, findings, {"": _draw(both)})
 
 
 def _draw(both: list[Measurements]) -> Figure:
     figure, axes = panels(2, 3, 4.4)
     for statistic, panel in zip(STATISTICS, axes.flat, strict=False):
         panel.set_yscale("log")
-        for measured, style in zip(both, SUBJECT_STYLES, strict=True):
+        for measured, style in zip(both, NETWORK_STYLES, strict=True):
             _draw_statistic(panel, measured, statistic, style)
         label(panel, SPARSITY_LABEL, statistic_label(statistic))
     axes.flat[-1].remove()
     names: dict[str, Style] = {}
-    for measured, style in zip(both, SUBJECT_STYLES, strict=True):
-        names[f"{measured.subject.name}, pretrained"] = style
-        names[f"{measured.subject.name}, at initialization"] = _at_initialization(style)
+    for measured, style in zip(both, NETWORK_STYLES, strict=True):
+        names[f"{measured.network.name}, pretrained"] = style
+        names[f"{measured.network.name}, at initialization"] = _at_initialization(style)
     legend(figure, names)
     return figure
 
@@ -76,13 +76,15 @@ def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
         step = _factor(start, curve[first])
         later = [_factor(one, other) for one, other in pairwise(sample for x, sample in curve.items() if x > 0)]
         if not later:
-            raise Missing(f"{curve.what} above {100 * first:g} %")
-        text = f"std of JSV {told(start)} to {told(curve[first])} at κ̄ = {100 * first:g} %, a factor of {step:.3g}"
-        return step > max(later), f"{text}; later steps change it by at most {max(later):.3g}"
+            raise MissingResult(f"{curve.what} above {100 * first:g} %")
+        return step > max(later), (
+            f"std of JSV {describe(start)} to {describe(curve[first])} at κ̄ = {100 * first:g} %, "
+            f"a factor of {step:.3g}; later steps change it by at most {max(later):.3g}"
+        )
 
     since, remark = ("the pretrained network", ", beyond the paper") if pretrained else ("initialization", "")
-    statement = f"{measured.subject.name}{remark}: the JSV change most between {since} and the lowest sparsity"
-    return judged(statement, judge, measured.trained)
+    statement = f"{measured.network.name}{remark}: the JSV change most between {since} and the lowest sparsity"
+    return decide(statement, judge, measured.trained)
 
 
 def _factor(one: Sample, other: Sample) -> float:
@@ -97,11 +99,11 @@ def _scattered(measured: Measurements) -> Finding:
     def judge() -> Judgement:
         shares = {x: std / mean for x, mean, std in _paired(measured.jsv(LDI_MAG), measured.jsv(LDI_MAG, "std"))}
         if not shares:
-            raise Missing(measured.jsv(LDI_MAG).what)
+            raise MissingResult(measured.jsv(LDI_MAG).what)
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         dense = [std / mean for _, mean, std in _paired(measured.jsv(LDI_DENSE), measured.jsv(LDI_DENSE, "std"))]
         if not dense:
-            raise Missing(measured.jsv(LDI_DENSE).what)
+            raise MissingResult(measured.jsv(LDI_DENSE).what)
         n = min(sample.n for sample in measured.jsv(LDI_MAG).values())
         return shares[least] > 2 * dense[0], (
             f"std / mean from {shares[least]:.2g} (κ̄ = {100 * least:g} %) to {shares[most]:.2g} "
@@ -109,10 +111,10 @@ def _scattered(measured: Measurements) -> Finding:
         )
 
     statement = (
-        f"{measured.subject.name}: the JSV are not concentrated, their std beside their mean is more than twice that "
+        f"{measured.network.name}: the JSV are not concentrated, their std beside their mean is more than twice that "
         "at initialization"
     )
-    return judged(statement, judge, measured.trained)
+    return decide(statement, judge, measured.trained)
 
 
 def _paired(means: Curve, stds: Curve) -> list[tuple[float, float, float]]:

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from spl.reproduction.artefacts.artefact import Artefact, Finding, Report
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import ComparedNetwork, Measurements
 from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.signal_propagation import (
     decreases,
@@ -13,7 +14,6 @@ from spl.reproduction.artefacts.signal_propagation import (
     restores,
     vanishes,
 )
-from spl.reproduction.artefacts.subject import Measurements, Subject
 from spl.reproduction.artefacts.training_logs import (
     ACCURACY,
     draw_training,
@@ -26,7 +26,7 @@ from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_RAND, LDI
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 
-_SUBJECTS = (Subject("ReLU", mlp("relu")), Subject("leaky ReLU", mlp("leaky_relu")))
+_NETWORKS = (ComparedNetwork("ReLU", mlp("relu")), ComparedNetwork("leaky ReLU", mlp("leaky_relu")))
 _METHODS = (LDI_DENSE, LDI_RAND, LDI_RAND_AI, VS_CS, LDI_CS, LDI_CS_AI)
 
 
@@ -38,17 +38,17 @@ class Figure7(Artefact):
 
     def runs(self, budget: Budget) -> list[Run]:
         """As Figure 2's, without magnitude."""
-        return [run for subject in _SUBJECTS for run in propagation_runs(budget, subject, _METHODS)]
+        return [run for network in _NETWORKS for run in propagation_runs(budget, network, _METHODS)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """One picture."""
-        both = [Measurements(subject, budget, results) for subject in _SUBJECTS]
+        both = [Measurements(network, budget, results) for network in _NETWORKS]
         rows = []
         for measured in both:
             rows += propagation_rows(measured, _METHODS, ("mean",)) + training_rows(measured, _METHODS)
         draws = (draw_propagation, draw_training, partial(draw_training, tag=ACCURACY))
         findings = [finding for measured in both for finding in _findings(measured)]
-        return Report(rows, findings, {"": side_by_side(both, _METHODS, draws, 2.0)})
+        return ArtefactReport(rows, findings, {"": side_by_side(both, _METHODS, draws, 2.0)})
 
 
 def _findings(measured: Measurements) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Figure 8: training of VGG16 on CIFAR-10."""
 
-from spl.reproduction.artefacts.artefact import Artefact, Report
-from spl.reproduction.artefacts.subject import Measurements, Subject
+from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport
+from spl.reproduction.artefacts.compared_network import ComparedNetwork, Measurements
 from spl.reproduction.artefacts.training_logs import (
     ACCURACY,
     LOSS,
@@ -16,7 +16,7 @@ from spl.reproduction.methods import LDI_CS_AI, PAPER
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 
-_VGG16 = Subject("VGG16", {"class_path": "spl.networks.VGG16", "init_args": {}}, "CIFAR10")
+_VGG16 = ComparedNetwork("VGG16", {"class_path": "spl.networks.VGG16", "init_args": {}}, "CIFAR10")
 
 
 class Figure8(Artefact):
@@ -30,7 +30,7 @@ class Figure8(Artefact):
         """All of the paper's methods, trained."""
         return [run for method in PAPER for run in _VGG16.runs(budget, method)]
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Loss on the left, accuracy on the right."""
         measured = Measurements(_VGG16, budget, results)
         figure, axes = panels(1, 2, 3.2)
@@ -38,4 +38,4 @@ class Figure8(Artefact):
             draw_training(panel, measured, PAPER, tag)
         method_legend(figure, PAPER)
         findings = [trains_fastest(measured, LDI_CS_AI, PAPER), generalizes_best(measured, LDI_CS_AI, PAPER)]
-        return Report(training_rows(measured, PAPER), findings, {"": figure})
+        return ArtefactReport(training_rows(measured, PAPER), findings, {"": figure})

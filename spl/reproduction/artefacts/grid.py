@@ -75,12 +75,12 @@ class Grid(Artefact):
         self, budget: Budget, statement: str, holds: bool | None, measured: str, samples: Collection[Sample]
     ) -> Finding:
         """One that holds or not if the budget trains networks and each of `samples` has two runs, else cannot tell."""
-        told = budget.protocol(self.data).iterations >= _ENOUGH_ITERATIONS and all(s.n > 1 for s in samples)
+        conclusive = budget.protocol(self.data).iterations >= _ENOUGH_ITERATIONS and all(s.n > 1 for s in samples)
         counts = [sample.n for sample in samples]
         if not min(counts):
             return Finding(statement, None, "not measured in every cell")
         n = f"n = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
-        return Finding(statement, holds if told else None, f"{measured}; {n}")
+        return Finding(statement, holds if conclusive else None, f"{measured}; {n}")
 
 
 def errors(measured: Measured, which: str) -> dict[Key, Sample]:
@@ -88,7 +88,7 @@ def errors(measured: Measured, which: str) -> dict[Key, Sample]:
     return {key: Sample.of(seeds.values(), lambda result: result.error(which)) for key, seeds in measured.items()}
 
 
-def beside(samples: Mapping[Key, Sample], recalled: Mapping[Key, float]) -> str:
+def comparison_table(samples: Mapping[Key, Sample], recalled: Mapping[Key, float]) -> str:
     """A table of markdown: keys are rows and columns, cells are ours (the paper's)."""
     columns = dict.fromkeys(column for _, column in samples)
     rows = [

@@ -7,13 +7,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spl.reproduction.artefacts.artefact import Finding, Judgement, judged
-from spl.reproduction.artefacts.subject import SPARSITY, Measurements, Subject
+from spl.reproduction.artefacts.artefact import Finding, Judgement, decide
+from spl.reproduction.artefacts.compared_network import SPARSITY, ComparedNetwork, Measurements
 from spl.reproduction.budgets import Budget
 from spl.reproduction.drawing import SPARSITY_LABEL, STYLES, draw_curve, draw_level, label
 from spl.reproduction.methods import LDI_DENSE, Method
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Curve, Difference, all_positive, told
+from spl.reproduction.samples import Curve, Difference, all_positive, describe
 
 STATISTICS = ("mean", "std", "max", "min", "condition")
 _AT = f"at κ̄ = {100 * SPARSITY:g} %"
@@ -21,12 +21,12 @@ _RESTORED = (0.8, 1.25)  # times the dense network's counts as the dense network
 _VANISHED = 0.01  # times the dense network's counts as none
 
 
-def propagation_runs(budget: Budget, subject: Subject, methods: Iterable[Method]) -> list[Run]:
+def propagation_runs(budget: Budget, network: ComparedNetwork, methods: Iterable[Method]) -> list[Run]:
     """All methods at all sparsities, and trained at 90 %."""
     runs = []
     for method in methods:
         for sparsity in dict.fromkeys((SPARSITY, *budget.sparsities)) if method.criterion else (SPARSITY,):
-            runs += subject.runs(budget, method, sparsity)
+            runs += network.runs(budget, method, sparsity)
     return runs
 
 
@@ -72,11 +72,11 @@ def decreases(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         curve = measured.jsv(method)
-        text = f"mean JSV {told(curve[0.0])} dense, {told(curve[SPARSITY])} {_AT}"
+        text = f"mean JSV {describe(curve[0.0])} dense, {describe(curve[SPARSITY])} {_AT}"
         steps = {now: curve[before] - curve[now] for before, now in pairwise(curve)}
         return all_positive(steps.values()), text + _exceptions(steps)
 
-    return judged(f"{measured.subject.name}: with {method}, the mean JSV falls as κ̄ grows", judge)
+    return decide(f"{measured.network.name}: with {method}, the mean JSV falls as κ̄ grows", judge)
 
 
 def restores(measured: Measurements, method: Method, remark: str = "") -> Finding:
@@ -89,12 +89,12 @@ def restores(measured: Measurements, method: Method, remark: str = "") -> Findin
         worst = max(ratios, key=lambda x: abs(ratios[x] - 1))
         holds = all(_RESTORED[0] <= ratio <= _RESTORED[1] for ratio in ratios.values())
         return holds if at.n > 1 else None, (
-            f"{ratios[SPARSITY]:.3g} times the dense network's {_AT}: {told(at)} of {told(dense)}; "
+            f"{ratios[SPARSITY]:.3g} times the dense network's {_AT}: {describe(at)} of {describe(dense)}; "
             f"furthest at κ̄ = {100 * worst:g} %: {ratios[worst]:.3g} times"
         )
 
-    statement = f"{measured.subject.name}: {method} brings the mean JSV back to that of the dense network{remark}"
-    return judged(statement, judge)
+    statement = f"{measured.network.name}: {method} brings the mean JSV back to that of the dense network{remark}"
+    return decide(statement, judge)
 
 
 def vanishes(measured: Measurements, method: Method) -> Finding:
@@ -104,9 +104,9 @@ def vanishes(measured: Measurements, method: Method) -> Finding:
         dense, at = measured.jsv(LDI_DENSE)[0.0], measured.jsv(method)[SPARSITY]
         share = at.mean / dense.mean
         vanished = share < _VANISHED if at.n > 1 else None
-        return vanished, f"mean JSV {told(at)} {_AT}, {share:.2g} times the dense network's"
+        return vanished, f"mean JSV {describe(at)} {_AT}, {share:.2g} times the dense network's"
 
-    return judged(f"{measured.subject.name}: signals vanish in networks pruned by {method}", judge)
+    return decide(f"{measured.network.name}: signals vanish in networks pruned by {method}", judge)
 
 
 def exceeds(measured: Measurements, more: Method, less: Method, remark: str = "") -> Finding:
@@ -114,12 +114,12 @@ def exceeds(measured: Measurements, more: Method, less: Method, remark: str = ""
 
     def judge() -> Judgement:
         upper, lower = measured.jsv(more), measured.jsv(less)
-        text = f"mean JSV {told(upper[SPARSITY])} against {told(lower[SPARSITY])} {_AT}"
+        text = f"mean JSV {describe(upper[SPARSITY])} against {describe(lower[SPARSITY])} {_AT}"
         gains = {x: upper[x] - lower[x] for x in upper if x > 0 and x in lower}
         return all_positive(gains.values()), text + _exceptions(gains)
 
-    statement = f"{measured.subject.name}: signals propagate better with {more} than with {less}{remark}"
-    return judged(statement, judge)
+    statement = f"{measured.network.name}: signals propagate better with {more} than with {less}{remark}"
+    return decide(statement, judge)
 
 
 def worsens(measured: Measurements, method: Method) -> Finding:
@@ -129,9 +129,9 @@ def worsens(measured: Measurements, method: Method) -> Finding:
         curve = measured.jsv(method, "condition")
         dense, at = curve[0.0], curve[SPARSITY]
         grows = True if math.isinf(at.mean) else (at - dense).positive
-        return grows, f"condition number {told(dense)} dense, {told(at)} {_AT}"
+        return grows, f"condition number {describe(dense)} dense, {describe(at)} {_AT}"
 
-    return judged(f"{measured.subject.name}: with {method}, singular values spread as κ̄ grows", judge)
+    return decide(f"{measured.network.name}: with {method}, singular values spread as κ̄ grows", judge)
 
 
 def _exceptions(differences: Mapping[float, Difference]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
 from spl.reproduction.artefacts.error_plot import error_plot
 from spl.reproduction.artefacts.grid import ERRORS, Cell, Grid, Key, Measured, errors
 from spl.reproduction.budgets import Budget
@@ -54,7 +54,7 @@ class Table1(Grid):
         """By γ."""
         return {(variance,): Cell(_experiment(variance), LDI_CS) for variance in _RECALLED}
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Spectra, sparsities and errors."""
         measured = self.measured(budget, results)
         findings = [self._flat(budget, measured), self._fails(budget, measured)]
@@ -62,7 +62,7 @@ class Table1(Grid):
         labels = {key: f"γ = {key[0]:g}" for key in measured}
         figure = error_plot(measured, labels, {key: _RECALLED[key[0]].error for key in measured})
         figure.axes[0].set_xscale("log")
-        return Report(self.rows(measured, _numbers), findings, {"": figure}, [f"{_NOTE}\n\n{_table(measured)}"])
+        return ArtefactReport(self.rows(measured, _numbers), findings, {"": figure}, [f"{_NOTE}\n\n{_table(measured)}"])
 
     def _flat(self, budget: Budget, measured: Measured) -> Finding:
         small = {key[0]: sample for key, sample in errors(measured, "best").items() if key[0] in _SMALL}

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
 from spl.reproduction.artefacts.error_plot import error_plot
-from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
+from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, comparison_table, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, VS_CS, Choice, Experiment, Method
 from spl.reproduction.results import Results
@@ -56,7 +56,7 @@ class Table2(Grid):
             for name, network in _NETWORKS.items()
         }
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Scores and errors."""
         measured = self.measured(budget, results)
         scores = {
@@ -73,7 +73,7 @@ class Table2(Grid):
         rows = self.rows(measured, lambda result: {"orthogonality_score": result.orthogonality_score()})
         findings = [self._scores(budget, scores), self._isometry(budget, best), self._order(budget, best)]
         labels = {(i, name): f"{name}, {i}" for name in _NETWORKS for i in _METHODS}
-        return Report(rows, findings, {"": error_plot(measured, labels, _by_key(_ERRORS))}, tables)
+        return ArtefactReport(rows, findings, {"": error_plot(measured, labels, _by_key(_ERRORS))}, tables)
 
     def _scores(self, budget: Budget, scores: Mapping[Key, Sample]) -> Finding:
         ratios = {name: scores["LDI-AI", name].mean / scores["LDI", name].mean for name in _NETWORKS}
@@ -114,7 +114,7 @@ def _listed(texts: Mapping[str, str]) -> str:
 
 
 def _table(samples: Mapping[Key, Sample], recalled: Mapping[str, tuple[float, ...]]) -> str:
-    return beside(samples, _by_key(recalled))
+    return comparison_table(samples, _by_key(recalled))
 
 
 def _by_key(recalled: Mapping[str, tuple[float, ...]]) -> dict[Key, float]:

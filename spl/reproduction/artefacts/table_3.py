@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
 from spl.reproduction.artefacts.error_plot import error_plot
-from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
+from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, comparison_table, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, Experiment, mlp
 from spl.reproduction.results import Results
@@ -35,7 +35,7 @@ class Table3(Grid):
             for depth in _DEPTHS
         }
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Errors."""
         measured = self.measured(budget, results)
         final, best = errors(measured, "final"), errors(measured, "best")
@@ -45,13 +45,13 @@ class Table3(Grid):
             for depth, error in zip(_DEPTHS, row, strict=True)
         }
         tables = [
-            f"{ERRORS} {IN_BRACKETS}\n\nBest by validation, by depth K:\n\n{beside(best, paper)}",
-            f"Final, by depth K:\n\n{beside(final, paper)}",
+            f"{ERRORS} {IN_BRACKETS}\n\nBest by validation, by depth K:\n\n{comparison_table(best, paper)}",
+            f"Final, by depth K:\n\n{comparison_table(final, paper)}",
         ]
         findings = [self._labels(budget, best), self._cost(budget, best), self._uniform(budget, best)]
         labels = {(targets, depth): f"MLP-{depth}, {targets}" for depth in _DEPTHS for targets in _RECALLED}
         figures = {"": error_plot(measured, labels, paper)}
-        return Report(self.rows(measured, lambda result: {}), findings, figures, tables)
+        return ArtefactReport(self.rows(measured, lambda result: {}), findings, figures, tables)
 
     def _labels(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         losses = _losses(best, [targets for targets in _RECALLED if targets != "labels"], "labels")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from spl.reproduction.artefacts.artefact import Finding, Report
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
 from spl.reproduction.artefacts.error_plot import error_plot
-from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, beside, errors
+from spl.reproduction.artefacts.grid import ERRORS, IN_BRACKETS, Cell, Grid, Key, comparison_table, errors
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import LDI_CS, Experiment
 from spl.reproduction.results import Results
@@ -38,7 +38,7 @@ class Table4(Grid):
         """By the data set to prune on, that to train on, and targets."""
         return {key: Cell(_experiment(*key), LDI_CS) for key in _RECALLED}
 
-    def report(self, budget: Budget, results: Results) -> Report:
+    def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Errors."""
         measured = self.measured(budget, results)
         final, best = errors(measured, "final"), errors(measured, "best")
@@ -50,7 +50,7 @@ class Table4(Grid):
         findings = [self._labels(budget, best), self._without(budget, best)]
         labels = {key: f"{key[0]} → {key[1]}, {key[2]}" for key in _RECALLED}
         figures = {"": error_plot(measured, labels, dict(_RECALLED))}
-        return Report(self.rows(measured, lambda result: {}), findings, figures, tables)
+        return ArtefactReport(self.rows(measured, lambda result: {}), findings, figures, tables)
 
     def _labels(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
         losses = _losses(best, "labels")
@@ -93,4 +93,4 @@ def _table(samples: Mapping[Key, Sample]) -> str:
     def flat(numbers: Mapping[Key, Any]) -> dict[Key, Any]:
         return {(f"{pruned} → {trained}", targets): number for (pruned, trained, targets), number in numbers.items()}
 
-    return beside(flat(samples), flat(_RECALLED))
+    return comparison_table(flat(samples), flat(_RECALLED))

@@ -5,12 +5,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spl.reproduction.artefacts.artefact import Finding, Judgement, judged
-from spl.reproduction.artefacts.subject import LINEAR, SPARSITY, Measurements
+from spl.reproduction.artefacts.artefact import Finding, Judgement, decide
+from spl.reproduction.artefacts.compared_network import LINEAR, SPARSITY, Measurements
 from spl.reproduction.drawing import STYLES, draw_curve, label
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_SHUFFLED, Method
 from spl.reproduction.results import Result
-from spl.reproduction.samples import Curve, Difference, Missing, all_positive, told
+from spl.reproduction.samples import Curve, Difference, MissingResult, all_positive, describe
 
 LOSS = "loss/train"
 ACCURACY = "accuracy/train"
@@ -107,16 +107,16 @@ def _first(
         for method in methods:
             try:
                 samples[method] = measured.measure(method, number)
-            except Missing:
+            except MissingResult:
                 missing.append(str(method))
         order = sorted(samples, key=lambda method: samples[method].mean)
-        text = f"{what}: " + ", ".join(f"{method} {told(samples[method])}" for method in order)
+        text = f"{what}: " + ", ".join(f"{method} {describe(samples[method])}" for method in order)
         rivals = [method for method in order if method.criterion and not method.pretrained and method != best]
         holds = all_positive(samples[rival] - samples[best] for rival in rivals) if rivals else None
         return holds, text + (f"; no result of {', '.join(missing)}" if missing else "")
 
-    statement = f"{measured.subject.name}: of the networks pruned at initialization, {best} {verb}"
-    return judged(statement, judge, measured.trained)
+    statement = f"{measured.network.name}: of the networks pruned at initialization, {best} {verb}"
+    return decide(statement, judge, measured.trained)
 
 
 def trains_like_dense(measured: Measurements, method: Method) -> Finding:
@@ -124,11 +124,12 @@ def trains_like_dense(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         sparse, dense = measured.measure(method, final_loss), measured.measure(LDI_DENSE, final_loss)
-        rate = ", at a tenth of the learning rate" if measured.subject == LINEAR else ""
+        rate = ", at a tenth of the learning rate" if measured.network == LINEAR else ""
         higher = (sparse - dense).positive
-        return None if higher is None else not higher, f"final training loss {told(sparse)}, dense {told(dense)}{rate}"
+        text = f"final training loss {describe(sparse)}, dense {describe(dense)}{rate}"
+        return None if higher is None else not higher, text
 
-    return judged(f"{measured.subject.name}: {method} trains to the loss of LDI-Dense", judge, measured.trained)
+    return decide(f"{measured.network.name}: {method} trains to the loss of LDI-Dense", judge, measured.trained)
 
 
 def survives_shuffling(measured: Measurements) -> Finding:
@@ -138,13 +139,13 @@ def survives_shuffling(measured: Measurements) -> Finding:
         own, shuffled = measured.measure(LDI_CS, Result.error), measured.measure(LDI_SHUFFLED, Result.error)
         cost = shuffled - own
         cheap = Difference(_MARGIN - cost.mean, cost.error).positive
-        return cheap, f"{_ERROR}: {told(own)}, shuffled {told(shuffled)}, {cost:.2g}"
+        return cheap, f"{_ERROR}: {describe(own)}, shuffled {describe(shuffled)}, {cost:.2g}"
 
     statement = (
-        f"{measured.subject.name}, beyond the paper: shuffling the masks of LDI-CS inside their layers costs less than "
+        f"{measured.network.name}, beyond the paper: shuffling the masks of LDI-CS inside their layers costs less than "
         f"{_MARGIN:g} points of test error, as in Frankle et al. 2021"
     )
-    return judged(statement, judge, measured.trained)
+    return decide(statement, judge, measured.trained)
 
 
 def slower(measured: Measurements, method: Method, reference: Method) -> Finding:
@@ -153,7 +154,7 @@ def slower(measured: Measurements, method: Method, reference: Method) -> Finding
     def judge() -> Judgement:
         goal, curve = measured.log(reference, LOSS), measured.log(method, LOSS)
         if not goal or not curve:
-            raise Missing(curve.what if goal else goal.what)
+            raise MissingResult(curve.what if goal else goal.what)
         tenth = next(x for x in goal if x >= max(goal) / 10)
         target = goal[tenth].mean
         reached = next((x for x, sample in curve.items() if sample.mean <= target), None)
@@ -163,8 +164,8 @@ def slower(measured: Measurements, method: Method, reference: Method) -> Finding
             f"a training loss of {target:.3g}, which {reference} has after {tenth:,.0f} iterations, {when} (n = {n})"
         )
 
-    statement = f"{measured.subject.name}: {method} takes longer to train than {reference}"
-    return judged(statement, judge, measured.trained)
+    statement = f"{measured.network.name}: {method} takes longer to train than {reference}"
+    return decide(statement, judge, measured.trained)
 
 
 def untrainable(measured: Measurements, method: Method) -> Finding:
@@ -172,6 +173,6 @@ def untrainable(measured: Measurements, method: Method) -> Finding:
 
     def judge() -> Judgement:
         error = measured.measure(method, Result.error)
-        return error.mean > _CHANCE, f"{_ERROR}: {told(error)}"
+        return error.mean > _CHANCE, f"{_ERROR}: {describe(error)}"
 
-    return judged(f"{measured.subject.name}: networks pruned by {method} do not learn", judge, measured.trained)
+    return decide(f"{measured.network.name}: networks pruned by {method} do not learn", judge, measured.trained)

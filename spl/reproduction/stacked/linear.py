@@ -1,4 +1,4 @@
-"""Fused products of stacked linear layers that round as the products of a single network do."""
+"""Products of stacked linear layers that round like the products of a single network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class RoundAsSingle(TorchFunctionMode):
-    """Within this context, `F.linear` under `vmap` gives on one thread of a CPU, bit for bit, what it gives alone.
+    """A context in which `F.linear` under `vmap` rounds on one thread of a CPU, bit for bit, as it does without `vmap`.
 
-    vmap's own rule adds the bias after the product and takes the weight's gradient by the transposed product; the
-    last bits then differ, and a training that amplifies differences carries them into the first digits: after 200
-    steps of a dense tanh MLP-7 at learning rate 0.1 the largest was 0.1.
+    vmap's own rule adds the bias after the product and takes the weight's gradient by the transposed product, so the
+    last bits differ. A training that amplifies differences carries them into the first digits: after 200 steps of a
+    dense tanh MLP-7 at learning rate 0.1, the largest difference was 0.1.
     """
 
     def __torch_function__(
@@ -26,7 +26,7 @@ class RoundAsSingle(TorchFunctionMode):
 
 
 class _Linear(torch.autograd.Function):
-    """x Wᵀ + b for one member; under vmap that of all."""
+    """The product x Wᵀ + b of one network; under vmap, the products of all."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,19 +34,19 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        """Nothing to keep: this is differentiated under vmap alone."""
+        """Save nothing, because this function is only differentiated under vmap."""
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, int]:
-        members = info.batch_size
-        x = x.expand(members, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        networks = info.batch_size
+        x = x.expand(networks, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
         rows = x.flatten(1, -2)
         products: Tensor = _StackedLinear.apply(rows, weight, bias)
         return products.view(*x.shape[:-1], -1), 0
 
 
 class _StackedLinear(torch.autograd.Function):
-    """x Wᵀ + b: [P, N, in], [P, out, in], [P, out] → [P, N, out]."""
+    """The products x Wᵀ + b of P networks: [P, N, in], [P, out, in], [P, out] → [P, N, out]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Journal: what is logged of each member, written to its own logger."""
+"""What is logged of each stacked run, written to the run's own loggers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,53 +8,69 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 Entry = tuple[int, list[int], dict[str, list[float]]]
+"""A step, the indices of runs, and the values of these runs under each tag."""
 
 
 class Journal:
-    """Scalars of the members by step; kept, so that a resumed population can write them into new loggers.
+    """The logged scalars of all runs; they are kept, so that resumed runs can write them into new loggers.
 
     Args:
-        loggers: those of each member.
+        loggers: the loggers of each run.
     """
 
     def __init__(self, loggers: Sequence[Sequence[Logger]]) -> None:
         self.loggers = loggers
         self.entries: list[Entry] = []
 
-    def log(self, step: int, members: Sequence[int], scalars: Mapping[str, Tensor]) -> None:
-        """Log of some members their values among those of all, [P] under each tag."""
-        columns = {tag: values.tolist() for tag, values in scalars.items()}
-        self._add((step, list(members), {tag: [values[m] for m in members] for tag, values in columns.items()}))
+    def log(self, step: int, runs: Sequence[int], scalars: Mapping[str, Tensor]) -> None:
+        """Log the values of some runs.
 
-    def note(self, step: int, member: int, scalars: Mapping[str, float]) -> None:
-        """Keep what was logged of one member by others."""
-        self.entries.append((step, [member], {tag: [value] for tag, value in scalars.items()}))
+        Args:
+            step: the training step.
+            runs: the indices of the runs to log.
+            scalars: Tensors [P] with the values of all P runs, by tag.
+        """
+        columns = {tag: values.tolist() for tag, values in scalars.items()}
+        self._add((step, list(runs), {tag: [values[r] for r in runs] for tag, values in columns.items()}))
+
+    def note(self, step: int, run: int, scalars: Mapping[str, float]) -> None:
+        """Keep values of one run that a callback has logged already."""
+        self.entries.append((step, [run], {tag: [value] for tag, value in scalars.items()}))
 
     def replay(self, entries: Sequence[Any]) -> None:
-        """Log the entries of an interrupted population again."""
-        for step, members, scalars in entries:
-            self._add((step, members, scalars))
+        """Log the entries of an interrupted training again."""
+        for step, runs, scalars in entries:
+            self._add((step, runs, scalars))
 
     def _add(self, entry: Entry) -> None:
         self.entries.append(entry)
-        step, members, scalars = entry
-        for i, member in enumerate(members):
-            for logger in self.loggers[member]:
+        step, runs, scalars = entry
+        for i, run in enumerate(runs):
+            for logger in self.loggers[run]:
                 logger.log_metrics({tag: values[i] for tag, values in scalars.items()}, step=step)
 
 
 class Tally:
-    """Loss and accuracy of each member over the batches since the last report."""
+    """The losses and correct predictions of each run over the batches since the last report."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Tensor, Tensor, int]] = []
 
     def add(self, losses: Tensor, correct: Tensor, examples: int) -> None:
-        """Mean losses [P] and numbers of correct predictions [P] of one batch."""
+        """Add a batch.
+
+        Args:
+            losses: Tensor [P] of mean losses.
+            correct: Tensor [P] of the numbers of correct predictions.
+            examples: the number of examples in the batch.
+        """
         self.batches.append((losses, correct, examples))
 
     def report(self, split: str) -> dict[str, Tensor]:
-        """Both means [P] by tag; as in a single run, a batch whose loss is NaN does not count for the mean loss."""
+        """Return the mean loss and accuracy [P] by tag, and start again.
+
+        As in a single run, a batch with the loss NaN does not count for the mean loss.
+        """
         losses, correct, sizes = zip(*self.batches, strict=True)
         self.batches = []
         stacked = torch.stack(losses)

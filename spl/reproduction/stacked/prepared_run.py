@@ -1,4 +1,4 @@
-"""Member: a run of `spl fit` that stands before its first training step."""
+"""A prepared run: a run of `spl fit` that is ready for its first training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from spl.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
-    """What `spl fit` has in hand the moment training would start.
+class PreparedRun:
+    """A run of `spl fit` that is ready for its first training step.
 
     Attributes:
-        model: initialized, pruned and corrected.
-        trainer: with the run's settings, its callbacks and its logger; it trains nothing itself.
-        data: read and split; `data.seed` decides the training order.
-        folder: the run's own, with config.yaml, pruning.yaml and spectra.png.
-        tested: whether the run asks for the test set after fit.
+        model: the network, initialized, pruned and corrected.
+        trainer: a Trainer with the run's settings, callbacks and logger; it trains nothing itself.
+        data: the data set, read and split; `data.seed` decides the training order.
+        folder: the run's own folder, with config.yaml, pruning.yaml and spectra.png.
+        tested: whether the run asks for an evaluation on the test set after fit.
     """
 
     model: SparseClassifier
@@ -35,27 +35,28 @@ class Member:
 
     @property
     def spectrum(self) -> JacobianSpectrum:
-        """What measures the run."""
+        """The callback that measures the run's Jacobian singular values."""
         (spectrum,) = callbacks_of(self.trainer, JacobianSpectrum)
         return spectrum
 
 
-def prepare(args: list[str], announce: Callable[[Path], None] = lambda folder: None) -> Member:
-    """`spl fit ARGS` up to the first training step, of which none is made; nothing is tested.
+def prepare(args: list[str], announce: Callable[[Path], None] = lambda folder: None) -> PreparedRun:
+    """Run `spl fit ARGS` up to the first training step, which is not made; nothing is tested.
 
-    Seeded, initialized, pruned, corrected, spectra measured and logged, config.yaml and pruning.yaml written.
+    The network is seeded, initialized, pruned and corrected, its spectra are measured and logged, and config.yaml and
+    pruning.yaml are written.
 
     Args:
-        args: of `spl fit`, such as ["--config", "run.yaml", "--seed_everything", "1"].
-        announce: is told the run's folder before anything is computed.
+        args: the arguments of `spl fit`, such as ["--config", "run.yaml", "--seed_everything", "1"].
+        announce: called with the run's folder before anything is computed.
 
     Raises:
-        InputError: what `spl fit` refuses, and a run without a folder or on other data than images.
+        InputError: `spl fit` refuses the arguments, or the run has no folder or trains on other data than images.
     """
     cli = run(_Preparation, ["fit", *args], announce=announce)
     folder = run_folder(cli.trainer)
     assert folder is not None
-    return Member(cli.model, cli.trainer, cli.datamodule, folder, cli.test_after_fit)
+    return PreparedRun(cli.model, cli.trainer, cli.datamodule, folder, cli.test_after_fit)
 
 
 class _Preparation(RepeatedFitCLI):
@@ -70,14 +71,14 @@ class _Preparation(RepeatedFitCLI):
         return bool(self._get(self.config_init, "test_after_fit"))
 
     def before_fit(self) -> None:
-        """Let fit make no step."""
+        """Refuse a run that cannot be stacked, announce its folder, and let fit make no step."""
         folder = run_folder(self.trainer)
         if folder is None:
-            raise InputError("A member of a population needs a folder of its own: leave trainer.logger out.")
+            raise InputError("A run that is stacked with others needs a folder of its own: leave trainer.logger out.")
         if not isinstance(self.datamodule, ImageDataModule):
             raise InputError(
-                f"A population trains on an ImageDataModule, got {type(self.datamodule).__name__}: train it by "
-                "`spl fit`."
+                f"Runs that are stacked train on an ImageDataModule, got {type(self.datamodule).__name__}: train this "
+                "run by `spl fit`."
             )
         self.announce(folder)
         self.limit_train_batches = self.trainer.limit_train_batches
@@ -86,7 +87,7 @@ class _Preparation(RepeatedFitCLI):
         self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
-        """Draw the spectra, as the start of training would, and give the settings back."""
+        """Draw the spectra, as the start of training would, and restore the settings."""
         self.trainer.limit_train_batches = self.limit_train_batches
         for spectrum in callbacks_of(self.trainer, JacobianSpectrum):
             spectrum.on_train_start(self.trainer, self.model)

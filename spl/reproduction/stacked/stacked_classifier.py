@@ -1,4 +1,4 @@
-"""Population: many networks of one architecture, trained as one LightningModule with stacked weights."""
+"""The stacked classifier: many networks of one architecture, trained as one LightningModule with stacked weights."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,59 +19,59 @@ from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.reproduction.stacked.linear import RoundAsSingle
 from spl.reproduction.stacked.logs import Journal, Tally
-from spl.reproduction.stacked.prepared_run import Member
+from spl.reproduction.stacked.prepared_run import PreparedRun
 
 
-class Population(SparseClassifier):
-    """P networks whose parameters are stacked, [P, ...] each; one fused forward serves all.
+class StackedClassifier(SparseClassifier):
+    """P networks whose parameters are stacked, [P, ...] each; one fused forward pass serves all.
 
-    The loss is the sum of the members' mean cross-entropies, so that each member's gradient is its own; optimizers
-    that act on each weight alone then take the step of its own run.
+    The loss is the sum of the networks' mean cross-entropies, so the gradient of each network is its own. An optimizer
+    that updates each weight from its own gradients alone then takes the same step as in the separate runs.
 
     Args:
-        members: of one architecture, optimizer and schedule.
+        runs: prepared runs of one architecture, optimizer and schedule.
 
     Attributes:
-        best: weights of each member where its validation accuracy was highest, and for the first time so.
-        best_accuracy: that accuracy, [P]; −1 before the first validation.
-        best_at: epoch and step of it, [P, 2].
+        best: the weights of each network at its highest validation accuracy, the first time it was reached.
+        best_accuracy: Tensor [P] of these accuracies; −1 before the first validation.
+        best_at: Tensor [P, 2] of their epochs and steps.
     """
 
     best_accuracy: Tensor
     best_at: Tensor
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        first = members[0].model
-        network = _stacked([member.model.network for member in members])
+    def __init__(self, runs: Sequence[PreparedRun]) -> None:
+        first = runs[0].model
+        network = _stacked([run.model.network for run in runs])
         super().__init__(
             network, optimizer=first.optimizer, lr_scheduler=first.lr_scheduler, lr_interval=first.lr_interval
         )
-        self.members = list(members)
-        self.set_masks(_stacked_masks(members))
-        for member in members:  # whose own weights no optimizer moves
-            MaskedWeights.of(member.model).pause()
-        self.fingerprint = _fingerprint(members)
+        self.runs = list(runs)
+        self.set_masks(_stacked_masks(runs))
+        for run in runs:  # no optimizer updates a run's own weights
+            MaskedWeights.of(run.model).pause()
+        self.fingerprint = _fingerprint(runs)
         self.best = deepcopy(network).requires_grad_(False)
-        self.register_buffer("best_accuracy", torch.full((len(members),), -1.0))
-        self.register_buffer("best_at", torch.zeros(len(members), 2, dtype=torch.int64))
-        self.journal = Journal([member.trainer.loggers for member in members])
+        self.register_buffer("best_accuracy", torch.full((len(runs),), -1.0))
+        self.register_buffer("best_at", torch.zeros(len(runs), 2, dtype=torch.int64))
+        self.journal = Journal([run.trainer.loggers for run in runs])
         self.tally = Tally()
         self.evaluation = Tally()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [P, N, classes] of inputs [P, N, ...], or of [1, N, ...] that all members are given."""
+        """Return logits [P, N, classes] for inputs [P, N, ...], or for inputs [1, N, ...] that all networks share."""
         parameters: dict[str, Tensor] = dict(self.network.named_parameters())
         shared = len(x) == 1
         with RoundAsSingle():
-            logits: Tensor = vmap(self._member_logits, (0, None if shared else 0))(parameters, x[0] if shared else x)
+            logits: Tensor = vmap(self._single_logits, (0, None if shared else 0))(parameters, x[0] if shared else x)
         return logits
 
-    def _member_logits(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _single_logits(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.network, parameters, (x,))
         return logits
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and number of correct predictions, [P] each."""
+        """Return the mean cross-entropy and the number of correct predictions of each network, [P] each."""
         inputs, labels = batch
         logits = self(inputs)
         labels = labels.expand(len(logits), -1)
@@ -81,7 +81,7 @@ class Population(SparseClassifier):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the members' losses, so that the gradient of each is its own."""
+        """Return the sum of the networks' losses, so that the gradient of each network is its own."""
         losses, correct = self._losses(batch)
         self.tally.add(losses.detach(), correct, batch[1].shape[1])
         step = self.trainer.global_step
@@ -94,7 +94,7 @@ class Population(SparseClassifier):
         self.evaluation.add(losses, correct, batch[1].shape[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Log, and keep the weights of members that have never been better."""
+        """Log the validation, and keep the weights of the networks that are better than ever before."""
         accuracy = self._report(self.evaluation, "val", self.trainer.global_step - 1)["accuracy/val"]
         better = accuracy > self.best_accuracy
         self.best_accuracy[better] = accuracy[better]
@@ -103,32 +103,32 @@ class Population(SparseClassifier):
             best[better] = now[better]
 
     def on_test_epoch_end(self) -> None:
-        """Log."""
-        tested = [i for i, member in enumerate(self.members) if member.tested]
+        """Log the test of the runs that ask for one."""
+        tested = [i for i, run in enumerate(self.runs) if run.tested]
         self._report(self.evaluation, "test", self.trainer.global_step, tested)
 
-    def _report(self, tally: Tally, split: str, step: int, who: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """Log the means of all members, or of some."""
+    def _report(self, tally: Tally, split: str, step: int, indices: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Log the means of the runs with these indices, or of all runs, and return the means of all."""
         means = tally.report(split)
-        everyone = range(len(self.members))
-        epoch = torch.full((len(self.members),), self.current_epoch)
-        self.journal.log(step, everyone if who is None else who, means | {"epoch": epoch})
+        everyone = range(len(self.runs))
+        epoch = torch.full((len(self.runs),), self.current_epoch)
+        self.journal.log(step, everyone if indices is None else indices, means | {"epoch": epoch})
         return means
 
     def on_train_epoch_end(self) -> None:
         """Measure the spectra that are due."""
         step = self.trainer.global_step
-        for i, member in enumerate(self.members):
-            spectrum = member.spectrum
+        for i, run in enumerate(self.runs):
+            spectrum = run.spectrum
             if spectrum.due(self.current_epoch):
                 self._unstack(self.network, i)
-                spectrum.measure(member.trainer, member.model, "train", step)
+                spectrum.measure(run.trainer, run.model, "train", step)
                 statistics = spectrum.spectra["train"].as_dict()
                 self.journal.note(step, i, {f"jacobian/train/{name}": value for name, value in statistics.items()})
 
     def _unstack(self, stacked: nn.Module, i: int) -> SparseClassifier:
-        """The model of member i with its share of stacked weights."""
-        model = self.members[i].model.to(self.device)
+        """Return the model of run i with its share of the stacked weights."""
+        model = self.runs[i].model.to(self.device)
         with torch.no_grad():
             for own, all_of_them in zip(model.network.parameters(), stacked.parameters(), strict=True):
                 own.copy_(all_of_them[i])
@@ -137,7 +137,7 @@ class Population(SparseClassifier):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add whose population it is, and what has been logged."""
+        """Add the fingerprint of the runs, and what has been logged."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["population"] = {
             "fingerprint": self.fingerprint,
@@ -146,7 +146,7 @@ class Population(SparseClassifier):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back; the members' own loggers are told all that was logged."""
+        """Restore what has been logged, and log it to the new loggers of the runs."""
         super().on_load_checkpoint(checkpoint)
         self.journal.replay(checkpoint["population"]["journal"])
         self.tally.batches = [
@@ -155,17 +155,18 @@ class Population(SparseClassifier):
         ]
 
     def write_checkpoints(self) -> None:
-        """checkpoints/last.ckpt and, where there was a validation, best.ckpt in each member's folder."""
-        for i, member in enumerate(self.members):
-            folder = member.folder / "checkpoints"
+        """Write checkpoints/last.ckpt and, if there was a validation, best.ckpt in the folder of each run."""
+        for i, run in enumerate(self.runs):
+            folder = run.folder / "checkpoints"
             if self.best_accuracy[i] >= 0:
                 epoch, step = self.best_at[i].tolist()
-                _write(self._unstack(self.best, i), folder / "best.ckpt", epoch, step)
-            _write(self._unstack(self.network, i), folder / "last.ckpt", self.current_epoch - 1, self.global_step)
+                _write_checkpoint(self._unstack(self.best, i), folder / "best.ckpt", epoch, step)
+            last = self._unstack(self.network, i)
+            _write_checkpoint(last, folder / "last.ckpt", self.current_epoch - 1, self.global_step)
 
 
-def _write(model: SparseClassifier, path: Path, epoch: int, step: int) -> None:
-    """A checkpoint of the weights and masks alone, in Lightning's format."""
+def _write_checkpoint(model: SparseClassifier, path: Path, epoch: int, step: int) -> None:
+    """Write the weights and masks alone, in Lightning's format."""
     checkpoint = {
         "epoch": epoch,
         "global_step": step,
@@ -177,7 +178,7 @@ def _write(model: SparseClassifier, path: Path, epoch: int, step: int) -> None:
 
 
 def _stacked(networks: Sequence[nn.Module]) -> nn.Module:
-    """A network of the same modules whose parameters are those of all, [P, ...]."""
+    """Return a network of the same modules with the stacked parameters [P, ...] of all."""
     stacked = deepcopy(networks[0])
     own = [dict(network.named_parameters()) for network in networks]
     for name, parameter in stacked.named_parameters():
@@ -185,10 +186,10 @@ def _stacked(networks: Sequence[nn.Module]) -> nn.Module:
     return stacked
 
 
-def _stacked_masks(members: Sequence[Member]) -> Masks:
-    """The masks [P, ...] of every parameter that some member prunes; where a member does not, it keeps all."""
-    own: list[Mapping[str, Tensor]] = [member.model.masks or {} for member in members]
-    parameters = dict(members[0].model.network.named_parameters())
+def _stacked_masks(runs: Sequence[PreparedRun]) -> Masks:
+    """Return the masks [P, ...] of all parameters that a run prunes; a run that does not prune one keeps all of it."""
+    own: list[Mapping[str, Tensor]] = [run.model.masks or {} for run in runs]
+    parameters = dict(runs[0].model.network.named_parameters())
     pruned = [name for name in parameters if any(name in masks for masks in own)]
     return Masks(
         {
@@ -203,11 +204,11 @@ def _stacked_masks(members: Sequence[Member]) -> Masks:
     )
 
 
-def _fingerprint(members: Sequence[Member]) -> str:
-    """SHA-256 of the members' initial weights, masks and training orders."""
+def _fingerprint(runs: Sequence[PreparedRun]) -> str:
+    """Return the SHA-256 of the runs' initial weights, masks and training orders."""
     sha = hashlib.sha256()
-    for member in members:
-        sha.update(f"{member.data.seed} {member.model.masks.digest() if member.model.masks else None}".encode())
-        for parameter in member.model.network.parameters():
+    for run in runs:
+        sha.update(f"{run.data.seed} {run.model.masks.digest() if run.model.masks else None}".encode())
+        for parameter in run.model.network.parameters():
             sha.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return sha.hexdigest()

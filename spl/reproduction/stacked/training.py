@@ -1,4 +1,4 @@
-"""Trains a population, and resumes one that was interrupted."""
+"""Train stacked runs, and resume them after an interruption."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -9,44 +9,44 @@ from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
 from spl.files import read_checkpoint
-from spl.reproduction.stacked.compatibility import check, trainer_settings
-from spl.reproduction.stacked.data import PopulationData
-from spl.reproduction.stacked.prepared_run import Member
-from spl.reproduction.stacked.stacked_classifier import Population
+from spl.reproduction.stacked.compatibility import check_compatible, trainer_settings
+from spl.reproduction.stacked.data import StackedData
+from spl.reproduction.stacked.prepared_run import PreparedRun
+from spl.reproduction.stacked.stacked_classifier import StackedClassifier
 
 
-def train(members: Sequence[Member], checkpoint: Path) -> None:
-    """Train all together for their own number of steps, and leave in each run's folder what its `spl fit` would.
+def train(runs: Sequence[PreparedRun], checkpoint: Path) -> None:
+    """Train all runs together for their own number of steps, and leave in each run's folder what its `spl fit` would.
 
-    Each member ends with the weights of its own run: bit for bit on one thread of a CPU where its layers are linear,
-    elsewhere up to the rounding of the fused products. `best.ckpt` and `last.ckpt` hold weights and masks, not the
-    state of the optimizer: to evaluate and to start from, not to resume.
+    Each network ends with the weights that `spl fit` would give it: bit for bit on one thread of a CPU where its layers
+    are linear, elsewhere up to the rounding of the fused products. `best.ckpt` and `last.ckpt` hold weights and masks,
+    but not the state of the optimizer: they serve to evaluate and to start from, not to resume.
 
     Args:
-        members: of one architecture, optimizer, schedule, data set and length; see `compatibility`.
-        checkpoint: where the state of the whole is kept, renewed as each epoch begins, until all is done. One that
-            is there and is of these members is resumed, bit for bit on a CPU; another is overwritten.
+        runs: prepared runs of one architecture, optimizer, schedule, data set and length; see `compatibility`.
+        checkpoint: file that keeps the state of all runs until they are done, written anew as each epoch begins. A file
+            of the same runs is resumed, bit for bit on a CPU; a file of other runs is overwritten.
 
     Raises:
-        InputError: the members cannot be trained as one.
+        InputError: the runs cannot be stacked.
         KeyboardInterrupt: on Ctrl-C; the checkpoint stays.
     """
-    check(members)
-    population, data = Population(members), PopulationData(members)
-    trainer = _trainer(members[0].trainer, checkpoint)
+    check_compatible(runs)
+    model, data = StackedClassifier(runs), StackedData(runs)
+    trainer = _trainer(runs[0].trainer, checkpoint)
     with _interruptible(trainer):
-        trainer.fit(population, datamodule=data, ckpt_path=checkpoint if _is_of(checkpoint, population) else None)
-        if any(member.tested for member in members):
-            trainer.test(population, datamodule=data, verbose=False)
-    population.write_checkpoints()
-    for member in members:
-        for logger in member.trainer.loggers:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint if _belongs_to(checkpoint, model) else None)
+        if any(run.tested for run in runs):
+            trainer.test(model, datamodule=data, verbose=False)
+    model.write_checkpoints()
+    for run in runs:
+        for logger in run.trainer.loggers:
             logger.finalize("success")
     checkpoint.unlink(missing_ok=True)
 
 
-class _State(LastCheckpoint):
-    """The state of the whole population, which is of no use once training has ended."""
+class _StackCheckpoint(LastCheckpoint):
+    """Saves the state of all runs as each epoch begins, and not at the end, when nobody needs it any more."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ class _State(LastCheckpoint):
 
 
 def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
-    """A Trainer with the settings of a member's own."""
+    """Return a Trainer with the settings of `single`, the Trainer of one of the runs."""
     device = single.strategy.root_device
     return Trainer(
         **trainer_settings(single),
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
-        callbacks=[_State(checkpoint)],
+        callbacks=[_StackCheckpoint(checkpoint)],
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -74,17 +74,17 @@ def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
     )
 
 
-def _is_of(checkpoint: Path, population: Population) -> bool:
-    """Whether there is a checkpoint of these very members."""
+def _belongs_to(checkpoint: Path, model: StackedClassifier) -> bool:
+    """Return whether `checkpoint` exists and is of the runs in `model`."""
     if not checkpoint.is_file():
         return False
     state = read_checkpoint(checkpoint)
-    return bool(state.get("population", {}).get("fingerprint") == population.fingerprint)
+    return bool(state.get("population", {}).get("fingerprint") == model.fingerprint)
 
 
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C arrive as KeyboardInterrupt, which Lightning turns into an exit or swallows, by its version."""
+    """Raise KeyboardInterrupt on Ctrl-C, which Lightning turns into an exit or swallows, depending on its version."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -92,5 +92,5 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
         if not trainer.interrupted:
             raise
     if trainer.interrupted:
-        signal.signal(signal.SIGINT, handler)  # which Lightning has switched off
+        signal.signal(signal.SIGINT, handler)  # Lightning has disabled it
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Subject: a network that methods are compared on, and what its finished runs give."""
+"""ComparedNetwork: a network that methods are compared on, and what its finished runs give."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,52 +10,52 @@ from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import Choice, Experiment, Method, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Curve, Missing, Sample
+from spl.reproduction.samples import Curve, MissingResult, Sample
 
 SPARSITY = Experiment.sparsity  # at which networks are trained
 POINTS = 100  # of a training log, at most
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ComparedNetwork:
     """A network that methods are compared on.
 
     Attributes:
         name: as titles have it.
-        network: its name and arguments.
-        data: it is trained on.
+        config: the class_path and init_args of the network.
+        data: the data set that it is trained on.
     """
 
     name: str
-    network: Choice
+    config: Choice
     data: str = "MNIST"
 
     def runs(self, budget: Budget, method: Method, sparsity: float = SPARSITY) -> list[Run]:
         """One run a seed: trained at 90 % and dense, and otherwise for its spectra alone."""
         trained = sparsity == SPARSITY or method.criterion is None
-        return Experiment(self.network, self.data, sparsity, trained=trained).runs(budget, method)
+        return Experiment(self.config, self.data, sparsity, trained=trained).runs(budget, method)
 
 
-LINEAR = Subject("linear", mlp("linear"))
-TANH = Subject("tanh", mlp("tanh"))
+LINEAR = ComparedNetwork("linear", mlp("linear"))
+TANH = ComparedNetwork("tanh", mlp("tanh"))
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the finished runs of a subject give."""
+    """What the finished runs of a network give."""
 
-    subject: Subject
+    network: ComparedNetwork
     budget: Budget
     results: Results
 
     @property
     def trained(self) -> bool:
         """Whether the budget is large enough to tell of training."""
-        return self.budget.protocol(self.subject.data).iterations >= 1000
+        return self.budget.protocol(self.network.data).iterations >= 1000
 
     def of(self, method: Method, sparsity: float = SPARSITY) -> list[Result]:
         """The finished runs of a method."""
-        return self.results.of(self.subject.runs(self.budget, method, sparsity))
+        return self.results.of(self.network.runs(self.budget, method, sparsity))
 
     def jsv(self, method: Method, statistic: str = "mean") -> Curve:
         """A statistic of the Jacobian singular values where training starts, by κ̄; at 0 before pruning."""
@@ -63,7 +63,7 @@ class Measurements:
         if method.criterion is not None:
             for sparsity in self.budget.sparsities:
                 values[sparsity] = [result.jsv(statistic) for result in self.of(method, sparsity)]
-        return Curve(f"JSV of {self.subject.name} {method}", values)
+        return Curve(f"JSV of {self.network.name} {method}", values)
 
     def log(self, method: Method, tag: str) -> Curve:
         """What was logged during training, by iteration: means of windows, so that no more than 100 are left."""
@@ -71,7 +71,7 @@ class Measurements:
         for result in self.of(method):
             for iteration, value in zip(*_windows(*result.series(tag)), strict=True):
                 values.setdefault(iteration, []).append(value)
-        return Curve(f"{tag} of {self.subject.name} {method}", values)
+        return Curve(f"{tag} of {self.network.name} {method}", values)
 
     def jsv_log(self, method: Method) -> Curve:
         """The mean Jacobian singular value during training, by iteration, from where training starts."""
@@ -80,23 +80,23 @@ class Measurements:
             values.setdefault(0, []).append(result.jsv("mean"))
             for step, value in zip(*result.series("jacobian/train/mean"), strict=True):
                 values.setdefault(step, []).append(value)
-        return Curve(f"JSV during training of {self.subject.name} {method}", values)
+        return Curve(f"JSV during training of {self.network.name} {method}", values)
 
     def measure(self, method: Method, number: Callable[[Result], float]) -> Sample:
         """A number of each trained network.
 
         Raises:
-            Missing: none is finished.
+            MissingResult: none is finished.
         """
         sample = Sample.of(self.of(method), number)
         if not sample.n:
-            raise Missing(f"{self.subject.name} {method}")
+            raise MissingResult(f"{self.network.name} {method}")
         return sample
 
     def row(self, method: Method, statistic: str, sparsity: float, iteration: float, sample: Sample) -> dict[str, Any]:
         """A row of the CSV."""
         return {
-            "network": self.subject.name,
+            "network": self.network.name,
             "method": str(method),
             "statistic": statistic,
             "sparsity": sparsity,
