@@ -2,6 +2,8 @@
 
 import csv
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -49,16 +51,28 @@ class SaveConfig(SaveConfigCallback):
 
 
 class SplTrainer(Trainer):
-    """A Trainer that stops before its first step where it is asked to diagnose."""
+    """A Trainer that can stop before its first step, to diagnose a network or to hand it on."""
+
+    @contextmanager
+    def without_steps(self) -> Iterator[None]:
+        """Let `fit` do everything up to its first step, and then return; it prints no summary.
+
+        The callback Summary and the sanity check stay away afterwards too.
+        """
+        limit = self.limit_train_batches
+        self.limit_train_batches = self.num_sanity_val_steps = 0
+        self.callbacks = [c for c in callbacks_of(self, Callback) if not isinstance(c, Summary)]
+        try:
+            yield
+        finally:
+            self.limit_train_batches = limit
 
     def diagnose(self, **kwargs: Any) -> None:
         """Will this sparse network train? Prepares it as fit does, or takes it from a checkpoint, and measures it."""
-        self.limit_train_batches = self.num_sanity_val_steps = 0
         (spectrum,) = callbacks_of(self, JacobianSpectrum)
-        page = Diagnose(spectrum.examples, spectrum.chunk)
-        self.callbacks = [*(c for c in callbacks_of(self, Callback) if not isinstance(c, Summary)), page]
-        with warnings.catch_warnings():  # about checkpoints, none of which is written
-            warnings.filterwarnings("ignore", "The dirpath has changed")
+        with self.without_steps(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The dirpath has changed")  # of checkpoints, but none is written
+            self.callbacks = [*callbacks_of(self, Callback), Diagnose(spectrum.examples, spectrum.chunk)]
             self.fit(**kwargs)
 
 

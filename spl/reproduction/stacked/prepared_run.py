@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
-from spl.callbacks import JacobianSpectrum, Summary
+from spl.callbacks import JacobianSpectrum
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.classifier import SparseClassifier
-from spl.cli.fit import RepeatedFitCLI, run
+from spl.cli.fit import RepeatedFitCLI, SplTrainer, run
 from spl.data import ImageDataModule
 from spl.errors import InputError
 
@@ -71,7 +71,7 @@ class _Preparation(RepeatedFitCLI):
         return bool(self._get(self.config_init, "test_after_fit"))
 
     def before_fit(self) -> None:
-        """Refuse a run that cannot be stacked, announce its folder, and let fit make no step."""
+        """Refuse a run that cannot be stacked, and announce its folder."""
         folder = run_folder(self.trainer)
         if folder is None:
             raise InputError("A run that is stacked with others needs a folder of its own: leave trainer.logger out.")
@@ -81,13 +81,14 @@ class _Preparation(RepeatedFitCLI):
                 "run by `spl fit`."
             )
         self.announce(folder)
-        self.limit_train_batches = self.trainer.limit_train_batches
-        self.trainer.limit_train_batches = self.trainer.num_sanity_val_steps = 0
-        callbacks = [c for c in callbacks_of(self.trainer, Callback) if not isinstance(c, Summary)]
-        self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
+
+    def fit(self, **kwargs: Any) -> None:
+        """Fit without a step."""
+        assert isinstance(self.trainer, SplTrainer)
+        with self.trainer.without_steps():
+            super().fit(**kwargs)
 
     def after_fit(self) -> None:
-        """Draw the spectra, as the start of training would, and restore the settings."""
-        self.trainer.limit_train_batches = self.limit_train_batches
+        """Draw the spectra, as the start of training would."""
         for spectrum in callbacks_of(self.trainer, JacobianSpectrum):
             spectrum.on_train_start(self.trainer, self.model)
