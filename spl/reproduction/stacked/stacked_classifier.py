@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, stack_module_state, vmap
 
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.classifier import SparseClassifier
@@ -179,10 +179,10 @@ def _write_checkpoint(model: SparseClassifier, path: Path, epoch: int, step: int
 
 def _stacked(networks: Sequence[nn.Module]) -> nn.Module:
     """Return a network of the same modules with the stacked parameters [P, ...] of all."""
+    parameters, _ = stack_module_state(list(networks))
     stacked = deepcopy(networks[0])
-    own = [dict(network.named_parameters()) for network in networks]
     for name, parameter in stacked.named_parameters():
-        parameter.data = torch.stack([parameters[name].detach() for parameters in own])
+        parameter.data = parameters[name].detach()
     return stacked
 
 
