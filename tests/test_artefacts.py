@@ -220,7 +220,7 @@ def test_differences_within_two_standard_errors_cannot_be_told(tmp_path: Path) -
             finish(tmp_path, run, jsv(dense=1.0, pruned=value))
     better = finding(Figure2().report(BUDGET, Results(tmp_path)), "linear: signals propagate better with LDI-CS than")
     assert better.holds is None
-    assert better.measured.endswith("; cannot be told at κ̄ = 90 %")
+    assert better.measured.endswith("; unclear at κ̄ = 90 %")
 
 
 def test_one_seed_cannot_tell_how_signals_propagate(tmp_path: Path) -> None:

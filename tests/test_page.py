@@ -50,7 +50,7 @@ def test_a_run_counts_once_and_so_does_what_it_starts_from(tmp_path):
 
 def test_a_page_names_what_is_missing_and_what_has_begun(tmp_path):
     begin(tmp_path, AT_INIT)
-    missing = page(tmp_path).markdown().partition("3 are missing</summary>\n\n")[2].splitlines()
+    missing = page(tmp_path).markdown().partition("3 runs are missing</summary>\n\n")[2].splitlines()
     assert missing == [
         f"- {AT_INIT.name} (begun, not finished)",
         f"- {PRETRAINED.pretrained.name}",

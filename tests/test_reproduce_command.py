@@ -42,7 +42,7 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
         page = (pages / f"{name}.md").read_text()
         assert f"{name}.md" in summary
         assert f"spl reproduce {name} --budget smoke" in page
-        assert "are missing" not in page
+        assert "runs are missing" not in page
         assert len((pages / f"{name}.csv").read_text().splitlines()) > 1
         shown = re.findall(r"\]\(([^)]*\.(?:png|svg))\)", page)
         assert {".png", ".svg"} == {Path(picture).suffix for picture in shown}
@@ -78,7 +78,7 @@ def test_what_is_not_in_the_paper_is_refused(capsys):
 
 def test_jobs_are_of_this_machine(capsys):
     said = refused(capsys, "fig1", "--jobs", "2", "--cluster", "slurm", "--data.root", "nowhere")
-    assert "ask for --cluster_parameters '{slurm_array_parallelism: 2}'" in said
+    assert "for a cluster, use --cluster_parameters '{slurm_array_parallelism: 2}' instead" in said
 
 
 def test_data_that_cannot_be_had_are_one_error_before_anything_runs(monkeypatch, capsys, folder):
@@ -99,10 +99,10 @@ def test_failures_are_told_with_their_logs_and_the_pages_are_written(monkeypatch
         main(["reproduce", "table3", "--budget", "smoke"])
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert "2 runs failed; the pages are without them. The same command tries them again." in said
+    assert "2 runs failed; the pages do not include them. The same command tries them again." in said
     assert f"{first.name}: jobs/000.log" in said
     assert f"{second.name}: not tried, because the run that it starts from failed" in said
-    assert "12 are missing" in (folder / "reproduction" / "smoke" / "table3.md").read_text()
+    assert "12 runs are missing" in (folder / "reproduction" / "smoke" / "table3.md").read_text()
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
@@ -113,7 +113,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["reproduce", "fig1"])
     assert ended.value.code == 130
-    assert "What is finished is kept; the same command goes on." in capsys.readouterr().err
+    assert "Finished runs are kept; the same command continues." in capsys.readouterr().err
 
 
 def test_the_command_is_listed(capsys):

@@ -49,5 +49,5 @@ def test_all_are_positive_unless_one_is_negative_or_unclear():
 def test_a_run_that_diverged_is_told_apart_and_not_passed_over():
     sample = Sample.among([1.0, math.nan, 3.0])
     assert (sample.values, sample.undefined, sample.mean) == ((1.0, 3.0), 1, 2.0)
-    assert describe(sample) == "2 ± 1.41 (n = 2; of 1 not a number)"
+    assert describe(sample) == "2 ± 1.41 (n = 2; 1 not a number)"
     assert describe(Sample.among([1.0, 3.0])) == "2 ± 1.41 (n = 2)"

@@ -70,7 +70,7 @@ def table_1(variance):
 def test_table_1_as_in_the_paper(tmp_path):
     found = report(tmp_path, Table1(), lambda variance: 90.2 if variance >= 1 else 2.7, table_1)
     assert verdicts(found) == [True, True, True, True]
-    assert found.findings[0].measured.startswith("error, best: 2.71 ± 0.01 (γ = 0.0001)")
+    assert found.findings[0].measured.startswith("best error: 2.71 ± 0.01 (γ = 0.0001)")
     assert found.findings[2].measured.startswith("largest deviation -5.0%")
     assert found.findings[3].measured == "81.0% at most, and 99.0% at least; n = 2"
     row = found.rows[1]

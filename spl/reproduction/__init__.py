@@ -1,1 +1,1 @@
-"""The paper, reproduced: its figures and tables from runs of `spl fit`, by one command each."""
+"""The reproduction of the paper: its figures and tables from runs of `spl fit`, by one command each."""

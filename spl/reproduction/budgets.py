@@ -1,4 +1,4 @@
-"""Budgets: how much is spent on the figures and tables."""
+"""The budgets: how much computation is spent on the figures and tables."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ class Protocol:
     """How the networks of one data set are scored, trained and measured.
 
     Attributes:
-        iterations: training steps; the learning rate falls ×0.1 after each quarter.
-        batch_size: examples per step.
-        seeds: number of runs, seeds 0 to n − 1.
-        scoring_batches: how many batches decide the masks; None for the whole training split.
-        examples: how many training examples the spectra are measured at; None for all.
+        iterations: the number of training steps; the learning rate falls to a tenth after each quarter of them.
+        batch_size: the number of examples per step.
+        seeds: the number n of runs, with seeds 0 to n − 1.
+        scoring_batches: the number of batches that decide the masks; None for the whole training split.
+        examples: the number of training examples at which the spectra are measured; None for all.
         every_n_epochs: how often spectra are measured during training; None for never.
-        correction_iterations: most iterations of approximate isometry.
-        test_share: of the validation and test examples, what share errors are measured on.
-        width: of convolutional networks, in units of the paper's.
+        correction_iterations: the most iterations of approximate isometry.
+        test_share: the share of the validation and test examples on which errors are measured.
+        width: the width of convolutional networks, as a multiple of the paper's.
     """
 
     iterations: int
@@ -34,13 +34,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Budget:
-    """What is spent: a protocol for each data set, and the sparsities of the curves.
+    """A budget: a protocol for each data set, and the sparsities of the curves.
 
     Attributes:
         name: smoke, short or paper.
-        mnist: of MNIST and Fashion-MNIST.
-        cifar10: of CIFAR-10.
-        sparsities: κ̄ of the curves, 90 % among them.
+        mnist: the protocol of MNIST and Fashion-MNIST.
+        cifar10: the protocol of CIFAR-10.
+        sparsities: the sparsities κ̄ of the curves, 90 % among them.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Budget:
     sparsities: tuple[float, ...]
 
     def protocol(self, data: str) -> Protocol:
-        """Of the data set MNIST, FashionMNIST or CIFAR10."""
+        """Return the protocol of the data set MNIST, FashionMNIST or CIFAR10."""
         return self.cifar10 if data == "CIFAR10" else self.mnist
 
     def describe(self, data: str) -> str:
-        """The line that stands on every picture."""
+        """Return the line that stands on every picture."""
         protocol = self.protocol(data)
         runs = "1 run" if protocol.seeds == 1 else f"{protocol.seeds} runs"
         width = "" if protocol.width == 1 else f", {protocol.width:g} times as wide as the paper's"
@@ -85,7 +85,7 @@ BUDGETS = {
 
 
 def budget_named(name: str) -> Budget:
-    """The budget smoke, short or paper."""
+    """Return the budget smoke, short or paper."""
     if name not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {name!r}.")
     return BUDGETS[name]

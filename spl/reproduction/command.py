@@ -1,4 +1,4 @@
-"""`spl reproduce`: figures and tables of the paper, by one command."""
+"""The command `spl reproduce`, which makes figures and tables of the paper."""
 
 import signal
 import sys
@@ -32,18 +32,19 @@ def reproduce(
 ) -> None:
     """Reproduce figures and tables of the paper: make the runs that are missing, then draw, count and compare.
 
-    Finished runs are never made again; after an interruption the same command goes on. Each run is an ordinary
-    `spl fit`, in lightning_logs/reproduction, and its run.yaml repeats it.
+    Finished runs are never made again; after an interruption the same command continues. Each run is an ordinary
+    `spl fit` in lightning_logs/reproduction, and its run.yaml repeats it.
 
     Args:
         artefacts: fig1 … fig8, table1 … table4, or all.
         budget: how much is spent: smoke (minutes; shows only that everything runs), short (an eighth of the paper's
             iterations on MNIST, three seeds) or paper.
-        jobs: processes at a time; null for one an accelerator, or one a core where there is none.
-        data_root: folder of the data sets; what is missing is downloaded.
+        jobs: number of processes at a time; null for one per accelerator or, without accelerators, one per core.
+        data_root: folder of the data sets; missing ones are downloaded.
         output: pages, pictures and numbers go to OUTPUT/BUDGET.
-        cluster: submit the jobs by submitit, to slurm, or without a scheduler to this machine (local).
-        cluster_parameters: what submitit asks the scheduler for: timeout_min, slurm_partition, gpus_per_node, …
+        cluster: submit the jobs by submitit: to slurm, or to this machine without a scheduler (local).
+        cluster_parameters: options that submitit passes to the scheduler: timeout_min, slurm_partition,
+            gpus_per_node, …
         dry_run: list the missing runs and the time that they would take.
     """
     chosen, spent = _artefacts_named(artefacts), budget_named(budget)
@@ -61,7 +62,7 @@ def reproduce(
 
 
 def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> None:
-    """Those of `chosen`, and again those that `folder` has, for they share runs; and their summary."""
+    """Write the pages of `chosen`, again the pages that `folder` has, which share runs with them, and the summary."""
     wanted = [a for a in ARTEFACTS.values() if a in chosen or (folder / f"{a.name}.md").is_file()]
     results = Results(RUNS)
     pages = [Page.of(artefact, budget, results) for artefact in wanted]
@@ -82,14 +83,14 @@ def _executor(jobs: int | None, cluster: str | None, parameters: dict[str, Any])
         return LocalProcesses(jobs)
     if jobs is not None:
         raise InputError(
-            "--jobs counts processes of this machine: of a cluster, ask for "
-            f"--cluster_parameters '{{slurm_array_parallelism: {jobs}}}'."
+            "--jobs counts processes of this machine: for a cluster, use "
+            f"--cluster_parameters '{{slurm_array_parallelism: {jobs}}}' instead."
         )
     return Cluster(cluster, RUNS / "jobs" / "submitit", parameters)
 
 
 def _forecast(runs: Sequence[Run], processes: int) -> str:
-    """The runs, and how long they will take."""
+    """Return a table of the runs and how long they will take."""
     rows = [(run.name, f"{run.steps:,}", duration(seconds(run))) for run in runs]
     total = sum(seconds(run) for run in runs) / processes
     table = tabulate(rows, ["run", "iterations", "time"], disable_numparse=True, colalign=("left", "right", "right"))
@@ -97,8 +98,8 @@ def _forecast(runs: Sequence[Run], processes: int) -> str:
 
 
 def _failure_report(failures: Sequence[Failure]) -> str:
-    """What failed, and where to read why."""
-    lines = [f"spl: {len(failures)} runs failed; the pages are without them. The same command tries them again."]
+    """Return what failed, and where to read why."""
+    lines = [f"spl: {len(failures)} runs failed; the pages do not include them. The same command tries them again."]
     for failure in failures:
         if failure.log is None:
             lines.append(f"  {failure.run.name}: not tried, because the run that it starts from failed")
@@ -116,13 +117,13 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
-    # both stop the jobs, in the background too, where SIGINT is ignored
+    # both signals stop the jobs, also in the background, where SIGINT would be ignored
     handlers = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)
     except KeyboardInterrupt:
-        print("\nInterrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
+        print("\nInterrupted. Finished runs are kept; the same command continues.", file=sys.stderr)
         sys.exit(130)
     finally:
         for number, handler in handlers.items():

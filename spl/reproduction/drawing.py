@@ -1,4 +1,4 @@
-"""Drawing: curves with bands, one style a method, for print: colour-blind safe and readable in black and white."""
+"""Drawing of curves with bands in one style per method, for print: colour-blind safe, readable in black and white."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,12 +23,12 @@ from spl.reproduction.methods import (
 )
 from spl.reproduction.samples import Curve, Sample
 
-WIDTH = 7.0  # inches, of a page's text
-TEXT = 8  # points, of labels; ticks and legends have one less
+WIDTH = 7.0  # inches: the width of a page's text
+TEXT = 8  # points: the size of labels; ticks and legends have one less
 SPARSITY_LABEL = r"sparsity $\bar\kappa$ [%]"
-_CUT = 0.1  # times the mean, where a band that reaches lower ends on a logarithmic axis
+_CUT = 0.1  # times the mean: on a logarithmic axis, bands reach no lower
 
-# Okabe & Ito's colours; where methods share one, line style and marker tell them apart
+# Okabe & Ito's colours; line style and marker distinguish methods that share one
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _BLUE, _VERMILION, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 Style = dict[str, Any]
@@ -50,17 +50,17 @@ STYLES: dict[Method, Style] = {
     LDI_SYNFLOW: _style(_VERMILION, (0, (1, 1)), "X"),
     LDI_SHUFFLED: _style(_PURPLE, "-.", "*"),
 }
-NETWORK_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # where the networks are the curves
+NETWORK_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # for one curve per network
 
 
 def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figure, Any]:
-    """A figure as wide as a page's text, and its axes [rows, columns].
+    """Make a figure as wide as a page's text, and return it with its axes [rows, columns].
 
     Args:
-        rows: of axes.
-        columns: of axes.
-        height: in inches.
-        sharing: what `Figure.subplots` takes.
+        rows: the number of rows of axes.
+        columns: the number of columns of axes.
+        height: the height in inches.
+        sharing: keyword arguments of `Figure.subplots`, such as sharey.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **sharing)
@@ -71,17 +71,17 @@ def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figu
 
 
 def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
-    """Name the axes."""
+    """Label the axes."""
     axes.set_xlabel(x, fontsize=TEXT)
     axes.set_ylabel(y, fontsize=TEXT)
     axes.set_title(title, fontsize=TEXT)
 
 
 def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
-    """The means, with a band of ± one standard deviation.
+    """Draw the means, with a band of ± one standard deviation.
 
-    Where the means are not finite, or not positive on a logarithmic axis, ∞ or 0 on the edge says where the curve has
-    gone. One value has no band.
+    Where the means are not finite, or not positive on a logarithmic axis, the symbol ∞ or 0 on the edge of the axes
+    stands for them. A sample of one value has no band.
     """
     x, mean, std = curve.x, curve.mean, np.nan_to_num(curve.std)
     if not len(x):
@@ -96,14 +96,14 @@ def draw_curve(axes: Axes, curve: Curve, style: Style) -> None:
 
 
 def _draw_symbols(axes: Axes, x: np.ndarray, height: float, symbol: str, style: Style) -> None:
-    """At a height in units of the axes, for what these cannot show."""
-    at = {"transform": axes.get_xaxis_transform(), "marker": symbol, "markersize": 6}
+    """Draw a symbol for values that the axes cannot show, at a height in units of the axes."""
+    look = {"transform": axes.get_xaxis_transform(), "marker": symbol, "markersize": 6}
     if len(x):
-        axes.plot(x, np.full(len(x), height), **style | at | {"linestyle": ""})
+        axes.plot(x, np.full(len(x), height), **style | look | {"linestyle": ""})
 
 
 def draw_level(axes: Axes, level: Sample, style: Style) -> None:
-    """A horizontal line at the mean, with its band."""
+    """Draw a horizontal line at the mean, with a band of ± one standard deviation."""
     axes.axhline(level.mean, **style)
     if level.std > 0:
         cut = _CUT * level.mean if axes.get_yscale() == "log" else -np.inf
@@ -112,7 +112,7 @@ def draw_level(axes: Axes, level: Sample, style: Style) -> None:
 
 
 def legend(figure: Figure, styles: dict[str, Style], columns: int = 4) -> None:
-    """One legend for all axes, above them."""
+    """Draw one legend for all axes, above them."""
     handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
     figure.legend(
         handles=handles,
@@ -125,5 +125,5 @@ def legend(figure: Figure, styles: dict[str, Style], columns: int = 4) -> None:
 
 
 def method_legend(figure: Figure, methods: Iterable[Method]) -> None:
-    """The legend of methods."""
+    """Draw the legend of methods."""
     legend(figure, {str(method): STYLES[method] for method in methods})

@@ -1,4 +1,4 @@
-"""Execution: make what is missing, report what failed."""
+"""Execute runs: make the missing ones, and report the ones that failed."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class Failure:
 
     Attributes:
         run: the run.
-        log: the output of its process; None where it was not tried, because a run that it starts from failed.
+        log: the output of its process; None if it was not tried because the run that it starts from failed.
     """
 
     run: Run
@@ -32,27 +32,27 @@ class Failure:
 
 
 def missing(runs: Iterable[Run], results: Results) -> list[Run]:
-    """Those of `runs`, and of the runs that they start from, that are not finished; each once."""
+    """Return the unfinished runs among `runs` and the runs that they start from, each once."""
     return [run for digest, run in with_ancestors(runs).items() if digest not in results]
 
 
 def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor) -> list[Failure]:
-    """Make those of `runs` that are not finished below `root`; those that failed.
+    """Make those of `runs` that are not finished, and return the failures.
 
     Args:
-        runs: what is wanted.
-        root: where runs lie, `lightning_logs/reproduction`.
-        data_root: where the data sets lie.
-        executor: where the processes run.
+        runs: the runs that are wanted.
+        root: the folder of all runs, `lightning_logs/reproduction`.
+        data_root: the folder of the data sets.
+        executor: the executor of the processes.
 
     Raises:
-        InputError: a data set is neither there nor to be had.
+        InputError: a data set is missing and cannot be downloaded.
     """
     failures = []
     wanted = missing(runs, Results(root))
     for data in sorted(set[str]().union(*(run.data for run in wanted))):
         _prepare_data(data, data_root)
-    every = 1 if sys.stderr.isatty() else 60  # seconds; a log is spared most of it
+    every = 1 if sys.stderr.isatty() else 60  # seconds; a log does not need more
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
         progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
         for wave in waves(wanted):
@@ -64,7 +64,7 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor
 
 
 def _prepare_data(data: str, root: Path) -> None:
-    """Download a data set, if need be, and check it: once, and not in every process."""
+    """Download a data set if it is missing, and check it: once, and not in every process."""
     module: LightningDataModule = instantiate_class((), {"class_path": data, "init_args": {"root": root}})
     module.prepare_data()
     module.setup("fit")
@@ -73,7 +73,7 @@ def _prepare_data(data: str, root: Path) -> None:
 def _make_wave(
     runs: Sequence[Run], results: Results, root: Path, data_root: Path, executor: Executor, progress: "_Progress"
 ) -> list[Failure]:
-    """Make runs none of which starts from another."""
+    """Make runs of which none starts from another, and return the failures."""
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S")
     logs: dict[Path, list[Run]] = {}
     if runs:
@@ -93,7 +93,7 @@ def _make_wave(
 
 
 class _Progress:
-    """The bar over runs, and the time left: what is left to do, at the pace of what is done."""
+    """The progress bar over the runs, with the time left: the work left at the pace of the work done."""
 
     def __init__(self, bar: "tqdm[NoReturn]", seconds: dict[str, float]) -> None:
         self.bar = bar
@@ -102,20 +102,20 @@ class _Progress:
         self.start = time.monotonic()
 
     def update(self, folder: Path) -> None:
-        """Count the runs that the jobs in `folder` have finished since."""
+        """Count the runs that the jobs in `folder` have finished since the last update."""
         lines = {line for file in folder.glob("*.done") for line in file.read_text().split()}
         new = lines - self.done
         if new:
             self.done |= new
-            did = sum(self.seconds[digest] for digest in self.done)
-            pace = (time.monotonic() - self.start) / did
-            left = max(0.0, pace * (sum(self.seconds.values()) - did))
+            worked = sum(self.seconds[digest] for digest in self.done)
+            pace = (time.monotonic() - self.start) / worked
+            left = max(0.0, pace * (sum(self.seconds.values()) - worked))
             self.bar.set_postfix_str(f"about {duration(left)} left", refresh=False)
             self.bar.update(len(new))
 
 
 def duration(seconds: float) -> str:
-    """In words: 40 s, 12 min, 3.5 h."""
+    """Return a duration in words: 40 s, 12 min, 3.5 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

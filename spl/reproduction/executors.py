@@ -1,4 +1,4 @@
-"""Engines: where jobs run. Processes of this machine, over its accelerators; or a cluster, by submitit."""
+"""Executors, which run jobs: as processes of this machine, over its accelerators, or on a cluster, by submitit."""
 
 import os
 import signal
@@ -21,27 +21,27 @@ _POLL = 1.0  # seconds
 
 
 class Executor(ABC):
-    """Runs the processes of jobs."""
+    """An executor: it runs the processes of jobs."""
 
     @abstractmethod
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
-        """Run the jobs in `files`: every second or so, those that have ended since, however they ended."""
+        """Run the jobs in `files`; yield every second or so those that have ended since, however they ended."""
 
 
 def start_job(file: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start the process of the job in `file`, whose output goes to the log beside it."""
+    """Start the process of the job in `file`; its output goes to the log beside the file."""
     with file.with_suffix(".log").open("ab") as log:
-        # in a session of its own, where Ctrl-C does not reach it but through its parent
+        # in a session of its own, so that Ctrl-C reaches it only through its parent
         return subprocess.Popen(
             [*COMMAND, str(file)], stdout=log, stderr=log, env=dict(environment), start_new_session=True
         )
 
 
 class LocalProcesses(Executor):
-    """Processes of this machine, as many at a time as asked for; accelerators, if there are any, in turn.
+    """Processes of this machine, which share its accelerators in turn, if there are any.
 
     Args:
-        count: processes at a time; None for one an accelerator, or one a core where there is none.
+        count: the number of processes at a time; None for one per accelerator or, without accelerators, one per core.
     """
 
     def __init__(self, count: int | None = None) -> None:
@@ -55,7 +55,7 @@ class LocalProcesses(Executor):
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
-        """See `Executor`. When it is closed early, by Ctrl-C, jobs are asked to stop, and waited for."""
+        """Run the jobs, see `Executor`; if it is closed early, by Ctrl-C, ask the jobs to stop and wait for them."""
         with ThreadPoolExecutor(self.count) as pool:
             futures: dict[Future[None], Path] = {pool.submit(self._work, file): file for file in files}
             try:
@@ -70,7 +70,7 @@ class LocalProcesses(Executor):
     def _work(self, file: Path) -> None:
         device = self._slots.get()
         threads = max(1, (os.cpu_count() or 1) // self.count)
-        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # where that says so, fewer
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # which may ask for fewer
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         process = start_job(file, environment)
@@ -81,7 +81,7 @@ class LocalProcesses(Executor):
 
 
 def _visible_device(index: int) -> str:
-    """The accelerator `index` of those that this process may see, in its parent's terms."""
+    """Return the name of the accelerator that this process sees as `index`, for CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[index] if visible else str(index)
 
@@ -90,9 +90,10 @@ class Cluster(Executor):
     """Jobs of a cluster, submitted by submitit (`pip install 'spl[cluster]'`).
 
     Args:
-        kind: slurm; or local, which is this machine without a scheduler.
-        folder: for submitit's own files and logs, on a file system that all machines share.
-        parameters: of `submitit.AutoExecutor.update_parameters`: timeout_min, slurm_partition, gpus_per_node, …
+        kind: slurm, or local for this machine without a scheduler.
+        folder: the folder of submitit's own files and logs, on a file system that all machines share.
+        parameters: arguments of `submitit.AutoExecutor.update_parameters`: timeout_min, slurm_partition,
+            gpus_per_node, …
     """
 
     def __init__(self, kind: str, folder: Path, parameters: Mapping[str, Any]) -> None:
@@ -107,7 +108,7 @@ class Cluster(Executor):
             raise InputError(f"--cluster {kind} cannot be used: {error}") from error
 
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
-        """See `Executor`. When it is closed early, jobs are taken back."""
+        """Run the jobs, see `Executor`; if it is closed early, cancel them."""
         with self._submitit.batch():
             submitted = [self._submitit.submit(_run_job, file.absolute()) for file in files]
         jobs = dict(zip(files, submitted, strict=True))
@@ -124,10 +125,10 @@ class Cluster(Executor):
 
 
 def _run_job(file: Path) -> int:
-    """The process of a job, from which SLURM's words about its own are kept.
+    """Run the process of a job without SLURM's environment variables, and return its exit status.
 
-    By them Lightning would make as many ranks as it has tasks, and near its time limit have all runs started again.
-    What a job has not finished, the next `spl reproduce` goes on with.
+    By these variables Lightning would start as many ranks as the job has tasks, and requeue the job near its time
+    limit, which starts all runs again. The next `spl reproduce` resumes what a job has not finished.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return start_job(file, environment).wait()

@@ -1,4 +1,4 @@
-"""Methods: how a network comes by its weights and masks, in the words of the paper's figures, as YAML."""
+"""The methods of the paper's figures: how a network gets its weights and masks, as YAML."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,15 +15,15 @@ _STABLE_LEARNING_RATE = 0.01  # at 0.1 the dense linear network diverges
 
 @dataclass(frozen=True)
 class Method:
-    """One curve of Figures 2, 4, 7 and 8.
+    """A method: one curve of Figures 2, 4, 7 and 8.
 
     Attributes:
-        label: as the paper has it: initialization, criterion, correction.
-        initializer: class in `spl.initializers`.
-        criterion: class in `spl.criteria`, with its arguments; None for a dense network.
-        isometry: class in `spl.isometry`; None without correction.
+        label: the paper's name of the method: initialization, criterion, correction.
+        initializer: a class in `spl.initializers`.
+        criterion: a class in `spl.criteria`; None for a dense network.
+        isometry: a class in `spl.isometry`; None without correction.
         pretrained: whether the dense network is trained before it is pruned.
-        control: class in `spl.criteria` that wraps the criterion.
+        control: a class in `spl.criteria` that wraps the criterion.
     """
 
     label: str
@@ -54,16 +54,16 @@ BEYOND = (LDI_CS_EOI, LDI_SYNFLOW, LDI_SHUFFLED)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run of a budget is about; `run` turns it into a `spl fit`.
+    """An experiment: what runs have in common, whatever their budget, method and seed.
 
     Attributes:
-        network: its name and arguments in `spl.networks`.
-        data: MNIST, FashionMNIST or CIFAR10.
-        sparsity: κ̄, biases counted.
-        targets: what the scoring loss compares with; see `PruneAtInit`.
-        scoring_data: another data set to score on.
-        initializer: instead of the method's, with arguments.
-        trained: whether it is trained, or its spectra alone are measured.
+        network: the class_path and init_args of the network.
+        data: the data set MNIST, FashionMNIST or CIFAR10.
+        sparsity: the sparsity κ̄, with biases counted.
+        targets: what the scoring loss compares predictions with; see `PruneAtInit`.
+        scoring_data: another data set to score on; None for `data`.
+        initializer: class_path and init_args of an initializer that replaces the method's.
+        trained: whether the network is trained; if not, only its spectra are measured.
     """
 
     network: Choice
@@ -75,11 +75,11 @@ class Experiment:
     trained: bool = True
 
     def runs(self, budget: Budget, method: Method) -> list[Run]:
-        """One run of `method` a seed, from 0."""
+        """Return one run of `method` for each seed, from 0."""
         return [self.run(budget, method, seed) for seed in range(budget.protocol(self.data).seeds)]
 
     def run(self, budget: Budget, method: Method, seed: int) -> Run:
-        """The run of `method` with `seed`."""
+        """Return the run of `method` with `seed`."""
         network = _widened(self.network, budget.protocol(self.data).width)
         before = None
         if method.pretrained:
@@ -114,7 +114,7 @@ class Experiment:
             limits = dict.fromkeys(("limit_val_batches", "limit_test_batches"), protocol.test_share)
             trainer |= limits | {"num_sanity_val_steps": 0}
         if self.trained:
-            # as often as the paper: every 1,000 iterations
+            # every 1,000 iterations, as in the paper
             often = {"val_check_interval": min(1000, protocol.iterations // 2), "check_val_every_n_epoch": None}
             trainer |= {"max_epochs": -1} | often
             model |= {"optimizer": self._optimizer(method), "lr_scheduler": _step_schedule(protocol.iterations)}
@@ -162,7 +162,7 @@ def _criterion(method: Method, seed: int) -> Choice:
 
 
 def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
-    """With the paper's gain, 1."""
+    """Return the correction with the paper's gain, 1."""
     if method.isometry is None:
         return None
     own = {"seed": seed} if method.isometry == "EOI" else {"max_iterations": iterations}
@@ -175,7 +175,7 @@ def _step_schedule(iterations: int) -> Choice:
 
 
 def _widened(network: Choice, width: float) -> Choice:
-    """The network with its `width_multiplier` times `width`."""
+    """Return the network with its `width_multiplier` multiplied by `width`."""
     if width == 1:
         return network
     arguments = network["init_args"]
@@ -188,5 +188,5 @@ def _short_name(network: Choice) -> str:
 
 
 def mlp(activation: str, depth: int = 7) -> Choice:
-    """MLP-K of width 100."""
+    """Return an MLP of width 100 with `depth` layers, the paper's MLP-K."""
     return {"class_path": "spl.networks.MLP", "init_args": {"activation": activation, "depth": depth}}

@@ -1,4 +1,4 @@
-"""Page: what an artefact shows, written for people: markdown, pictures and numbers."""
+"""The page of a figure or table: markdown, pictures and numbers."""
 
 import csv
 import io
@@ -25,14 +25,14 @@ _DPI = 200
 
 @dataclass(frozen=True)
 class Page:
-    """An artefact at a budget, with the results that there are.
+    """An artefact at a budget, with the results that are available.
 
     Attributes:
-        artefact: which.
-        budget: what is spent on it.
+        artefact: the figure or table.
+        budget: the budget.
         report: what the finished runs show.
-        finished: results of the runs that it needs, those included that others start from.
-        missing: names of the runs that have none, and whether they have begun.
+        finished: the results of the runs that it needs, including the runs that others start from.
+        missing: the names of the runs without a result, and whether they have begun.
     """
 
     artefact: Artefact
@@ -43,7 +43,7 @@ class Page:
 
     @classmethod
     def of(cls, artefact: Artefact, budget: Budget, results: Results) -> "Page":
-        """The page as it is with `results`."""
+        """Make the page from `results`."""
         planned = with_ancestors(artefact.runs(budget))
         missing = [
             run.name + (" (begun, not finished)" if digest in results.unfinished else "")
@@ -55,18 +55,18 @@ class Page:
 
     @property
     def heading(self) -> str:
-        """Figure 3, or Table 1, from fig3 or table1."""
+        """The heading, such as Figure 3 for fig3 or Table 1 for table1."""
         name = self.artefact.name
         return f"Figure {name[3:]}" if name.startswith("fig") else f"Table {name[5:]}"
 
     @property
     def link(self) -> str:
-        """To the page, from beside it."""
+        """A link to the page from the same folder."""
         return f"[{self.heading}]({self.artefact.name}.md)"
 
     @property
     def spent(self) -> str:
-        """The budget, as it stands on pictures and in the summary."""
+        """The description of the budget on pictures and in the summary."""
         return self.artefact.spent(self.budget)
 
     @property
@@ -86,7 +86,7 @@ class Page:
         write_whole(output / f"{name}.md", self.markdown().encode())
 
     def markdown(self) -> str:
-        """The text of the page."""
+        """Return the text of the page."""
         name = self.artefact.name
         pictures = [
             f"![{self.heading}: {self.artefact.title}{suffix.replace('_', ', ')}]({name}{suffix}.png)\n\n"
@@ -95,7 +95,7 @@ class Page:
         ]
         sections = [
             f"# {self.heading}: {self.artefact.title}",
-            f"{self.progress}, at {self.spent}. This runs what is missing and writes this page:",
+            f"{self.progress}, at {self.spent}. This command runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
             f"The numbers: [{name}.csv]({name}.csv).",
             table(_HEADERS, map(_finding_cells, self.report.findings)),
@@ -103,18 +103,19 @@ class Page:
             *self.report.tables,
             "## Runs",
             *([_provenance(self.finished)] if self.finished else []),
-            *([_collapsible(f"{len(self.missing)} are missing", self.missing)] if self.missing else []),
+            *([_collapsible(f"{len(self.missing)} runs are missing", self.missing)] if self.missing else []),
         ]
         return "\n\n".join(sections) + "\n"
 
 
 def write_summary(pages: Sequence[Page], output: Path) -> None:
-    """Write README.md below `output`: `summary_table`, and every finding."""
+    """Write README.md below `output`, with the `summary_table` and every finding."""
     findings = [[page.link, *_finding_cells(finding)] for page in pages for finding in page.report.findings]
     sections = [
         "# The paper, reproduced",
-        "What our runs say to each finding of the paper; `spl reproduce` writes these pages. It cannot be told where "
-        "the budget is too small, where runs are missing, and where a difference is within two standard errors (s.e.).",
+        "What our runs say about each finding of the paper; `spl reproduce` writes these pages. The verdict is "
+        "*cannot tell* where the budget is too small, where runs are missing, or where a difference is within two "
+        "standard errors (s.e.).",
         summary_table(pages),
         "## Findings",
         table(["", *_HEADERS], findings),
@@ -124,21 +125,21 @@ def write_summary(pages: Sequence[Page], output: Path) -> None:
 
 
 def summary_table(pages: Iterable[Page]) -> str:
-    """A table of markdown, a row an artefact: how many of the paper's findings hold, and where ours disagrees."""
+    """Return a markdown table with a row per artefact: how many findings hold, and where our runs disagree."""
     rows = []
     for page in pages:
         holds = Counter(finding.holds for finding in page.report.findings)
         disagrees = [f"{f.statement.rstrip('.')}: {f.measured}" for f in page.report.findings if f.holds is False]
         counts = [f"{holds[True]} of {holds.total()}", str(holds[None])]
         rows.append([page.link, *counts, "<br>".join(disagrees), f"{page.spent}; {page.progress}"])
-    return table(["", "findings that hold", "cannot tell", "where ours disagrees", "budget"], rows)
+    return table(["", "findings that hold", "cannot tell", "where our runs disagree", "budget"], rows)
 
 
 def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
-    """PNG and SVG, with `stamp` below everything that is drawn."""
+    """Return a PNG and an SVG, with `stamp` below everything that is drawn, by file extension."""
     text = figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
     contents = {}
-    # outlines of letters, which look the same where fonts are missing, and names that are the same every time
+    # letters as outlines look the same where fonts are missing; the salt gives the same names every time
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "spl"}):
         for extension, metadata in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -149,7 +150,7 @@ def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
 
 
 def _csv(report: ArtefactReport) -> str:
-    """The rows, with floats to six digits."""
+    """Return the rows as CSV, with floats to six digits."""
     text = io.StringIO()
     if report.rows:
         writer = csv.DictWriter(text, list(report.rows[0]), lineterminator="\n")
@@ -163,13 +164,13 @@ def _finding_cells(finding: Finding) -> list[str]:
 
 
 def _collapsible(summary: str, items: Iterable[str]) -> str:
-    """A list that opens where its summary is clicked."""
+    """Return a list that opens when its summary is clicked."""
     listed = "\n".join(f"- {item}" for item in items)
     return f"<details><summary>{summary}</summary>\n\n{listed}\n\n</details>"
 
 
 def _provenance(finished: Sequence[Result]) -> str:
-    """Where and how they were made."""
+    """Return a table of where and how the runs were made."""
     records = [result.record for result in finished]
     together = [record["population"] for record in records if record["population"] > 1]
     versions = Counter(f"{name} {version}" for record in records for name, version in record["versions"].items())
@@ -184,7 +185,7 @@ def _provenance(finished: Sequence[Result]) -> str:
 
 
 def _with_shares(values: Iterable[object]) -> str:
-    """Each value, with its share of the runs where there are several."""
+    """Return each value, with its share of the runs if there are several values."""
     counts = Counter(map(str, values))
     shares = (f"{value} ({n} of {counts.total()} runs)" for value, n in counts.items())
     return ", ".join(counts if len(counts) == 1 else shares)

@@ -1,4 +1,4 @@
-"""Results: what finished runs gave, found again by the digests of their configurations."""
+"""The results of finished runs, found again by the digests of their configurations."""
 
 import io
 import json
@@ -22,20 +22,21 @@ from spl.files import write_whole
 from spl.reproduction.run import RUN_FILE, Run, digest_of
 
 RESULT_FILE = "result.json"
-_STAGES = ("corrected", "pruned", "dense")  # the last one that a run has is where its training starts
+_STAGES = ("corrected", "pruned", "dense")  # training starts at the first of these that a run has
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run gave.
+    """The result of a finished run.
 
     Attributes:
-        folder: of the run, with its events and checkpoints.
-        digest: of the run.
-        test: loss and accuracy on the test set of the final weights, and of the best by validation accuracy; the
-            latter is absent where nothing was trained.
-        scalars: (step, value) of everything that was logged, by tag.
-        record: where and how it was made: device, threads, versions, seconds, and how many trained together.
+        folder: the folder of the run, with its events and checkpoints.
+        digest: the digest of the run.
+        test: loss and accuracy on the test set, of the weights "final" and "best" (by validation accuracy); "best"
+            is absent where nothing was trained.
+        scalars: [step, value] of everything that was logged, by tag.
+        record: where and how the run was made: device, threads, versions, seconds, and under "population" the number
+            of runs that were trained together.
     """
 
     folder: Path
@@ -46,47 +47,47 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """That of a folder."""
+        """Read the result in a folder."""
         return cls(folder=folder, **json.loads((folder / RESULT_FILE).read_text()))
 
     def write(self) -> None:
-        """Into the folder, whole or not at all."""
+        """Write the result into its folder, whole or not at all."""
         content = asdict(self)
         del content["folder"]
         write_whole(self.folder / RESULT_FILE, json.dumps(content).encode())
 
     def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of a scalar: [k] and [k], empty where there is none."""
+        """Return steps [k] and values [k] of a scalar, empty if it was not logged."""
         pairs = np.array(self.scalars.get(tag, []), dtype=float).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
     def last(self, tag: str) -> float:
-        """The last value of a scalar; NaN where there is none."""
+        """Return the last value of a scalar; NaN if it was not logged."""
         _, values = self.series(tag)
         return float(values[-1]) if len(values) else float("nan")
 
     def error(self, which: str = "final") -> float:
-        """Test error in % of the final weights, or of the best by validation accuracy; NaN of what was not tested."""
+        """Return the test error in % of the weights "final" or "best" (by validation accuracy); NaN if not tested."""
         return 100 * (1 - self.test[which]["accuracy"]) if which in self.test else float("nan")
 
     def jsv(self, statistic: str, stage: str | None = None) -> float:
-        """A statistic of the Jacobian singular values at a stage, without one where training starts.
+        """Return a statistic of the Jacobian singular values.
 
         Args:
             statistic: mean, std, max, min or condition.
-            stage: dense, pruned or corrected.
+            stage: dense, pruned or corrected; None for the stage at which training starts.
         """
         stages = [stage] if stage else [s for s in _STAGES if f"jacobian/{s}/mean" in self.scalars]
         return self.last(f"jacobian/{stages[0]}/{statistic}") if stages else float("nan")
 
     def layer_sparsity(self) -> dict[str, float]:
-        """The share of weights removed of each layer's weight, in the order of layers; biases are left out."""
+        """Return the share of weights that were removed from each layer, in the order of layers, without biases."""
         tags = {tag: tag.removeprefix("sparsity/") for tag in self.scalars if tag.startswith("sparsity/")}
         layers = {layer: self.last(tag) for tag, layer in tags.items()}
         return {k: v for k, v in layers.items() if k != "global" and not k.endswith(".bias")}
 
     def orthogonality_score(self) -> float:
-        """OS of the weights that training starts from; NaN for a dense network."""
+        """Return the orthogonality score of the weights that training starts from; NaN for a dense network."""
         for stage in _STAGES:
             score = self.last(f"isometry/score/{stage}")
             if score == score:
@@ -100,24 +101,24 @@ class Result:
         return events
 
     def masks(self) -> dict[str, np.ndarray]:
-        """Bool masks [out, in] of the layers' weights, by layer, from the images in the run's events."""
+        """Return bool masks [out, in] of the weights, by layer, from the images in the run's events."""
         tags = [t for t in self._events.Tags()["images"] if t.startswith("masks/") and not t.endswith(".bias")]
         images = {tag.removeprefix("masks/"): self._events.Images(tag)[-1].encoded_image_string for tag in tags}
         return {layer: _grey(png) > 0.5 for layer, png in images.items()}
 
     def saliency(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Histogram of log10 of each layer's scores: upper limits [k] of the bins, and counts [k]."""
-        found = {}
+        """Return a histogram of log10 of the scores, by layer: the upper limits [k] of the bins, and counts [k]."""
+        histograms = {}
         for tag in self._events.Tags()["histograms"]:
             if tag.startswith("saliency_log10/") and not tag.endswith(".bias"):
                 histogram = self._events.Histograms(tag)[-1].histogram_value
                 limits, counts = np.array(histogram.bucket_limit), np.array(histogram.bucket)
-                found[tag.removeprefix("saliency_log10/")] = (limits, counts)
-        return found
+                histograms[tag.removeprefix("saliency_log10/")] = (limits, counts)
+        return histograms
 
 
 def _digest_or_none(file: Path) -> str | None:
-    """The digest of a run; None where its file was spoiled, or the run that it started from is gone."""
+    """Return the digest of a run; None if its file is damaged, or the run that it started from is gone."""
     try:
         return digest_of(file)
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):
@@ -130,7 +131,7 @@ def _grey(png: bytes) -> np.ndarray:
 
 
 def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
-    """Everything that was logged as a number in the folders of one run, the later ones its resumptions."""
+    """Return all scalars that were logged in the folders of one run, of which the later ones resumed the earlier."""
     steps: dict[str, dict[int, float]] = {}
     for folder in folders:
         events = EventAccumulator(str(folder), size_guidance={IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
@@ -141,10 +142,14 @@ def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
 
 
 class Results(Mapping[str, Result]):
-    """Finished runs below a folder, by digest; folders that say of no result are runs that never finished.
+    """The finished runs below a folder, by digest.
 
     Args:
-        root: where to look.
+        root: the folder in which to look for runs.
+
+    Attributes:
+        folders: the folders of finished runs, by digest.
+        unfinished: the folders of attempts without a result, by digest, oldest first.
     """
 
     def __init__(self, root: Path) -> None:
@@ -172,5 +177,5 @@ class Results(Mapping[str, Result]):
         return len(self.folders)
 
     def of(self, runs: Iterable[Run]) -> list[Result]:
-        """Those of `runs` that are finished, in their order."""
+        """Return the results of those of `runs` that are finished, in their order."""
         return [self[run.digest] for run in runs if run.digest in self]

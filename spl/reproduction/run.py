@@ -1,4 +1,4 @@
-"""Run: one `spl fit`, planned, and the digest by which its result is found again."""
+"""A run: one planned `spl fit`, and the digest by which its result is found again."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from pytorch_lightning.cli import instantiate_class
 from torch import nn
 
 RUN_FILE = "run.yaml"
-RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs of such names
+RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/
 _MACHINE_ARGUMENTS = ("root", "download")  # arguments of data sets that say where data lie
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One `spl fit`, planned.
+    """A planned run of `spl fit`.
 
     Attributes:
-        name: for people: what its folder is called.
-        config: of `spl fit`, complete but for what depends on the machine: name, and where data and weights lie.
-        pretrained: the run whose final weights it starts from.
+        name: a readable name, which its folder has too.
+        config: the configuration of `spl fit`, without its name and the paths of data and weights.
+        pretrained: the run whose final weights this run starts from.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides the result."""
+        """The SHA-256 of everything that decides the result."""
         return _digest(self.config, self.pretrained.digest if self.pretrained else None)
 
     @property
@@ -44,20 +44,25 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Training iterations."""
+        """The number of training iterations."""
         return int(self.config["trainer"]["max_steps"])
 
     @property
     def data(self) -> set[str]:
-        """The classes of the data sets that it reads."""
+        """The class paths of the data sets that the run reads."""
         return {data["class_path"] for data in _data_sets(self.config)}
 
     def build_network(self) -> nn.Module:
-        """The network, of shapes alone."""
+        """Build the network on the meta device, with shapes but without values."""
         return build(self.network)
 
     def on_machine(self, data_root: Path, pretrained: Path | None) -> dict[str, Any]:
-        """The YAML of this run on a machine whose data lie in `data_root`, and a trained network in `pretrained`."""
+        """Return the configuration of this run on one machine, complete for `spl fit`.
+
+        Args:
+            data_root: the folder of the data sets.
+            pretrained: the checkpoint to start from, if the run starts from one.
+        """
         config: dict[str, Any] = json.loads(json.dumps({"name": f"{RUNS.name}/{self.name}"} | dict(self.config)))
         for data in _data_sets(config):
             data.setdefault("init_args", {})["root"] = str(data_root)
@@ -67,14 +72,14 @@ class Run:
 
 
 def build(network: Mapping[str, Any]) -> nn.Module:
-    """The network of a class and arguments, of shapes alone."""
+    """Build a network from its class_path and init_args on the meta device, with shapes but without values."""
     with torch.device("meta"):
         built: nn.Module = instantiate_class((), dict(network))
     return built
 
 
 def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
-    """The runs and those that they start from, each once, by digest."""
+    """Return the runs and the runs that they start from, each once, by digest."""
     found: dict[str, Run] = {}
     for run in runs:
         if run.pretrained is not None:
@@ -84,7 +89,7 @@ def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
 
 
 def digest_of(file: Path) -> str:
-    """The digest of the run whose `run.yaml` this is, equal to that of the `Run` that was planned."""
+    """Return the digest of the run with this `run.yaml`; it equals the digest of the planned `Run`."""
     config = yaml.load(file.read_text(), yaml.CSafeLoader)
     del config["name"]
     for data in _data_sets(config):
@@ -101,7 +106,7 @@ def _digest(config: Mapping[str, Any], pretrained: str | None) -> str:
 
 
 def _data_sets(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The data set to train on, and the other that is scored on, if there is one."""
+    """Yield the data set to train on and, if there is another to score on, that one."""
     yield config["data"]
     scoring = config["pruning"].get("scoring_data")
     if scoring is not None:

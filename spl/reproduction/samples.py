@@ -1,4 +1,4 @@
-"""Samples: one number of repeated runs, and whether two of them differ."""
+"""Samples of a number over repeated runs, whether two of them differ, and curves of samples."""
 
 import math
 import statistics
@@ -11,16 +11,16 @@ from spl.reproduction.results import Result
 
 
 class MissingResult(LookupError):
-    """That no finished run tells what is asked for; its text says what."""
+    """No finished run has the result that is needed; the message names the result."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One number of repeated runs; formatted, mean ± standard deviation.
+    """The values of one number over repeated runs; it is formatted as mean ± standard deviation.
 
     Attributes:
-        values: one a run; empty where none is finished.
-        undefined: how many runs have none, because they diverged or were not measured.
+        values: one value per run; empty if no run is finished.
+        undefined: the number of runs without a value, because they diverged or were not measured.
     """
 
     values: tuple[float, ...]
@@ -28,29 +28,29 @@ class Sample:
 
     @classmethod
     def among(cls, numbers: Iterable[float]) -> "Sample":
-        """Those of `numbers` that are numbers; NaN are counted apart."""
+        """Make a sample of those `numbers` that are not NaN, and count the NaN as undefined."""
         everything = list(numbers)
         values = tuple(value for value in everything if not math.isnan(value))
         return cls(values, len(everything) - len(values))
 
     @classmethod
     def of(cls, results: Iterable[Result], number: Callable[[Result], float]) -> "Sample":
-        """`number` of each result."""
+        """Make a sample of the `number` of each result."""
         return cls.among(number(result) for result in results)
 
     @property
     def n(self) -> int:
-        """Number of runs."""
+        """The number of runs with a value."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
-        """NaN of none."""
+        """The mean; NaN without values."""
         return math.fsum(self.values) / self.n if self.n else math.nan
 
     @property
     def std(self) -> float:
-        """Standard deviation with n − 1; NaN of fewer than two runs, and where a value is not finite."""
+        """The standard deviation with n − 1; NaN with fewer than two values or if a value is not finite."""
         return statistics.stdev(self.values) if self.n > 1 and math.isfinite(self.mean) else math.nan
 
     def __sub__(self, other: "Sample") -> "Difference":
@@ -63,17 +63,17 @@ class Sample:
 
 
 def _error(sample: Sample) -> float:
-    """Standard error of the mean."""
+    """Return the standard error of the mean."""
     return sample.std / math.sqrt(sample.n) if sample.n else math.nan
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means, formatted with its standard error.
+    """A difference of two means; it is formatted with its standard error.
 
     Attributes:
-        mean: of the one less that of the other; NaN where one has no run.
-        error: its standard error, as of independent samples; NaN where one has fewer than two runs.
+        mean: the difference; NaN if one of the samples has no value.
+        error: the standard error for independent samples; NaN if one of them has fewer than two values.
     """
 
     mean: float
@@ -81,7 +81,7 @@ class Difference:
 
     @property
     def positive(self) -> bool | None:
-        """Whether it is above 0, by more than two standard errors; None where it is within them."""
+        """Whether the difference is above 0 (or below) by more than two standard errors; None within them."""
         if abs(self.mean) > 2 * self.error:
             return self.mean > 0
         return None
@@ -96,17 +96,17 @@ class Difference:
 
 
 def all_positive(differences: Iterable[Difference]) -> bool | None:
-    """Whether all are above 0: no, where one is clearly below; None where one cannot be told and none is below."""
+    """Return whether all differences are above 0: False if one is below, None if none is below but one is unclear."""
     signs = {difference.positive for difference in differences}
     return False if False in signs else None if None in signs else True
 
 
 class Curve(dict[float, Sample]):
-    """Samples in the order of an abscissa, without those that nothing was measured of.
+    """Samples over seeds by sparsity or iteration, in ascending order and without the empty ones.
 
     Args:
-        what: it is of, for people.
-        values: over seeds, by abscissa; NaN are left out.
+        what: what was measured, in words.
+        values: the values over seeds, by sparsity or iteration; NaN are left out.
     """
 
     def __init__(self, what: str, values: Mapping[float, Iterable[float]]) -> None:
@@ -119,7 +119,7 @@ class Curve(dict[float, Sample]):
 
     @property
     def x(self) -> np.ndarray:
-        """The abscissae [k]."""
+        """The sparsities or iterations [k]."""
         return np.array(list(self))
 
     @property
@@ -129,11 +129,11 @@ class Curve(dict[float, Sample]):
 
     @property
     def std(self) -> np.ndarray:
-        """The standard deviations [k], NaN where there are none."""
+        """The standard deviations [k]; NaN for samples of one value."""
         return np.array([sample.std for sample in self.values()])
 
 
 def describe(sample: Sample) -> str:
-    """Mean ± standard deviation, and n."""
-    undefined = f"; of {sample.undefined} not a number" if sample.undefined else ""
+    """Return mean ± standard deviation and n in words."""
+    undefined = f"; {sample.undefined} not a number" if sample.undefined else ""
     return f"{sample:.3g} (n = {sample.n}{undefined})"

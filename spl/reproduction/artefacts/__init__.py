@@ -1,4 +1,4 @@
-"""The figures and tables of the paper, one a file."""
+"""The figures and tables of the paper, each in a file of its own."""
 
 from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.artefacts.figure_1 import Figure1

@@ -1,4 +1,4 @@
-"""Artefact: a figure or table of the paper, the runs that it needs, and what they show."""
+"""The artefacts, which are figures and tables of the paper: the runs that they need, and what these show."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from spl.reproduction.samples import MissingResult
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the paper says, and whether these runs agree.
+    """A finding of the paper, and whether these runs agree.
 
     Attributes:
         statement: the paper's finding, in one sentence.
-        holds: whether it does here; None where these runs cannot tell, for want of results or of budget.
-        measured: by how much, with n.
+        holds: whether it holds here; None if these runs cannot tell, for lack of results or of budget.
+        measured: what was measured, with n.
     """
 
     statement: str
@@ -28,15 +28,16 @@ class Finding:
     measured: str
 
 
-Judgement = tuple[bool | None, str]  # whether it holds, and by how much
+Judgement = tuple[bool | None, str]
+"""Whether a finding holds, and what was measured."""
 
 
 def decide(statement: str, judge: Callable[[], Judgement], conclusive: bool = True) -> Finding:
-    """The finding of `judge`; undecided, and said so, where results are missing or the budget is too small.
+    """Return the finding of `judge`, left open where results are missing or the budget is too small.
 
     Args:
         statement: what the paper says.
-        judge: looks at the results; may raise `MissingResult`.
+        judge: function that looks at the results; it may raise `MissingResult`.
         conclusive: whether the budget is large enough to tell.
     """
     try:
@@ -50,13 +51,13 @@ def decide(statement: str, judge: Callable[[], Judgement], conclusive: bool = Tr
 
 @dataclass(frozen=True)
 class ArtefactReport:
-    """What the finished runs of an artefact show.
+    """A report of what the finished runs of an artefact show.
 
     Attributes:
-        rows: the numbers, one dictionary a row of the CSV, with the same keys in all.
-        findings: what of the paper they agree with.
-        figures: pictures, by a suffix of their file's name, empty for the only one.
-        tables: markdown, which puts ours beside the paper's.
+        rows: the numbers, one dictionary per row of the CSV, all with the same keys.
+        findings: the findings of the paper, and whether the runs agree.
+        figures: the pictures, by a suffix of the file name, which is empty for the only picture.
+        tables: markdown that puts our numbers beside the paper's.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -70,7 +71,7 @@ class Artefact(ABC):
 
     Attributes:
         name: fig1 … fig8, table1 … table4.
-        title: what it shows.
+        title: what the artefact shows.
         data: the data set that decides its protocol: MNIST or CIFAR10.
     """
 
@@ -79,13 +80,13 @@ class Artefact(ABC):
     data: str = "MNIST"
 
     def spent(self, budget: Budget) -> str:
-        """The budget, as it stands on the pictures."""
+        """Return the description of the budget on the pictures."""
         return budget.describe(self.data)
 
     @abstractmethod
     def runs(self, budget: Budget) -> list[Run]:
-        """The runs that it needs, without those that they start from; each digest once or several times."""
+        """Return the runs that the artefact needs, some perhaps twice, without those that they start from."""
 
     @abstractmethod
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """What the finished ones of `runs` show; those that are missing are left out."""
+        """Return what the finished ones of `runs` show; missing runs are left out."""

@@ -1,4 +1,4 @@
-"""ComparedNetwork: a network that methods are compared on, and what its finished runs give."""
+"""A network on which methods are compared, and the measurements of its finished runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
 from spl.reproduction.samples import Curve, MissingResult, Sample
 
-SPARSITY = Experiment.sparsity  # at which networks are trained
-POINTS = 100  # of a training log, at most
+SPARSITY = Experiment.sparsity  # the sparsity at which networks are trained
+POINTS = 100  # the most points of a training log
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedNetwork:
-    """A network that methods are compared on.
+    """A network on which methods are compared.
 
     Attributes:
-        name: as titles have it.
+        name: the name of the network in titles.
         config: the class_path and init_args of the network.
         data: the data set that it is trained on.
     """
@@ -31,7 +31,7 @@ class ComparedNetwork:
     data: str = "MNIST"
 
     def runs(self, budget: Budget, method: Method, sparsity: float = SPARSITY) -> list[Run]:
-        """One run a seed: trained at 90 % and dense, and otherwise for its spectra alone."""
+        """Return one run per seed: trained at 90 % and if dense, otherwise for its spectra alone."""
         trained = sparsity == SPARSITY or method.criterion is None
         return Experiment(self.config, self.data, sparsity, trained=trained).runs(budget, method)
 
@@ -42,7 +42,7 @@ TANH = ComparedNetwork("tanh", mlp("tanh"))
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the finished runs of a network give."""
+    """The measurements of the finished runs of a network."""
 
     network: ComparedNetwork
     budget: Budget
@@ -50,15 +50,15 @@ class Measurements:
 
     @property
     def trained(self) -> bool:
-        """Whether the budget is large enough to tell of training."""
+        """Whether the budget is large enough to compare how networks train."""
         return self.budget.protocol(self.network.data).iterations >= 1000
 
     def of(self, method: Method, sparsity: float = SPARSITY) -> list[Result]:
-        """The finished runs of a method."""
+        """Return the results of the finished runs of a method."""
         return self.results.of(self.network.runs(self.budget, method, sparsity))
 
     def jsv(self, method: Method, statistic: str = "mean") -> Curve:
-        """A statistic of the Jacobian singular values where training starts, by κ̄; at 0 before pruning."""
+        """Return a statistic of the Jacobian singular values where training starts, by κ̄; at 0 before pruning."""
         values = {0.0: [result.jsv(statistic, "dense") for result in self.of(method)]}
         if method.criterion is not None:
             for sparsity in self.budget.sparsities:
@@ -66,7 +66,7 @@ class Measurements:
         return Curve(f"JSV of {self.network.name} {method}", values)
 
     def log(self, method: Method, tag: str) -> Curve:
-        """What was logged during training, by iteration: means of windows, so that no more than 100 are left."""
+        """Return what was logged during training, by iteration, as means over at most 100 windows."""
         values: dict[float, list[float]] = {}
         for result in self.of(method):
             for iteration, value in zip(*_windows(*result.series(tag)), strict=True):
@@ -74,7 +74,7 @@ class Measurements:
         return Curve(f"{tag} of {self.network.name} {method}", values)
 
     def jsv_log(self, method: Method) -> Curve:
-        """The mean Jacobian singular value during training, by iteration, from where training starts."""
+        """Return the mean Jacobian singular value by iteration, from the start of training."""
         values: dict[float, list[float]] = {}
         for result in self.of(method):
             values.setdefault(0, []).append(result.jsv("mean"))
@@ -83,10 +83,10 @@ class Measurements:
         return Curve(f"JSV during training of {self.network.name} {method}", values)
 
     def measure(self, method: Method, number: Callable[[Result], float]) -> Sample:
-        """A number of each trained network.
+        """Return a sample of a number of each trained network.
 
         Raises:
-            MissingResult: none is finished.
+            MissingResult: no run is finished.
         """
         sample = Sample.of(self.of(method), number)
         if not sample.n:
@@ -94,7 +94,7 @@ class Measurements:
         return sample
 
     def row(self, method: Method, statistic: str, sparsity: float, iteration: float, sample: Sample) -> dict[str, Any]:
-        """A row of the CSV."""
+        """Return a row of the CSV."""
         return {
             "network": self.network.name,
             "method": str(method),
@@ -108,7 +108,7 @@ class Measurements:
 
 
 def _windows(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
-    """Iterations at which windows end, and means over them; step k ends iteration k + 1."""
+    """Return the iterations at which windows end, and the means over the windows; step k ends iteration k + 1."""
     if not len(steps):
         return [], []
     parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))

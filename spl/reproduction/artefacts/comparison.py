@@ -1,4 +1,4 @@
-"""Comparison: networks side by side, and the methods on each."""
+"""Figures that compare networks side by side, with all methods on each."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,13 +15,13 @@ Draw = Callable[[Axes, Measurements, Sequence[Method]], None]
 def side_by_side(
     measured: Sequence[Measurements], methods: Sequence[Method], draws: Sequence[Draw], row_height: float = 2.3
 ) -> Figure:
-    """A column of axes for each network, and a row for each thing drawn, which shares its vertical axis.
+    """Draw a column of axes for each network, and a row with a common vertical axis for each function in `draws`.
 
     Args:
-        measured: of each network.
-        methods: what is compared.
-        draws: draw the methods of a network into axes, and name both axes.
-        row_height: in inches.
+        measured: the measurements of each network.
+        methods: the methods to compare.
+        draws: functions that draw the methods of a network into axes, and label both axes.
+        row_height: the height of a row in inches.
     """
     figure, axes = panels(len(draws), len(measured), 0.6 + row_height * len(draws), sharey="row")
     for draw, row in zip(draws, axes, strict=True):

@@ -1,4 +1,4 @@
-"""Error plot: test errors of experiments, a row each, beside the paper's."""
+"""The error plot: test errors of experiments, a row each, beside the paper's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,27 +8,27 @@ from matplotlib.figure import Figure
 from spl.reproduction.artefacts.grid import Key, Measured, errors
 from spl.reproduction.drawing import TEXT, WIDTH
 
-# Okabe & Ito's vermilion and blue; filled and open markers tell them apart in black and white
+# Okabe & Ito's vermilion and blue; filled and open markers distinguish them in black and white
 _LOOKS: dict[str, dict[str, Any]] = {
     "best": {"label": "best by validation", "color": "#0072B2", "marker": "o"},
     "final": {"label": "final weights", "color": "#D55E00", "marker": "s", "markerfacecolor": "white"},
 }
 _RECALLED: dict[str, Any] = {"label": "the paper's, recalled", "color": "black", "marker": "|", "markersize": 12}
-_BESIDE = 0.13  # rows, between the two
+_OFFSET = 0.13  # of a row, by which the markers lie above and below its middle
 
 
 def error_plot(measured: Measured, labels: Mapping[Key, str], recalled: Mapping[Key, float] | None = None) -> Figure:
-    """Mean test errors with their standard deviations, and a small mark a run.
+    """Draw mean test errors with their standard deviations, and a small mark for each run.
 
     Args:
-        measured: finished runs by experiment.
-        labels: what a row is called, from above.
-        recalled: the paper's errors in %, where it has any.
+        measured: the finished runs by experiment.
+        labels: the labels of the rows, from the top.
+        recalled: the paper's errors in %, if it has any.
     """
     figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(labels)), layout="constrained")
     axes = figure.subplots()
     places = {key: float(i) for i, key in enumerate(labels)}
-    for which, offset in (("best", -_BESIDE), ("final", _BESIDE)):
+    for which, offset in (("best", -_OFFSET), ("final", _OFFSET)):
         look = _LOOKS[which]
         samples = {key: sample for key, sample in errors(measured, which).items() if sample.n}
         means, deviations = ([getattr(s, name) for s in samples.values()] for name in ("mean", "std"))

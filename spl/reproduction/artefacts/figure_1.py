@@ -1,4 +1,4 @@
-"""Figure 1: sparsity patterns, and the connection sensitivities that they come of."""
+"""Figure 1: sparsity patterns, and the connection sensitivities that decide them."""
 
 from typing import Any
 
@@ -29,15 +29,15 @@ class Figure1(Artefact):
     title = "Layerwise sparsity patterns and connection sensitivities"
 
     def spent(self, budget: Budget) -> str:
-        """Without iterations, for nothing is trained."""
+        """Return the budget without iterations, because nothing is trained."""
         return f"budget {budget.name}: 1 run a sparsity, not trained"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """One seed, untrained."""
+        """Return the runs of one seed, untrained."""
         return [_planned_run(budget, network, sparsity) for network in (LINEAR, TANH) for sparsity in budget.sparsities]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Masks and sensitivities, apart."""
+        """Return findings, and pictures of masks and of sensitivities."""
         finished = {network: _finished(budget, results, network) for network in (LINEAR, TANH)}
         rows: list[dict[str, Any]] = []
         for network, by_sparsity in finished.items():
@@ -59,7 +59,7 @@ def _planned_run(budget: Budget, network: ComparedNetwork, sparsity: float) -> R
 
 
 def _finished(budget: Budget, results: Results, network: ComparedNetwork) -> dict[float, Result]:
-    """Finished runs by sparsity."""
+    """Return the finished runs by sparsity."""
     runs = {sparsity: _planned_run(budget, network, sparsity) for sparsity in budget.sparsities}
     return {sparsity: results[run.digest] for sparsity, run in runs.items() if run.digest in results}
 
@@ -76,20 +76,20 @@ def _row(network: ComparedNetwork, sparsity: float, layer: str, statistic: str, 
 
 
 def _quantiles(by_sparsity: dict[float, Result]) -> dict[str, np.ndarray]:
-    """Quantiles of log10 s by layer; scores are of the dense network, the same at all sparsities."""
+    """Return quantiles of log10 s by layer; the scores s are those of the dense network, equal at all sparsities."""
     for result in by_sparsity.values():
         return {layer: _quantiles_of(*histogram) for layer, histogram in sorted(result.saliency().items())}
     return {}
 
 
 def _quantiles_of(limits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Of a histogram, linear inside its bins."""
+    """Return the quantiles of a histogram, interpolated linearly within its bins."""
     quantiles: np.ndarray = np.interp(_QUANTILES, counts.cumsum() / counts.sum(), limits)
     return quantiles
 
 
 def _draw_masks(budget: Budget, finished: dict[ComparedNetwork, dict[float, Result]]) -> Figure:
-    """White is kept, black is pruned."""
+    """Draw the masks; white is kept, black is pruned."""
     rows, columns = len(budget.sparsities), len(_HIDDEN)
     figure = Figure(figsize=(WIDTH, 0.4 + 0.66 * rows), dpi=200, layout="constrained")
     halves: Any = figure.subfigures(1, 2)
@@ -110,7 +110,7 @@ def _draw_masks(budget: Budget, finished: dict[ComparedNetwork, dict[float, Resu
 
 
 def _draw_sensitivities(finished: dict[ComparedNetwork, dict[float, Result]]) -> Figure:
-    """A box a layer: quartiles and median, whiskers from 5 to 95 %."""
+    """Draw a box for each layer: quartiles and median, whiskers from 5 to 95 %."""
     figure, axes = panels(1, 2, 2.8, sharey=True)
     for panel, (network, by_sparsity) in zip(axes[0], finished.items(), strict=True):
         quantiles = _quantiles(by_sparsity)

@@ -40,7 +40,7 @@ from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 
 ALL = PAPER + BEYOND
-BESIDE = (LDI_DENSE, LDI_CS, LDI_CS_AI, *BEYOND)  # what goes beyond the paper, beside what it is compared with
+WITH_BEYOND = (LDI_DENSE, LDI_CS, LDI_CS_AI, *BEYOND)  # methods beyond the paper, and those to compare them with
 
 
 class Figure2(Artefact):
@@ -50,11 +50,11 @@ class Figure2(Artefact):
     title = "Signal propagation and training behaviour of sparse networks"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """All methods at all sparsities."""
+        """Return runs of all methods at all sparsities."""
         return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """The paper's methods, those beyond, and singular values during training."""
+        """Return pictures of the paper's methods, of those beyond, and of singular values during training."""
         both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = []
         for measured in both:
@@ -62,7 +62,7 @@ class Figure2(Artefact):
             rows += training_rows(measured, ALL, (LOSS,)) + jsv_rows(measured, ALL)
         figures = {
             "": side_by_side(both, PAPER, (draw_propagation, draw_training)),
-            "_beyond": side_by_side(both, BESIDE, (draw_propagation, draw_training)),
+            "_beyond": side_by_side(both, WITH_BEYOND, (draw_propagation, draw_training)),
             "_jsv_during_training": side_by_side(both, PAPER, (draw_jsv_training,)),
         }
         findings = [finding for measured in both for finding in _findings(measured)]

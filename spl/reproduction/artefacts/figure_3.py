@@ -15,7 +15,7 @@ from spl.reproduction.samples import Sample, all_positive
 
 _BASE = "ResNet-20, dense"
 _WIDEST = "same blocks, 8× wider"
-# network, and the sparsity that leaves the base's 269,034 parameters
+# each network, and the sparsity that leaves as many parameters as the base has, 269,034
 _SPARSE: dict[str, tuple[dict[str, int], float]] = {
     _WIDEST: ({"blocks_per_stage": 3, "width_multiplier": 8}, 0.9841622),
     "a third of the blocks, 4× wider": ({"blocks_per_stage": 1, "width_multiplier": 4}, 0.767254),
@@ -24,7 +24,7 @@ _SPARSE: dict[str, tuple[dict[str, int], float]] = {
 
 
 class Figure3(Grid):
-    """Errors of ResNet-20 and of larger networks, pruned without labels to as many parameters."""
+    """Errors of ResNet-20, and of larger networks that are pruned without labels to as many parameters."""
 
     name = "fig3"
     title = "Sculpting on CIFAR-10: errors of networks with 269k parameters, dense and pruned without labels"
@@ -33,7 +33,7 @@ class Figure3(Grid):
 
     @property
     def cells(self) -> Mapping[Key, Cell]:
-        """By network, the dense base first."""
+        """The cells by network, the dense base first."""
         base = Cell(Experiment(_resnet({"blocks_per_stage": 3}), self.data), LDI_DENSE)
         sparse = {
             (name,): Cell(Experiment(_resnet(arguments), self.data, sparsity, targets="uniform"), LDI_CS_AI)
@@ -42,7 +42,7 @@ class Figure3(Grid):
         return {(_BASE,): base} | sparse
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Errors."""
+        """Return the errors."""
         measured = self.measured(budget, results)
         best = errors(measured, "best")
         findings = [self._beat(budget, best), self._widest(budget, best)]
@@ -55,7 +55,7 @@ class Figure3(Grid):
         )
 
     def _labels(self, budget: Budget) -> dict[Key, str]:
-        """Each network's name and its parameters at the budget's width, before and after pruning."""
+        """Return each network's name and its parameters at the budget's width, before and after pruning."""
         return {key: f"{key[0]}\n{_sizes(cell.runs(budget)[0])}" for key, cell in self.cells.items()}
 
     def _beat(self, budget: Budget, best: Mapping[Key, Sample]) -> Finding:
@@ -64,7 +64,7 @@ class Figure3(Grid):
             budget,
             "Every sparse equivalent has a lower error than the dense base.",
             all_positive(gains.values()),
-            "error, best, base less sparse: " + ", ".join(f"{gain:.2f} ({name})" for name, gain in gains.items()),
+            "best error, base minus sparse: " + ", ".join(f"{gain:.2f} ({name})" for name, gain in gains.items()),
             best.values(),
         )
 
@@ -74,8 +74,7 @@ class Figure3(Grid):
             budget,
             "The widest network has the lowest error of the sparse ones.",
             all_positive(gains.values()),
-            "error, best, less that of the widest: "
-            + ", ".join(f"{gain:.2f} ({name})" for name, gain in gains.items()),
+            "best error minus that of the widest: " + ", ".join(f"{gain:.2f} ({name})" for name, gain in gains.items()),
             best.values(),
         )
 
@@ -85,14 +84,14 @@ def _resnet(arguments: dict[str, int]) -> Choice:
 
 
 def _sizes(run: Run) -> str:
-    """17.0 M, pruned to 269 k; biases counted, normalization not."""
+    """Return sizes such as 17.0 M, pruned to 269 k, with biases but without normalization."""
     size = sum(p.numel() for p in prunable_parameters(run.build_network(), include_bias=True).values())
     sparsity = run.config["pruning"]["sparsity"]
     return _words(size) + (f", pruned to {_words(keep_count(size, sparsity))}" if sparsity else "")
 
 
 def _words(number: int) -> str:
-    """17.0 M, 269 k: three digits."""
+    """Return a number with three digits, such as 17.0 M or 269 k."""
     value, unit = (number / 1e6, "M") if number >= 1e6 else (number / 1e3, "k")
     return f"{value:#.3g}".rstrip(".") + f" {unit}"
 

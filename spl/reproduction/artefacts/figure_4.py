@@ -1,11 +1,11 @@
-"""Figure 4: Figure 2 in full, all statistics of signal propagation, loss and accuracy."""
+"""Figure 4: Figure 2 in full, with all statistics of signal propagation, loss and accuracy."""
 
 from functools import partial
 
 from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
 from spl.reproduction.artefacts.comparison import side_by_side
-from spl.reproduction.artefacts.figure_2 import ALL, BESIDE
+from spl.reproduction.artefacts.figure_2 import ALL, WITH_BEYOND
 from spl.reproduction.artefacts.signal_propagation import (
     STATISTICS,
     draw_propagation,
@@ -30,11 +30,11 @@ class Figure4(Artefact):
     title = "Signal propagation, all statistics, and training behaviour with accuracy"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """Those of Figure 2."""
+        """Return the runs of Figure 2."""
         return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """The paper's methods, and those beyond."""
+        """Return pictures of the paper's methods, and of those beyond."""
         both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = []
         for measured in both:
@@ -42,8 +42,8 @@ class Figure4(Artefact):
         figures = {
             "_signal_propagation": side_by_side(both, PAPER, _PROPAGATION, 1.6),
             "_training": side_by_side(both, PAPER, _TRAINING),
-            "_signal_propagation_beyond": side_by_side(both, BESIDE, _PROPAGATION, 1.6),
-            "_training_beyond": side_by_side(both, BESIDE, _TRAINING),
+            "_signal_propagation_beyond": side_by_side(both, WITH_BEYOND, _PROPAGATION, 1.6),
+            "_training_beyond": side_by_side(both, WITH_BEYOND, _TRAINING),
         }
         return ArtefactReport(rows, [finding for measured in both for finding in _findings(measured)], figures)
 

@@ -1,4 +1,4 @@
-"""Figure 5: how much longer networks pruned at random or by magnitude take to train."""
+"""Figure 5: how much longer it takes to train networks that are pruned at random or by magnitude."""
 
 from functools import partial
 
@@ -21,11 +21,11 @@ class Figure5(Artefact):
     title = "Extended training logs of random and magnitude pruning"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """Those of Figure 2 that are trained."""
+        """Return the trained ones of the runs of Figure 2."""
         return [run for network in (LINEAR, TANH) for method in _METHODS for run in network.runs(budget, method)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Loss and accuracy against the logarithm of iterations."""
+        """Return a picture of loss and accuracy against iterations on a logarithmic axis."""
         both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         figure = side_by_side(both, _METHODS, [partial(draw_training, tag=tag) for tag in (LOSS, ACCURACY)])
         for axes in figure.axes:

@@ -23,18 +23,18 @@ from spl.reproduction.samples import Curve, MissingResult, Sample, describe
 
 
 class Figure6(Artefact):
-    """All statistics of the Jacobian singular values against sparsity, pretrained and pruned by magnitude."""
+    """All statistics of the Jacobian singular values against sparsity, of pretrained networks pruned by magnitude."""
 
     name = "fig6"
     title = "Signal propagation under magnitude pruning of pretrained networks"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """Dense and by magnitude, at all sparsities."""
+        """Return the dense runs, and those pruned by magnitude at all sparsities."""
         methods = (LDI_DENSE, LDI_MAG)
         return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, methods)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """κ̄ = 0 both at initialization (LDI-Dense) and pretrained (LDI-Mag)."""
+        """Return the statistics; κ̄ = 0 is shown both at initialization (LDI-Dense) and pretrained (LDI-Mag)."""
         both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
         rows = [row for measured in both for row in propagation_rows(measured, (LDI_DENSE, LDI_MAG))]
         findings = [f for m in both for f in (_abrupt(m, pretrained=False), _abrupt(m, pretrained=True), _scattered(m))]
@@ -67,7 +67,7 @@ def _at_initialization(style: Style) -> Style:
 
 
 def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
-    """Whether the singular values spread most in the step from 0 to the lowest sparsity."""
+    """Judge whether the singular values change most in the step from 0 to the lowest sparsity."""
 
     def judge() -> Judgement:
         curve = measured.jsv(LDI_MAG, "std")
@@ -88,13 +88,13 @@ def _abrupt(measured: Measurements, pretrained: bool) -> Finding:
 
 
 def _factor(one: Sample, other: Sample) -> float:
-    """By which two means differ, at least 1; infinite where one is 0."""
+    """Return the factor by which two means differ, at least 1; infinite if one is 0."""
     low, high = sorted((one.mean, other.mean))
     return high / low if low > 0 else float("inf")
 
 
 def _scattered(measured: Measurements) -> Finding:
-    """Whether the JSV have a high standard deviation, at every sparsity."""
+    """Judge whether the JSV have a high standard deviation at every sparsity."""
 
     def judge() -> Judgement:
         shares = {x: std / mean for x, mean, std in _paired(measured.jsv(LDI_MAG), measured.jsv(LDI_MAG, "std"))}
@@ -111,8 +111,7 @@ def _scattered(measured: Measurements) -> Finding:
         )
 
     statement = (
-        f"{measured.network.name}: the JSV are not concentrated, their std beside their mean is more than twice that "
-        "at initialization"
+        f"{measured.network.name}: the JSV are not concentrated (std / mean is more than twice that at initialization)"
     )
     return decide(statement, judge, measured.trained)
 

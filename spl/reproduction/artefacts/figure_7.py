@@ -37,11 +37,11 @@ class Figure7(Artefact):
     title = "Signal propagation and training behaviour with ReLU and leaky ReLU"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """As Figure 2's, without magnitude."""
+        """Return runs like those of Figure 2, without magnitude pruning."""
         return [run for network in _NETWORKS for run in propagation_runs(budget, network, _METHODS)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """One picture."""
+        """Return one picture."""
         both = [Measurements(network, budget, results) for network in _NETWORKS]
         rows = []
         for measured in both:

@@ -27,11 +27,11 @@ class Figure8(Artefact):
     data = "CIFAR10"
 
     def runs(self, budget: Budget) -> list[Run]:
-        """All of the paper's methods, trained."""
+        """Return trained runs of all of the paper's methods."""
         return [run for method in PAPER for run in _VGG16.runs(budget, method)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Loss on the left, accuracy on the right."""
+        """Return a picture with the loss on the left and the accuracy on the right."""
         measured = Measurements(_VGG16, budget, results)
         figure, axes = panels(1, 2, 3.2)
         for panel, tag in zip(axes[0], (LOSS, ACCURACY), strict=True):

@@ -1,4 +1,4 @@
-"""Signal propagation: Jacobian singular values against sparsity, what Figures 2, 4, 6 and 7 share."""
+"""Signal propagation, in Figures 2, 4, 6 and 7: Jacobian singular values against sparsity."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,12 @@ from spl.reproduction.samples import Curve, Difference, all_positive, describe
 
 STATISTICS = ("mean", "std", "max", "min", "condition")
 _AT = f"at κ̄ = {100 * SPARSITY:g} %"
-_RESTORED = (0.8, 1.25)  # times the dense network's counts as the dense network's
-_VANISHED = 0.01  # times the dense network's counts as none
+_RESTORED = (0.8, 1.25)  # ratios to the dense network's value that count as equal
+_VANISHED = 0.01  # ratio to the dense network's value below which signals have vanished
 
 
 def propagation_runs(budget: Budget, network: ComparedNetwork, methods: Iterable[Method]) -> list[Run]:
-    """All methods at all sparsities, and trained at 90 %."""
+    """Return runs of all methods at all sparsities, trained at 90 %."""
     runs = []
     for method in methods:
         for sparsity in dict.fromkeys((SPARSITY, *budget.sparsities)) if method.criterion else (SPARSITY,):
@@ -33,7 +33,7 @@ def propagation_runs(budget: Budget, network: ComparedNetwork, methods: Iterable
 def propagation_rows(
     measured: Measurements, methods: Iterable[Method], statistics: Iterable[str] = STATISTICS
 ) -> list[dict[str, Any]]:
-    """Statistics of Jacobian singular values by sparsity, before training."""
+    """Return rows of statistics of Jacobian singular values by sparsity, before training."""
     return [
         measured.row(method, f"JSV {statistic}", sparsity, 0, sample)
         for method in methods
@@ -43,7 +43,7 @@ def propagation_rows(
 
 
 def draw_propagation(axes: Axes, measured: Measurements, methods: Iterable[Method], statistic: str = "mean") -> None:
-    """A statistic against sparsity; that of the dense network is a line across."""
+    """Draw a statistic against sparsity; the dense network is a horizontal line."""
     axes.set_yscale("log")
     for method in methods:
         curve = measured.jsv(method, statistic)
@@ -56,19 +56,19 @@ def draw_propagation(axes: Axes, measured: Measurements, methods: Iterable[Metho
 
 
 def statistic_label(statistic: str) -> str:
-    """As an axis has it."""
+    """Return the label of an axis with this statistic."""
     return "condition number" if statistic == "condition" else f"{statistic} of JSV"
 
 
 def in_percent(curve: Curve) -> Curve:
-    """The same, by sparsity in %."""
+    """Return the same curve by sparsity in %."""
     percent = Curve(curve.what, {})
     percent.update({100 * x: sample for x, sample in curve.items()})
     return percent
 
 
 def decreases(measured: Measurements, method: Method) -> Finding:
-    """Whether the mean JSV falls from each sparsity to the next."""
+    """Judge whether the mean JSV falls from each sparsity to the next."""
 
     def judge() -> Judgement:
         curve = measured.jsv(method)
@@ -80,7 +80,7 @@ def decreases(measured: Measurements, method: Method) -> Finding:
 
 
 def restores(measured: Measurements, method: Method, remark: str = "") -> Finding:
-    """Whether the mean JSV is that of the dense network at every sparsity; one seed cannot tell."""
+    """Judge whether the mean JSV is that of the dense network at every sparsity; one seed cannot tell."""
 
     def judge() -> Judgement:
         curve = measured.jsv(method)
@@ -98,7 +98,7 @@ def restores(measured: Measurements, method: Method, remark: str = "") -> Findin
 
 
 def vanishes(measured: Measurements, method: Method) -> Finding:
-    """Whether the mean JSV at 90 % is below a hundredth of the dense network's; one seed cannot tell."""
+    """Judge whether the mean JSV at 90 % is below a hundredth of the dense network's; one seed cannot tell."""
 
     def judge() -> Judgement:
         dense, at = measured.jsv(LDI_DENSE)[0.0], measured.jsv(method)[SPARSITY]
@@ -110,7 +110,7 @@ def vanishes(measured: Measurements, method: Method) -> Finding:
 
 
 def exceeds(measured: Measurements, more: Method, less: Method, remark: str = "") -> Finding:
-    """Whether the mean JSV of one method is above another's at every sparsity."""
+    """Judge whether the mean JSV of one method is above that of another at every sparsity."""
 
     def judge() -> Judgement:
         upper, lower = measured.jsv(more), measured.jsv(less)
@@ -123,7 +123,7 @@ def exceeds(measured: Measurements, more: Method, less: Method, remark: str = ""
 
 
 def worsens(measured: Measurements, method: Method) -> Finding:
-    """Whether the condition number grows from the dense network to 90 %."""
+    """Judge whether the condition number grows from the dense network to 90 %."""
 
     def judge() -> Judgement:
         curve = measured.jsv(method, "condition")
@@ -135,9 +135,9 @@ def worsens(measured: Measurements, method: Method) -> Finding:
 
 
 def _exceptions(differences: Mapping[float, Difference]) -> str:
-    """At which sparsities a difference is not above 0, or cannot be told from it."""
+    """Return in words at which sparsities a difference is not above 0, or within its error."""
     texts = []
-    for positive, words in ((False, "not"), (None, "cannot be told")):
+    for positive, words in ((False, "not"), (None, "unclear")):
         where = [f"{100 * x:g} %" for x, difference in differences.items() if difference.positive is positive]
         texts += [f"; {words} at κ̄ = {', '.join(where)}"] if where else []
     return "".join(texts)

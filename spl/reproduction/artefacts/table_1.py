@@ -1,4 +1,4 @@
-"""Table 1: the scale of the initial weights decides what connection sensitivity keeps."""
+"""Table 1: how the scale of the initial weights decides what connection sensitivity keeps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from spl.reproduction.samples import Sample
 _STATISTICS = ("mean", "std", "condition")
 _SMALL, _LARGE = (1e-4, 1e-3, 1e-2, 1e-1), (1e0, 1e1)
 _MIDDLE = slice(2, 6)  # layers 3 to 6
-_FAILED = 80.0  # % of error; guessing one of ten digits gives about 90
+_FAILED = 80.0  # % of error: above it, training has failed; guessing one of ten digits gives about 90
 
 
 class _Row(NamedTuple):
@@ -43,7 +43,7 @@ _NOTE = (
 
 
 class Table1(Grid):
-    """γ from 1e-4 to 10: spectra, sparsity of each layer, and error."""
+    """Spectra, sparsity of each layer, and error for γ from 1e-4 to 10."""
 
     name = "table1"
     title = "Jacobian singular values, sparsity of each layer, and error, against the scale γ of the initial weights"
@@ -51,11 +51,11 @@ class Table1(Grid):
 
     @property
     def cells(self) -> Mapping[Key, Cell]:
-        """By γ."""
+        """The cells by γ."""
         return {(variance,): Cell(_experiment(variance), LDI_CS) for variance in _RECALLED}
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Spectra, sparsities and errors."""
+        """Return spectra, sparsities and errors."""
         measured = self.measured(budget, results)
         findings = [self._flat(budget, measured), self._fails(budget, measured)]
         findings += [self._spectra(budget, measured), self._sparsities(budget, measured)]
@@ -71,7 +71,7 @@ class Table1(Grid):
             budget,
             "The error does not depend on γ up to 0.1: the largest is at most a tenth above the smallest.",
             max(means) <= 1.1 * min(means),
-            "error, best: " + _by_variance(small),
+            "best error: " + _by_variance(small),
             small.values(),
         )
 
@@ -79,9 +79,9 @@ class Table1(Grid):
         large = {key[0]: sample for key, sample in errors(measured, "best").items() if key[0] in _LARGE}
         return self.finding(
             budget,
-            f"From γ = 1 on training fails: the error is above {_FAILED:g} %.",
+            f"From γ = 1 on, training fails: the error is above {_FAILED:g} %.",
             all(sample.mean > _FAILED for sample in large.values()),
-            "error, best: " + _by_variance(large),
+            "best error: " + _by_variance(large),
             large.values(),
         )
 
@@ -91,7 +91,7 @@ class Table1(Grid):
         worst = max(deviations, key=lambda variance: abs(deviations[variance]))
         return self.finding(
             budget,
-            "The mean JSV before pruning are those of the paper, recalled, within 10 %.",
+            "The mean JSV before pruning agree with the paper's, recalled, within 10 %.",
             abs(deviations[worst]) <= 0.1,
             f"largest deviation {deviations[worst]:+.1%}, at γ = {worst:g}",
             means.values(),
@@ -123,7 +123,7 @@ def _jsv(results: Iterable[Result], statistic: str) -> Sample:
 
 
 def _layers(results: Iterable[Result]) -> Sequence[Sample]:
-    """The sparsities of each layer; none where nothing is measured."""
+    """Return the sparsities of each layer, without layers if nothing is measured."""
     columns = zip(*(result.layer_sparsity().values() for result in results), strict=True)
     return [Sample(values) for values in columns]
 

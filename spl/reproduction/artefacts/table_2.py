@@ -49,7 +49,7 @@ class Table2(Grid):
 
     @property
     def cells(self) -> Mapping[Key, Cell]:
-        """By initialization and network."""
+        """The cells by initialization and network."""
         return {
             (initialization, name): Cell(Experiment(network, self.data), method)
             for initialization, method in _METHODS.items()
@@ -57,7 +57,7 @@ class Table2(Grid):
         }
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Scores and errors."""
+        """Return scores and errors."""
         measured = self.measured(budget, results)
         scores = {
             key: Sample.of(seeds.values(), lambda result: result.orthogonality_score())
@@ -79,7 +79,7 @@ class Table2(Grid):
         ratios = {name: scores["LDI-AI", name].mean / scores["LDI", name].mean for name in _NETWORKS}
         return self.finding(
             budget,
-            "Approximate isometry lowers the orthogonality score of every network by a third at least "
+            "Approximate isometry lowers the orthogonality score of every network by at least a third "
             "(the paper's, recalled: by 36 to 52 %).",
             all(ratio <= 2 / 3 for ratio in ratios.values()),
             _listed({name: f"{ratio - 1:+.0%}" for name, ratio in ratios.items()}),
@@ -92,7 +92,7 @@ class Table2(Grid):
             budget,
             "Approximate isometry lowers the error of every network.",
             all_positive(gains.values()),
-            f"error, best, LDI less LDI-AI: {_listed({name: f'{gain:.2f}' for name, gain in gains.items()})}",
+            f"best error, LDI minus LDI-AI: {_listed({name: f'{gain:.2f}' for name, gain in gains.items()})}",
             best.values(),
         )
 
@@ -103,7 +103,7 @@ class Table2(Grid):
             budget,
             "Layerwise isometry (LDI) has a lower error than any variance scaling, on every network.",
             all_positive(gains.values()),
-            "error, best, best variance scaling less LDI: "
+            "best error, best variance scaling minus LDI: "
             f"{_listed({name: f'{gain:.2f} ({lowest[name]})' for name, gain in gains.items()})}",
             best.values(),
         )

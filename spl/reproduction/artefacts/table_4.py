@@ -1,4 +1,4 @@
-"""Table 4: sparsity found on one data set, for another."""
+"""Table 4: transfer of sparsity from one data set to another."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ _OTHER = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
 
 
 class Table4(Grid):
-    """Errors of LeNet-300-100, pruned on one of MNIST and Fashion-MNIST and trained on either."""
+    """Errors of LeNet-300-100, pruned on MNIST or Fashion-MNIST and trained on either."""
 
     name = "table4"
     title = "Transfer of sparsity: errors of tanh LeNet-300-100, pruned to 97 % on one data set and trained on another"
@@ -35,11 +35,11 @@ class Table4(Grid):
 
     @property
     def cells(self) -> Mapping[Key, Cell]:
-        """By the data set to prune on, that to train on, and targets."""
+        """The cells by the data set to prune on, the data set to train on, and the targets."""
         return {key: Cell(_experiment(*key), LDI_CS) for key in _RECALLED}
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
-        """Errors."""
+        """Return the errors."""
         measured = self.measured(budget, results)
         final, best = errors(measured, "final"), errors(measured, "best")
         tables = [
@@ -81,12 +81,12 @@ def _experiment(pruned: str, trained: str, targets: str) -> Experiment:
 
 
 def _losses(best: Mapping[Key, Sample], targets: str) -> dict[str, Difference]:
-    """By the data set to train on: how much more error there is when the other is pruned on."""
+    """Return how much higher the error is when pruned on the other data set, by the data set to train on."""
     return {t: best[other, t, targets] - best[t, t, targets] for t, other in _OTHER.items()}
 
 
 def _listed(losses: Mapping[str, Difference]) -> str:
-    return "error, best, more when pruned on the other: " + ", ".join(f"{t} {d:.2f}" for t, d in losses.items())
+    return "best error, increase when pruned on the other: " + ", ".join(f"{t} {d:.2f}" for t, d in losses.items())
 
 
 def _table(samples: Mapping[Key, Sample]) -> str:

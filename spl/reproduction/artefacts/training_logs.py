@@ -1,4 +1,4 @@
-"""Training logs: loss and accuracy against iteration at 90 %, what Figures 2, 4, 5, 7 and 8 share."""
+"""Training logs, in Figures 2, 4, 5, 7 and 8: loss and accuracy at 90 % against iteration."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,14 +16,14 @@ LOSS = "loss/train"
 ACCURACY = "accuracy/train"
 _ERROR = "test error in % of the final weights"
 _MARGIN = 0.5  # points of test error that count as none
-_CHANCE = 80.0  # % of test error, from which a network counts as one that guesses among ten classes
+_CHANCE = 80.0  # % of test error: above it, a network counts as guessing among ten classes
 _NAMES = {LOSS: "training loss", ACCURACY: "training accuracy"}
 
 
 def training_rows(
     measured: Measurements, methods: Iterable[Method], tags: Iterable[str] = (LOSS, ACCURACY)
 ) -> list[dict[str, Any]]:
-    """What was logged during training, by iteration."""
+    """Return rows of what was logged during training, by iteration."""
     return [
         measured.row(method, _NAMES[tag], _sparsity(method), iteration, sample)
         for method in methods
@@ -33,7 +33,7 @@ def training_rows(
 
 
 def jsv_rows(measured: Measurements, methods: Iterable[Method]) -> list[dict[str, Any]]:
-    """The mean Jacobian singular value during training."""
+    """Return rows of the mean Jacobian singular value during training."""
     return [
         measured.row(method, "JSV mean", _sparsity(method), iteration, sample)
         for method in methods
@@ -47,7 +47,7 @@ def _sparsity(method: Method) -> float:
 
 
 def draw_training(axes: Axes, measured: Measurements, methods: Iterable[Method], tag: str = LOSS) -> None:
-    """Training loss on a logarithmic axis, or accuracy."""
+    """Draw the training loss on a logarithmic axis, or the accuracy."""
     if tag == LOSS:
         axes.set_yscale("log")
     else:
@@ -57,7 +57,7 @@ def draw_training(axes: Axes, measured: Measurements, methods: Iterable[Method],
 
 
 def draw_jsv_training(axes: Axes, measured: Measurements, methods: Iterable[Method]) -> None:
-    """The mean Jacobian singular value during training."""
+    """Draw the mean Jacobian singular value during training."""
     axes.set_yscale("log")
     _draw(axes, {method: measured.jsv_log(method) for method in methods})
     label(axes, "iteration", "mean of JSV")
@@ -69,25 +69,25 @@ def _draw(axes: Axes, curves: dict[Method, Curve]) -> None:
 
 
 def average_loss(result: Result) -> float:
-    """Training loss over all iterations: the lower, the faster it fell."""
+    """Return the mean training loss over all iterations; the lower it is, the faster the loss fell."""
     values = result.series(LOSS)[1]
     return float(values.mean()) if len(values) else float("nan")
 
 
 def final_loss(result: Result) -> float:
-    """Training loss over the last tenth of the iterations."""
+    """Return the mean training loss over the last tenth of the iterations."""
     values = result.series(LOSS)[1]
     return float(values[-max(1, len(values) // 10) :].mean()) if len(values) else float("nan")
 
 
 def trains_fastest(measured: Measurements, best: Method, methods: Iterable[Method]) -> Finding:
-    """Whether the training loss of `best` is the lowest, on average over the iterations."""
+    """Judge whether the training loss of `best` is the lowest on average over the iterations."""
     what = "training loss, the mean over all iterations"
     return _first(measured, best, methods, average_loss, what, "trains fastest")
 
 
 def generalizes_best(measured: Measurements, best: Method, methods: Iterable[Method]) -> Finding:
-    """Whether the test error of `best` is the lowest."""
+    """Judge whether the test error of `best` is the lowest."""
     return _first(measured, best, methods, Result.error, _ERROR, "generalizes best")
 
 
@@ -99,7 +99,10 @@ def _first(
     what: str,
     verb: str,
 ) -> Finding:
-    """Whether `best` has the lowest number of those that are pruned at initialization; all are named in their order."""
+    """Judge whether `best` has the lowest number among the methods that prune at initialization.
+
+    The text lists all methods by their numbers, the lowest first.
+    """
 
     def judge() -> Judgement:
         samples = {best: measured.measure(best, number)}
@@ -120,7 +123,7 @@ def _first(
 
 
 def trains_like_dense(measured: Measurements, method: Method) -> Finding:
-    """Whether the training loss ends no higher than that of the dense network."""
+    """Judge whether the training loss ends no higher than that of the dense network."""
 
     def judge() -> Judgement:
         sparse, dense = measured.measure(method, final_loss), measured.measure(LDI_DENSE, final_loss)
@@ -133,7 +136,7 @@ def trains_like_dense(measured: Measurements, method: Method) -> Finding:
 
 
 def survives_shuffling(measured: Measurements) -> Finding:
-    """Whether shuffling the masks inside their layers costs less than half a percentage point of test error."""
+    """Judge whether shuffling the masks within their layers costs less than half a percentage point of test error."""
 
     def judge() -> Judgement:
         own, shuffled = measured.measure(LDI_CS, Result.error), measured.measure(LDI_SHUFFLED, Result.error)
@@ -142,14 +145,14 @@ def survives_shuffling(measured: Measurements) -> Finding:
         return cheap, f"{_ERROR}: {describe(own)}, shuffled {describe(shuffled)}, {cost:.2g}"
 
     statement = (
-        f"{measured.network.name}, beyond the paper: shuffling the masks of LDI-CS inside their layers costs less than "
+        f"{measured.network.name}, beyond the paper: shuffling the masks of LDI-CS within their layers costs less than "
         f"{_MARGIN:g} points of test error, as in Frankle et al. 2021"
     )
     return decide(statement, judge, measured.trained)
 
 
 def slower(measured: Measurements, method: Method, reference: Method) -> Finding:
-    """Whether a method takes longer to the training loss that `reference` has after a tenth of the iterations."""
+    """Judge whether a method takes longer to the training loss that `reference` has after a tenth of the iterations."""
 
     def judge() -> Judgement:
         goal, curve = measured.log(reference, LOSS), measured.log(method, LOSS)
@@ -169,7 +172,7 @@ def slower(measured: Measurements, method: Method, reference: Method) -> Finding
 
 
 def untrainable(measured: Measurements, method: Method) -> Finding:
-    """Whether networks stay near chance."""
+    """Judge whether networks stay near chance."""
 
     def judge() -> Judgement:
         error = measured.measure(method, Result.error)
