@@ -47,14 +47,14 @@ def reproduce(
             gpus_per_node, …
         dry_run: list the missing runs and the time that they would take.
     """
-    chosen, spent = _artefacts_named(artefacts), budget_named(budget)
-    runs = [run for artefact in chosen for run in artefact.runs(spent)]
+    chosen, chosen_budget = _artefacts_named(artefacts), budget_named(budget)
+    runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
     if dry_run:
         print(_forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
         return
     failures = execute(runs, RUNS, data_root, _executor(jobs, cluster, cluster_parameters or {}))
-    folder = output / spent.name
-    _write_pages(chosen, spent, folder)
+    folder = output / chosen_budget.name
+    _write_pages(chosen, chosen_budget, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
     if failures:
         print(_failure_report(failures), file=sys.stderr)

@@ -109,7 +109,7 @@ def _duration(batch: Batch) -> float:
 
 
 def _even_stacks(group: list[Run]) -> Iterator[list[Run]]:
-    """Yield parts of `group`, none of them much smaller than the others."""
+    """Split `group` into stacks, none of which is much smaller than the others."""
     count = -(-len(group) // _MAX_STACKED)
     size = -(-len(group) // count)
     return (group[start : start + size] for start in range(0, len(group), size))

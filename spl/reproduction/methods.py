@@ -56,6 +56,8 @@ BEYOND = (LDI_CS_EOI, LDI_SYNFLOW, LDI_SHUFFLED)
 class Experiment:
     """An experiment: what runs have in common, whatever their budget, method and seed.
 
+    `run` turns it into a run of `spl fit`.
+
     Attributes:
         network: the class_path and init_args of the network.
         data: the data set MNIST, FashionMNIST or CIFAR10.

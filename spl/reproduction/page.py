@@ -65,9 +65,9 @@ class Page:
         return f"[{self.heading}]({self.artefact.name}.md)"
 
     @property
-    def spent(self) -> str:
+    def budget_description(self) -> str:
         """The description of the budget on pictures and in the summary."""
-        return self.artefact.spent(self.budget)
+        return self.artefact.describe_budget(self.budget)
 
     @property
     def progress(self) -> str:
@@ -78,7 +78,7 @@ class Page:
         """Write NAME.md, NAME.csv and, for each picture, NAME[suffix].png and .svg below `output`, each file whole."""
         output.mkdir(parents=True, exist_ok=True)
         name = self.artefact.name
-        stamp = self.spent + (f"; {self.progress}" if self.missing else "")
+        stamp = self.budget_description + (f"; {self.progress}" if self.missing else "")
         for suffix, figure in self.report.figures.items():
             for extension, content in _pictures(figure, stamp).items():
                 write_whole(output / f"{name}{suffix}.{extension}", content)
@@ -95,7 +95,7 @@ class Page:
         ]
         sections = [
             f"# {self.heading}: {self.artefact.title}",
-            f"{self.progress}, at {self.spent}. This command runs what is missing and writes this page:",
+            f"{self.progress}, at {self.budget_description}. This command runs what is missing and writes this page:",
             f"    spl reproduce {name} --budget {self.budget.name}",
             f"The numbers: [{name}.csv]({name}.csv).",
             table(_HEADERS, map(_finding_cells, self.report.findings)),
@@ -131,7 +131,7 @@ def summary_table(pages: Iterable[Page]) -> str:
         holds = Counter(finding.holds for finding in page.report.findings)
         disagrees = [f"{f.statement.rstrip('.')}: {f.measured}" for f in page.report.findings if f.holds is False]
         counts = [f"{holds[True]} of {holds.total()}", str(holds[None])]
-        rows.append([page.link, *counts, "<br>".join(disagrees), f"{page.spent}; {page.progress}"])
+        rows.append([page.link, *counts, "<br>".join(disagrees), f"{page.budget_description}; {page.progress}"])
     return table(["", "findings that hold", "cannot tell", "where our runs disagree", "budget"], rows)
 
 

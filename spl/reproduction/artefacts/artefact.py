@@ -79,7 +79,7 @@ class Artefact(ABC):
     title: str
     data: str = "MNIST"
 
-    def spent(self, budget: Budget) -> str:
+    def describe_budget(self, budget: Budget) -> str:
         """Return the description of the budget on the pictures."""
         return budget.describe(self.data)
 

@@ -28,7 +28,7 @@ class Figure1(Artefact):
     name = "fig1"
     title = "Layerwise sparsity patterns and connection sensitivities"
 
-    def spent(self, budget: Budget) -> str:
+    def describe_budget(self, budget: Budget) -> str:
         """Return the budget without iterations, because nothing is trained."""
         return f"budget {budget.name}: 1 run a sparsity, not trained"
 

@@ -87,10 +87,10 @@ def _sizes(run: Run) -> str:
     """Return sizes such as 17.0 M, pruned to 269 k, with biases but without normalization."""
     size = sum(p.numel() for p in prunable_parameters(run.build_network(), include_bias=True).values())
     sparsity = run.config["pruning"]["sparsity"]
-    return _words(size) + (f", pruned to {_words(keep_count(size, sparsity))}" if sparsity else "")
+    return _short_number(size) + (f", pruned to {_short_number(keep_count(size, sparsity))}" if sparsity else "")
 
 
-def _words(number: int) -> str:
+def _short_number(number: int) -> str:
     """Return a number with three digits, such as 17.0 M or 269 k."""
     value, unit = (number / 1e6, "M") if number >= 1e6 else (number / 1e3, "k")
     return f"{value:#.3g}".rstrip(".") + f" {unit}"
