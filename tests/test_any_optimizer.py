@@ -496,3 +496,19 @@ def test_masks_that_are_set_in_the_middle_of_training_act_from_then_on():
         loop(network, optimizer)
     assert sparser.revived(dict(network.named_parameters())) == {}
     assert sparser.kept < masks.kept
+
+
+class Elsewhere(LateNoise):
+    """Belongs to nobody's package of optimizers, and moves pruned weights from its third step on."""
+
+
+def test_an_optimizer_of_others_that_begins_to_move_pruned_weights_late_moves_none_for_a_single_step():
+    """Steps 1, 2, 4, 8, … are looked at, and this is the third."""
+    network, masks = pruned_network()
+    held = MaskedWeights(network)
+    held.hold(masks)
+    optimizer = Elsewhere(network.parameters(), lr=0.1)
+    for _ in range(3):
+        loop(network, optimizer, steps=1)
+        assert masks.revived(held.parameters) == {}
+    assert optimizer.steps == 3

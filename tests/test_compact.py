@@ -223,6 +223,25 @@ def test_a_zero_is_constant_at_a_border_too():
     assert sizes(result.network)["conv1.weight"][0] == 1
 
 
+def test_an_infinite_channel_stays_as_it_is_no_number_that_could_move_into_a_bias():
+    class Reciprocal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(2, 4)
+            self.fc2 = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.fc2(1 / self.fc1(x))
+
+    network = Reciprocal()
+    network.fc1.bias.data = torch.tensor([0.0, 0.0, 1.0, 2.0])
+    network.fc2.weight.data = torch.tensor([[1.0, -1.0, 1.0, 1.0]])
+    masks = without(network, fc1=[0, 1, 2])
+    result = compact(network, masks, torch.randn(3, 2))
+    assert sizes(result.network)["fc1.weight"] == (3, 2)
+    assert result.network(torch.ones(1, 2)).isnan().all()  # ∞ − ∞
+
+
 # Residual
 
 

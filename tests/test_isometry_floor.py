@@ -105,6 +105,27 @@ def test_weights_of_zero_and_of_any_variance_come_to_the_floor(variance):
     assert worst_gap(network, masks) < 5e-4
 
 
+@pytest.mark.parametrize(("kept", "tried"), [(6, True), (5, False)])
+def test_a_descent_from_the_weights_is_tried_where_as_many_are_kept_as_there_are_equations(kept, tried, monkeypatch):
+    """Six for three rows. With fewer, it would end above the floor."""
+    starts = []
+
+    def noted(matrices, start, floors, tolerance, max_iterations):
+        starts.append((max_iterations > 0, start[0].tolist()))
+        return minimize(matrices, start, floors, tolerance, max_iterations)
+
+    monkeypatch.setattr("spl.isometry.approximate.minimize", noted)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 0, kept - 5, 0]]).bool()
+    network = nn.Sequential(nn.Linear(4, 3))
+    network[0].weight = nn.Parameter(torch.randn(3, 4))
+    start = network[0].weight.detach()[mask]
+    scale = float(math.sqrt(3) / start.norm())
+    change = ApproximateIsometry()(network, Masks({"0.weight": mask})).changes["0.weight"]
+    descents = [given for descends, given in starts if descends]
+    assert (descents[0] == pytest.approx((scale * start).tolist(), rel=1e-5)) == tried
+    assert change.after.matrix == pytest.approx(change.floor, abs=5e-4)
+
+
 def test_without_time_for_a_descent_the_matching_is_the_answer():
     mask = torch.rand(10, 10) < 0.3
     network = nn.Sequential(nn.Linear(10, 10))

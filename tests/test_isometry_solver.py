@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spl.isometry.correction import PrunedLayer
 from spl.isometry.operator import Frequencies
-from spl.isometry.solver import KeptEntries, _first_minimum, minimize
+from spl.isometry.solver import KeptEntries, _first_minimum, _Memory, minimize
 
 STRIDED = {"stride": [2], "groups": 2}
 NO_FLOOR = torch.zeros(1, dtype=torch.float64)
@@ -85,3 +85,11 @@ def test_float64_comes_closer():
     start = torch.randn(1, 12, dtype=torch.float64)
     _, norms = minimize(dense(3, 4), start, NO_FLOOR, 1e-12, 500)
     assert float(norms) < 1e-12
+
+
+def test_a_step_whose_curvature_rounding_has_made_negative_turns_no_direction_uphill():
+    """As in float32 near an optimum, where changes of the gradient are of the size of its errors."""
+    memory = _Memory()
+    memory.direction(torch.tensor([[1.0, 0.0]]))
+    memory.add(torch.tensor([[-1.0, 0.0]]))
+    assert memory.direction(torch.tensor([[3.0, 0.0]])).tolist() == [[-3.0, 0.0]]

@@ -48,6 +48,11 @@ def test_each_layer_has_the_gain_of_the_activation_that_follows_it():
     assert list(gains.values()) == pytest.approx([math.sqrt(2), 1.0, 1.0, 1.0])
 
 
+def test_of_several_activations_after_a_layer_the_first_decides():
+    gains = layer_gains(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Tanh()))
+    assert list(gains.values()) == pytest.approx([critical_gain(nn.Tanh()), math.sqrt(2)])
+
+
 def test_gains_of_the_networks():
     tanh = critical_gain(nn.Tanh())
     assert list(layer_gains(MLP(depth=3)).values()) == pytest.approx([tanh, tanh, 1.0])

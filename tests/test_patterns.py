@@ -1,6 +1,7 @@
 """Patterns: which weights are kept together."""
 
 from collections import Counter
+from contextlib import nullcontext
 from itertools import combinations, product
 
 import pytest
@@ -16,6 +17,8 @@ from spl.criteria.schedules import Exponential, Linear
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry
 from spl.jacobian import singular_values
+from spl.masks.masks import Masks
+from spl.masks.top_k import lowered
 from spl.networks import MLP
 from spl.pruning import select
 from spl.pruning.patterns import NM, Blocks, Channels, TransposableNM, Unstructured
@@ -105,6 +108,17 @@ def test_less_than_a_unit_is_an_error():
         select({"fc1": torch.rand(4, 4)}, 1 - 3 / 16, pattern=Channels())
 
 
+def test_given_densities_of_whole_units_allow_what_is_less_than_one_unit_more_than_they_keep():
+    scores = {"fc1": torch.rand(4, 4), "fc2": torch.rand(4, 4)}
+    scope = GivenDensities({"fc*": 0.5})
+    for keep in (16, 17, 19):
+        assert [int(m.sum()) for m in select(scores, 1 - keep / 32, scope, Channels()).values()] == [8, 8]
+    with pytest.raises(InputError, match=r"20 of 32 weights .* keep at most 16: ask for a sparsity of at least 0\.5\."):
+        select(scores, 1 - 20 / 32, scope, Channels())
+    with pytest.raises(InputError, match=r"15 of 32 weights .* keep at least 16: ask for a sparsity of at most 0\.5\."):
+        select(scores, 1 - 15 / 32, scope, Channels())
+
+
 # N:M
 
 
@@ -121,6 +135,13 @@ def test_of_every_m_weights_exactly_the_n_largest_are_kept_in_every_scope(sizes,
         for kept, values in zip(mask.view(-1, m), scores[name].view(-1, m), strict=True):
             best = sorted(range(m), key=lambda i: (-values[i], i))[:n]
             assert kept.nonzero().flatten().tolist() == sorted(best)
+
+
+def test_of_many_equal_scores_in_a_group_the_earlier_are_kept():
+    """PyTorch's own order of equal numbers is arbitrary from 17 on."""
+    mask = select({"fc1": torch.ones(2, 64)}, 0.75, pattern=NM(8, 32))["fc1"]
+    assert mask.view(4, 32)[:, :8].all()
+    assert mask.sum() == 4 * 8
 
 
 def test_the_m_weights_of_a_convolution_are_input_channels_of_one_tap():
@@ -157,6 +178,15 @@ def test_transposable_masks_of_a_convolution_and_in_rounds():
     masks = prune(network, Random(), 0.5, pattern=TransposableNM(), schedule=Exponential(3))
     assert set(masks["weight"].unflatten(1, (2, 4)).sum(2).flatten().tolist()) == {2}
     assert set(masks["weight"].sum(0).flatten().tolist()) == {2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_transposable_mask_keeps_no_pruned_weight_where_another_mask_keeps_none(dtype):
+    """Whatever the scores of what is left: the pruned ones have the lowest number of the type."""
+    alive = torch.eye(4).roll(1, 0).bool() | torch.eye(4).bool()
+    scores = torch.full((4, 4), 100.0, dtype=dtype).masked_fill(alive, -3.0)
+    mask = TransposableNM().first(lowered({"fc1": scores}, Masks({"fc1": alive}))["fc1"])
+    assert mask.tolist() == alive.tolist()
 
 
 def test_what_cannot_be_transposable_is_refused():
@@ -200,6 +230,18 @@ def test_a_density_that_contradicts_n_of_m_is_an_error():
 
 
 # In use
+
+
+@pytest.mark.parametrize(("more", "fits"), [(-1, False), (0, True), (783, True), (784, False)])
+def test_masks_of_whole_units_are_taken_for_those_of_a_sparsity_that_asks_for_less_than_a_unit_more(more, fits):
+    model = classifier(MLP(depth=2, width=4))
+    weight = model.network.fc1.weight
+    masks = Masks({"fc1.weight": torch.tensor([[True], [False], [False], [True]]).expand_as(weight).clone()})
+    model.set_masks(masks)
+    callback = pruning(sparsity=1 - (2 * 784 + more) / (4 * 784), pattern=Channels(), exclude=["fc2.*"])
+    with nullcontext() if fits else pytest.raises(InputError, match="The network is pruned already"):
+        fit(model, [callback], limit_train_batches=1)
+    assert model.masks == masks
 
 
 IN_USE = [(NM(), 0.5), (Blocks(5, 4), 0.8), (Channels(), 0.5)]

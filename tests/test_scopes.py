@@ -105,6 +105,11 @@ def test_smart_ratio_gives_a_bias_the_depth_of_its_weight():
     assert kept(scores, 6 + 99, SmartRatio()) == [60, 6, 33, 3, 3]
 
 
+def test_smart_ratio_gives_a_bias_before_any_weight_the_depth_of_the_first():
+    scores = scores_of(bias=(10,), fc1=(10, 10), fc2=(10, 10), fc3=(2, 5))
+    assert kept(scores, 6 + 60 + 30 + 3, SmartRatio()) == [6, 60, 30, 3]
+
+
 def test_given_densities_hold_and_the_others_share_the_rest():
     scores = scores_of(**{"fc1.weight": (10, 10), "fc2.weight": (5, 10), "fc3.weight": (3, 10), "fc3.bias": (10,)})
     scope = GivenDensities({"fc1.*": 0.1, "*.bias": 1.0, "fc*.weight": 0.5})

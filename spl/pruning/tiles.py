@@ -12,7 +12,8 @@ _AT_A_TIME = 1 << 16  # tiles: the 90 masks of each take 47 MB
 def best_tile_masks(scores: Tensor, n: int, m: int) -> Tensor:
     """Return the mask [out, in, ...] that keeps n weights in each row and column of every m×m tile.
 
-    Of the masks of a tile it has the one with the largest sum of scores; of equal ones any.
+    Of the masks of a tile it has the one with the largest sum of scores, of equal ones any. A mask that keeps a pruned
+    weight, whose score is the lowest number of its type, loses to any that keeps none.
 
     Args:
         scores: finite scores [out, in, ...]. Both dimensions are multiples of m.
