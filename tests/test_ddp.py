@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forking import python
 
 HERE = Path(__file__).parent / "support"
 
@@ -38,7 +39,7 @@ def finished(process, timeout=180):
 
 
 def fit(folder, devices, seeds="alike", fail_on=-1):
-    return run([sys.executable, str(HERE / "ddp_fit.py"), str(folder), str(devices), seeds, str(fail_on)], folder)
+    return run([*python(), str(HERE / "ddp_fit.py"), str(folder), str(devices), seeds, str(fail_on)], folder)
 
 
 def report(folder, name):
@@ -49,7 +50,7 @@ def report(folder, name):
 def reports(tmp_path_factory):
     """Return the results of the fits in ranks.py, by number of processes, rank and name."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = run([sys.executable, str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder, timeout=400)
+    done = run([*python(), str(HERE / "ranks.py"), str(folder), "cpu", "1", "2", "4"], folder, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return {(size, rank): report(folder, f"{size}-{rank}") for size in (1, 2, 4) for rank in range(size)}
 
@@ -173,7 +174,7 @@ def test_weights_that_are_cut_otherwise_are_refused(reports):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_have_the_masks_of_one(tmp_path):
-    done = run([sys.executable, str(HERE / "ranks.py"), str(tmp_path), "gpu", "1", "2"], tmp_path)
+    done = run([*python(), str(HERE / "ranks.py"), str(tmp_path), "gpu", "1", "2"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = (report(tmp_path, name) for name in ("1-0", "2-0", "2-1"))
     for case, expected in one.items():
@@ -206,7 +207,7 @@ def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(
     config = HERE.parent.parent / "configs" / "quickstart.yaml"
     short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     short += ["--spectrum.examples", "50", "--pruning.isometry.max_iterations", "20"]
-    command = [str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]
+    command = [*python(), str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     for many in ([], two):
         done = run([*command, *many], tmp_path)
@@ -216,7 +217,7 @@ def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         master = ["--master-addr", "127.0.0.1", "--master-port", str(probe.getsockname()[1])]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *master]
+    torchrun = [*python(), "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *master]
     started = [start([*torchrun, "--node-rank", str(k), "--no-python", *command, *nodes], tmp_path) for k in (0, 1)]
     for done in map(finished, started):
         assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,6 @@
 """A fit whose loss is NaN or infinite ends with one sentence and keeps good checkpoints."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytorch_lightning as L
 import torch
 from commands import SMALL, command
 from fits import PLAIN, classifier, fit
+from forking import python
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from test_ddp import run
@@ -216,7 +216,7 @@ def test_a_step_that_the_scaler_skips_is_no_error():
 
 @pytest.mark.slow
 def test_processes_stop_together_where_one_of_them_diverges(tmp_path):
-    done = run([sys.executable, str(HERE / "ddp_diverging.py"), str(tmp_path)], tmp_path, timeout=150)
+    done = run([*python(), str(HERE / "ddp_diverging.py"), str(tmp_path)], tmp_path, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
