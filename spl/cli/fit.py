@@ -205,7 +205,7 @@ class SplCLI(LightningCLI):
 
 
 class RepeatedFitCLI(SplCLI):
-    """`spl fit` for a process that fits many networks, one after the other.
+    """An `SplCLI` that knows fit alone, for a process that fits many networks one after the other.
 
     It differs from `SplCLI` in three ways. It has no other subcommand, so that its parser is made in a fifth of the
     time. Images that the previous fit has read are not read again. And a network that diverges is trained to the end,

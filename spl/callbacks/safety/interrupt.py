@@ -87,7 +87,7 @@ class SafeInterrupt(Callback):
 
 
 class _Exchanges:
-    """Exchanges between processes of the signals that they have received.
+    """The exchanges between processes of the signals that they have received.
 
     An exchange takes as long as a step of a small network. As their clocks differ, the processes count the steps that
     take about a second.
