@@ -512,3 +512,19 @@ def test_an_optimizer_of_others_that_begins_to_move_pruned_weights_late_moves_no
         loop(network, optimizer, steps=1)
         assert masks.revived(held.parameters) == {}
     assert optimizer.steps == 3
+
+
+def test_no_optimizer_is_blamed_for_what_moved_weights_before_its_step():
+    """Before the fourth, after which it is looked at again, what leaves no trace has to be found."""
+    network, masks = pruned_network()
+    held = MaskedWeights(network)
+    held.hold(masks)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    loop(network, optimizer, steps=3)
+    network[0].weight.data.add_(1.0)
+    with pytest.warns(UserWarning) as said:
+        loop(network, optimizer, steps=1)
+    assert [str(each.message).partition(", and")[0] for each in said] == [
+        "Pruned weights were not 0.0 before an optimizer's step"
+    ]
+    assert masks.revived(held.parameters) == {}

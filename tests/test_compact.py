@@ -242,6 +242,23 @@ def test_an_infinite_channel_stays_as_it_is_no_number_that_could_move_into_a_bia
     assert result.network(torch.ones(1, 2)).isnan().all()  # ∞ − ∞
 
 
+def test_a_mean_over_the_examples_leaves_no_channels_to_follow():
+    """What comes after it may take the axis of channels for another one."""
+
+    class MeanOfExamples(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(2, 8)
+            self.fc2 = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.fc2(F.max_pool1d(self.fc1(x).mean(0), 2))
+
+    network = MeanOfExamples()
+    result = assert_equal_outputs(network, without(network, fc1=[0, 1, 5]), 3, 2)
+    assert sizes(result.network)["fc1.weight"] == (8, 2)
+
+
 # Residual
 
 

@@ -171,6 +171,16 @@ def test_a_checkpoint_is_plain_data_with_exact_zeros(tmp_path):
         assert bool((checkpoint["state_dict"][f"network.{name}"][~mask] == 0).all())
 
 
+def test_a_checkpoint_has_exact_zeros_whatever_was_written_to_the_weights_before(tmp_path):
+    model = classifier()
+    trainer = fit(model, [pruning()])
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    weights = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[f"network.{name}"] != 0, mask) for name, mask in model.masks.items())
+
+
 def test_a_checkpoint_brings_masks_and_weights_back(tmp_path):
     model, path = saved(tmp_path)
     again = SparseClassifier.load_from_checkpoint(path, network=MLP(depth=3, width=20))

@@ -96,6 +96,14 @@ def test_each_mask_has_memory_of_its_own():
     assert [mask.untyped_storage().nbytes() for mask in masks.values()] == [35, 12]
 
 
+@pytest.mark.parametrize("pattern", [Blocks(2, 2), Blocks(4, 2)])
+def test_of_equal_blocks_of_several_sizes_no_more_is_kept_than_is_asked_for(pattern):
+    """Which of them are kept decides how many weights these have."""
+    for keep in range(8, 82):
+        kept = select({"fc1": torch.ones(9, 9)}, 1 - keep / 81, pattern=pattern)["fc1"].sum()
+        assert keep - 8 < kept <= keep
+
+
 def test_a_minimum_keeps_whole_units():
     scores = {"fc1": torch.ones(4, 4), "fc2": torch.zeros(4, 4)}
     assert int(select(scores, 0.5, pattern=Channels(), minimum=5)["fc2"].sum()) == 8

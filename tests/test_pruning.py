@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, Random, scoring_loss
-from spl.criteria.schedules import Exponential, Linear, OneShot
+from spl.criteria.schedules import Exponential, Linear, OneShot, Schedule
 from spl.errors import InputError
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, Rule, find_masks, keep_count, prunable_parameters, prune, score, select
@@ -398,6 +398,17 @@ def test_rounds_are_nested_and_end_at_what_is_asked_for(shapes, scope, pattern, 
         assert all(not (after[name] & ~before[name]).any() for name in after)
     if isinstance(pattern, NM):
         assert all(bool((mask.view(-1, 2).sum(1) == 1).all()) for mask in last.values())
+
+
+class Hasty(Schedule):
+    """Would leave nothing after the first round."""
+
+    def density(self, final, progress):
+        return 0.0
+
+
+def test_no_round_keeps_fewer_weights_than_the_last():
+    assert Hasty(3).keeps(size=10, keep=4) == [4, 4, 4]
 
 
 def test_a_reviving_criterion_chooses_among_all_in_every_round():

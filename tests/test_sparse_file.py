@@ -84,6 +84,12 @@ def test_tied_weights_are_written_once_and_tied_again(path, tmp_path):
     assert path.stat().st_size < 0.25 * 4 * 100 * 100
 
 
+def test_a_transpose_in_the_same_memory_comes_back_as_a_transpose(path):
+    weight = torch.arange(9.0).view(3, 3)
+    save_sparse(path, {"weight": weight, "transposed": weight.T}, Masks({"weight": weight >= 0}))
+    assert torch.equal(load_sparse(path)["transposed"], weight.T)
+
+
 def test_channels_last_kernels_come_back(path):
     kernel = torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)
     mask = torch.rand(kernel.shape) < 0.5
