@@ -2,12 +2,13 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import yaml
+from forking import python
 
+from spl.reproduction import executors
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
@@ -21,6 +22,9 @@ MLP3 = Experiment(mlp("tanh", depth=3))
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
+    """An empty folder; processes of jobs are forked, and looked at often."""
+    monkeypatch.setattr(executors, "COMMAND", [*python(), "-m", "spl.reproduction.worker"])
+    monkeypatch.setattr(executors, "_POLL", 0.05)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -76,14 +80,7 @@ def test_a_run_can_be_repeated_by_hand(folder, spl_data):
     run = MLP3.run(SMOKE, LDI_CS, 0)
     execute([run], RUNS, spl_data, LocalProcesses(1))
     result = Results(RUNS)[run.digest]
-    command = [
-        sys.executable,
-        "-c",
-        "from spl.__main__ import main; main()",
-        "fit",
-        "--config",
-        str(result.folder / RUN_FILE),
-    ]
+    command = [*python(), "-m", "spl", "fit", "--config", str(result.folder / RUN_FILE)]
     subprocess.run(command, check=True, capture_output=True)
     again = result.folder.parent / "version_1"
     masks = [yaml.safe_load((at / "pruning.yaml").read_text())["masks_sha256"] for at in (result.folder, again)]
@@ -109,15 +106,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypat
     result = Results(RUNS)[run.digest]
     assert result.folder.name == "version_1"
     steps, _ = result.series("loss/train")
-    assert steps.tolist() == list(range(99, 3000, 100))
+    assert steps.tolist() == list(range(99, 1200, 100))
     if together:
         assert not any(RUNS.glob(state))
 
 
 def _long(run: Run) -> Run:
-    """Make a run long enough to be stopped after an epoch: 3,000 steps, 540 per epoch."""
+    """Make a run long enough to be stopped after an epoch: 1,200 steps, 540 per epoch."""
     config = json.loads(json.dumps(run.config))
-    config["trainer"] |= {"max_steps": 3000, "log_every_n_steps": 100}
+    config["trainer"] |= {"max_steps": 1200, "log_every_n_steps": 100}
     return Run(run.name, config)
 
 
