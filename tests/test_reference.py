@@ -85,8 +85,9 @@ def test_mean_jsv_dense_pruned_corrected_and_random(activation, batches):
         masks = prune(network, ConnectionSensitivity(), 0.9, batches, include_bias=True)
         masks.apply_(parameters)
         found["cs"].append(mean_jsv(network, batches))
-        ApproximateIsometry(gain=1.0)(network, masks)
-        found["cs_ai"].append(mean_jsv(network, batches))
+        if seed < 2:  # which takes longer than all else, and the means of two differ by a twentieth at most
+            ApproximateIsometry(gain=1.0)(network, masks)
+            found["cs_ai"].append(mean_jsv(network, batches))
     for name, expected in MEAN_JSV[activation].items():
         # the mean of a random mask varies by a seventh between seeds, the other means by at most a twentieth
         assert float(average(found[name])) == pytest.approx(expected, rel=0.2 if name == "random" else 0.1), name
