@@ -16,12 +16,12 @@ from spl.files import read_checkpoint
 from spl.functional.metrics import ClassifierMetrics
 from spl.functional.optimizer import check_learning_rate, parameter_groups, sgd
 from spl.initializers import Initializer
-from spl.loading.hyperparameters import check_hyperparameters
-from spl.loading.network_entry import build_network
-from spl.loading.state import check_state_fits, load_pretrained
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import note_pieces
+from spl.networks.loading.hyperparameters import check_hyperparameters
+from spl.networks.loading.network_entry import build_network
+from spl.networks.loading.state import check_state_fits, load_pretrained
 
 
 class SparseClassifier(LightningModule):

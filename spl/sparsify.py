@@ -23,6 +23,13 @@ class Sparsified(NamedTuple):
         masks: which weights are kept, by parameter name.
         changes: what the correction did to each layer, by the name of its weight; empty without a correction.
         scores: the scores by which the kept weights were selected, of the units that the pattern prunes as a whole.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> sparse = sparsify(nn.Linear(10, 10), Magnitude(), sparsity=0.9)
+        >>> sparse.masks.kept, sparse.changes, list(sparse.scores)
+        (10, {}, ['weight'])
     """
 
     masks: Masks

@@ -522,7 +522,7 @@ def test_no_optimizer_is_blamed_for_what_moved_weights_before_its_step():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loop(network, optimizer, steps=3)
     network[0].weight.data.add_(1.0)
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="Pruned weights were not 0.0") as said:
         loop(network, optimizer, steps=1)
     assert [str(each.message).partition(", and")[0] for each in said] == [
         "Pruned weights were not 0.0 before an optimizer's step"

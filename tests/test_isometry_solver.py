@@ -6,8 +6,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spl.isometry.correction import PrunedLayer
 from spl.isometry.operator import Frequencies
+from spl.isometry.pruned_layer import PrunedLayer
 from spl.isometry.solver import KeptEntries, _first_minimum, _Memory, minimize
 
 STRIDED = {"stride": [2], "groups": 2}

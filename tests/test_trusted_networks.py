@@ -13,7 +13,7 @@ from torch import nn
 
 from spl import InputError, SparseClassifier
 from spl.export import load_sparse
-from spl.loading.network_entry import build_network
+from spl.networks.loading.network_entry import build_network
 
 MYNET = '''
 from dataclasses import dataclass

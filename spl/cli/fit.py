@@ -2,8 +2,6 @@
 
 import csv
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +14,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
-    Diagnose,
     FiniteLoss,
     JacobianSpectrum,
     LastCheckpoint,
@@ -26,9 +23,10 @@ from spl.callbacks import (
     Summary,
 )
 from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
-from spl.callbacks.trainer import callbacks_of, run_folder, runs_folder
+from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
+from spl.cli.trainer import SplTrainer
 from spl.criteria import schedules  # noqa: F401
 from spl.data.images import Splits
 from spl.errors import InputError
@@ -48,32 +46,6 @@ class SaveConfig(SaveConfigCallback):
                 "or choose a new --name."
             )
         super().setup(trainer, pl_module, stage)
-
-
-class SplTrainer(Trainer):
-    """A Trainer that can stop before its first step, to diagnose a network or to hand it on."""
-
-    @contextmanager
-    def without_steps(self) -> Iterator[None]:
-        """Let `fit` do everything up to its first step, and then return; it prints no summary.
-
-        The callback Summary and the sanity check stay away afterwards too.
-        """
-        limit = self.limit_train_batches
-        self.limit_train_batches = self.num_sanity_val_steps = 0
-        self.callbacks = [c for c in callbacks_of(self, Callback) if not isinstance(c, Summary)]
-        try:
-            yield
-        finally:
-            self.limit_train_batches = limit
-
-    def diagnose(self, **kwargs: Any) -> None:
-        """Will this sparse network train? Prepares it as fit does, or takes it from a checkpoint, and measures it."""
-        (spectrum,) = callbacks_of(self, JacobianSpectrum)
-        with self.without_steps(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The dirpath has changed")  # of checkpoints, but none is written
-            self.callbacks = [*callbacks_of(self, Callback), Diagnose(spectrum.examples, spectrum.chunk)]
-            self.fit(**kwargs)
 
 
 class SplCLI(LightningCLI):

@@ -33,6 +33,16 @@ class Subject:
         keep: how many weights this round will keep.
         memo: what criteria keep for their next round, each under itself. It is gone after the last round.
         processes: the processes that score together. What is summed over `own_batches` has to be added up over them.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> from spl.pruning import PruningChoices
+        >>> network = nn.Linear(4, 2)
+        >>> weights = {"weight": network.weight.detach()}
+        >>> subject = Subject(network, weights, masks=None, batches=(), loss=PruningChoices().loss, keep=4)
+        >>> Magnitude()(subject)["weight"].shape
+        torch.Size([2, 4])
     """
 
     network: nn.Module

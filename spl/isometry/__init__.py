@@ -1,11 +1,12 @@
 """The isometry of layers: measures of the distance from it, and corrections that bring sparse layers back to it."""
 
 from spl.isometry.approximate import ApproximateIsometry
-from spl.isometry.correction import Change, Corrected, Correction, PrunedLayer, Residuals
+from spl.isometry.correction import Change, Corrected, Correction
 from spl.isometry.edge_of_chaos import EdgeOfChaos
 from spl.isometry.givens import EOI
 from spl.isometry.gradient_descent import GradientDescentIsometry
 from spl.isometry.operator import OperatorIsometry
+from spl.isometry.pruned_layer import PrunedLayer, Residuals
 from spl.isometry.residuals import isometry_residual, operator_residual, orthogonality_score
 from spl.isometry.structure import isometry_floor, structural_rank
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from math import sqrt
 
-from spl.isometry.correction import Correction, PrunedLayer
+from spl.isometry.correction import Correction
+from spl.isometry.pruned_layer import PrunedLayer
 
 
 class EdgeOfChaos(Correction):

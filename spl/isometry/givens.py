@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spl.isometry.correction import Correction, Gain, PrunedLayer
+from spl.isometry.correction import Correction, Gain
+from spl.isometry.pruned_layer import PrunedLayer
 
 _PATIENCE = 8  # the search ends after so many rounds in a row in which no rotation fits
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spl.errors import InputError
-from spl.isometry.correction import Correction, Gain, PrunedLayer
+from spl.isometry.correction import Correction, Gain
+from spl.isometry.pruned_layer import PrunedLayer
 
 
 class GradientDescentIsometry(Correction):

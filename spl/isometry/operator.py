@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spl.isometry.approximate import ApproximateIsometry
-from spl.isometry.correction import PrunedLayer
+from spl.isometry.pruned_layer import PrunedLayer
 from spl.isometry.residuals import operator_matrices
 from spl.isometry.solver import Matrices, minimize
 

@@ -20,6 +20,11 @@ class LayerUnits(NamedTuple):
         shape: the shape of its weight, [out, in, ...], or of its bias, [out].
         units: how many weights, or groups of weights that are pruned together, it has.
         least: how many of them it keeps in any case.
+
+    Example:
+        >>> layers = {"fc1": LayerUnits((10, 4), units=40), "fc2": LayerUnits((2, 10), units=20)}
+        >>> Uniform().pools(layers, keep=6)
+        {('fc1',): 4, ('fc2',): 2}
     """
 
     shape: tuple[int, ...]

@@ -10,7 +10,8 @@ from pytorch_lightning import Trainer
 from spl.callbacks import JacobianSpectrum
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.classifier import SparseClassifier
-from spl.cli.fit import RepeatedFitCLI, SplTrainer, run
+from spl.cli.fit import RepeatedFitCLI, run
+from spl.cli.trainer import SplTrainer
 from spl.data import ImageDataModule
 from spl.errors import InputError
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from spl import networks
 from spl.errors import InputError
-from spl.loading.annotations import Classes, instantiate
-from spl.loading.plain import NotAllowedError, class_paths, quoted
+from spl.networks.loading.annotations import Classes, instantiate
+from spl.networks.loading.plain import NotAllowedError, class_paths, quoted
 
 
 def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | Iterable[str] = ()) -> nn.Module:
@@ -33,7 +33,7 @@ def build_network(checkpoint: Mapping[str, Any], path: str | Path, trust: str | 
             that is not a class.
 
     Example:
-        >>> from spl.loading.network_entry import build_network
+        >>> from spl.networks.loading.network_entry import build_network
         >>> build_network({"network": {"class_path": "os.system", "init_args": {"command": "ls"}}}, "last.ckpt")
         Traceback (most recent call last):
         spl.errors.InputError: last.ckpt asks for 'os.system', and a checkpoint may ask only for a class of ...

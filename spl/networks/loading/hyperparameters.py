@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
 from spl.errors import InputError
-from spl.loading.plain import NotAllowedError, class_paths, quoted
+from spl.networks.loading.plain import NotAllowedError, class_paths, quoted
 
 _KEYS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, *CHECKPOINT_PAST_HPARAMS_KEYS)
 _CALLED = ("_instantiator", "_class_path")
@@ -30,7 +30,7 @@ def check_hyperparameters(checkpoint: Mapping[str, Any], path: str | Path, given
         InputError: a hyperparameter is neither plain nor given, or it names something that would be called.
 
     Example:
-        >>> from spl.loading.hyperparameters import check_hyperparameters
+        >>> from spl.networks.loading.hyperparameters import check_hyperparameters
         >>> check_hyperparameters({"hyper_parameters": {"lr": 0.1}}, "last.ckpt", given=())
         >>> check_hyperparameters({"hyper_parameters": {"_class_path": "os.system"}}, "last.ckpt", given=())
         Traceback (most recent call last):

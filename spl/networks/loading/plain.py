@@ -11,10 +11,10 @@ class NotAllowedError(Exception):
     """An error for a file that asks for something that no file may ask for; the message names it.
 
     Example:
-        >>> from spl.loading.plain import class_paths
+        >>> from spl.networks.loading.plain import class_paths
         >>> class_paths({1, 2})
         Traceback (most recent call last):
-        spl.loading.plain.NotAllowedError: a value of the type set
+        spl.networks.loading.plain.NotAllowedError: a value of the type set
     """
 
 
@@ -30,7 +30,7 @@ def class_paths(value: object) -> list[str]:
             jsonargparse's form.
 
     Example:
-        >>> from spl.loading.plain import class_paths
+        >>> from spl.networks.loading.plain import class_paths
         >>> class_paths({"class_path": "mynet.Net", "init_args": {"depth": 3, "act": {"class_path": "mynet.Act"}}})
         ['mynet.Net', 'mynet.Act']
     """
@@ -57,7 +57,7 @@ def quoted(name: str) -> str:
     """Return a name from a file for a message: short, and in ASCII, where look-alike letters differ.
 
     Example:
-        >>> from spl.loading.plain import quoted
+        >>> from spl.networks.loading.plain import quoted
         >>> print(quoted("spl.networks.\uff2dLP"))
         'spl.networks.\uff2dLP'
     """

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from spl.loading.plain import NotAllowedError, quoted
+from spl.networks.loading.plain import NotAllowedError, quoted
 
 _UNSERIALIZED = "Unable to serialize instance "  # what jsonargparse writes for a default that it cannot serialize
 _CALLABLE = (type, Callable, FunctionType, BuiltinFunctionType)  # jsonargparse writes the paths of these
@@ -34,7 +34,7 @@ def instantiate(entry: Mapping[str, Any], classes: Classes) -> Any:
         NotAllowedError: an argument must be a class, and is not one of `classes`.
 
     Example:
-        >>> from spl.loading.annotations import instantiate
+        >>> from spl.networks.loading.annotations import instantiate
         >>> from spl.networks import MLP
         >>> entry = {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 5}}
         >>> len(instantiate(entry, {"spl.networks.MLP": MLP}))

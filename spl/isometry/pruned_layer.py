@@ -1,0 +1,99 @@
+"""A pruned layer as corrections see it, and its distances from isometry."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from spl.isometry.residuals import isometry_residual, operator_residual
+
+
+class Residuals(NamedTuple):
+    """The distances of one layer from isometry; see `isometry_residual` and `operator_residual`.
+
+    Attributes:
+        matrix: the residual of the weight, reshaped to a matrix.
+        operator: the residual of the convolution. For a Linear layer, or a 1×1 convolution at stride 1, it equals
+            `matrix`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry import EdgeOfChaos
+        >>> from spl.masks import Masks
+        >>> _ = torch.manual_seed(0)
+        >>> network = nn.Sequential(nn.Conv2d(2, 3, kernel_size=3))
+        >>> masks = Masks({"0.weight": torch.rand(3, 2, 3, 3) < 0.5})
+        >>> EdgeOfChaos()(network, masks).changes["0.weight"].after
+        Residuals(matrix=0.80, operator=1.62)
+    """
+
+    matrix: float
+    operator: float
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """A pruned layer, to be corrected in place.
+
+    Attributes:
+        name: the name of the layer's weight.
+        weight: Tensor [out, in, ...], 0.0 where it is pruned.
+        mask: bool tensor in the shape of the weight, True where it is kept.
+        gain: σ, the singular value to bring the layer to.
+        geometry: the stride, dilation and groups of a convolution; empty for other layers.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry import PrunedLayer
+        >>> weight = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+        >>> layer = PrunedLayer("fc1.weight", weight, mask=weight != 0, gain=1.0)
+        >>> layer.residuals()
+        Residuals(matrix=8.0, operator=8.0)
+    """
+
+    name: str
+    weight: Tensor
+    mask: Tensor
+    gain: float
+    geometry: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        """The number of matrices that the weight consists of, one for each group of the layer."""
+        groups: int = self.geometry.get("groups", 1)
+        return groups
+
+    def residuals(self) -> Residuals:
+        """Return the distances of the layer from σ times an isometry, computed in float64."""
+        exact = self.weight.double()
+        matrix = float(isometry_residual(exact, self.gain, self.groups))
+        shape = self.weight.shape[2:]
+        if prod(shape) == 1 and prod(self.geometry.get("stride", ())) == 1:
+            return Residuals(matrix, matrix)
+        return Residuals(matrix, float(operator_residual(exact, self.gain, **self.geometry)))
+
+
+def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
+    """Return the stride, dilation and groups of the layer whose weight is called `name`, if it is a convolution.
+
+    For other layers the result is empty, except that the packed query, key and value projections of attention count
+    as three groups.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.pruned_layer import convolution_geometry
+        >>> network = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, groups=2), nn.Flatten(), nn.Linear(8, 2))
+        >>> convolution_geometry(network, "0.weight")
+        {'stride': (2, 2), 'dilation': (1, 1), 'groups': 2}
+        >>> convolution_geometry(network, "2.weight")
+        {}
+    """
+    layer = network.get_submodule(name.rpartition(".")[0])
+    if isinstance(layer, nn.MultiheadAttention):
+        return {"groups": 3} if name.endswith("in_proj_weight") else {}
+    if not isinstance(layer, _ConvNd):
+        return {}
+    return {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
