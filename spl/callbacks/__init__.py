@@ -3,6 +3,7 @@
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.diagnose import Diagnose
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
+from spl.callbacks.keep_masks import KeepMasks
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.safety.finite_loss import FiniteLoss
 from spl.callbacks.safety.interrupt import SafeInterrupt
@@ -17,6 +18,7 @@ __all__ = [
     "Diagnose",
     "FiniteLoss",
     "JacobianSpectrum",
+    "KeepMasks",
     "LastCheckpoint",
     "PruneAtInit",
     "Requeue",

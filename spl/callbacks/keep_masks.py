@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
 from torch.optim import Optimizer
 
+from spl.callbacks.lightning_private import averaged_network
 from spl.callbacks.scoring.sharded_weights import shards
 from spl.callbacks.trainer import callbacks_of
 from spl.classifier import SparseClassifier
@@ -98,7 +98,6 @@ def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     average is taken.
     """
     for callback in callbacks_of(trainer, Callback):
-        average = getattr(callback, "_average_model", None)
-        if isinstance(average, nn.Module):
+        if (average := averaged_network(callback)) is not None:
             for own, averaged in zip(pl_module.parameters(), average.parameters(), strict=True):
                 averaged.copy_(own)

@@ -16,8 +16,8 @@ from spl.masks.masks import Masks
 class TwoFourTraining(Callback):
     """A callback that trains Linear layers on sparse tensor cores, which skip two of every four weights.
 
-    The masks must be 2:4 along both axes, like those of `spl.pruning.patterns.TransposableNM`, because the backward pass
-    multiplies by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear` (`pip
+    The masks must be 2:4 along both axes (`spl.pruning.patterns.TransposableNM`), because the backward pass multiplies
+    by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear` (`pip
     install 'spl[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: because pruned weights are
     0, it finds the masks again. Validation and spectra use the masked dense weights, which give the same outputs up to
     rounding.

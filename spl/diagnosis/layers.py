@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from spl.functional.layers import ACTIVATIONS
+from spl.functional.torch_private import ConvNd, ConvTransposeNd
 from spl.isometry import isometry_residual
 from spl.isometry.structure import isometry_floor
 
@@ -197,12 +197,12 @@ def _dead_sides(mask: Tensor, module: Any) -> tuple[int, int]:
     groups = getattr(module, "groups", 1)
     kept = mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3)  # [groups, rows, columns]
     rows, columns = (int((~kept.any(axis)).sum()) for axis in (2, 1))
-    return (columns, rows) if isinstance(module, _ConvTransposeNd) else (rows, columns)
+    return (columns, rows) if isinstance(module, ConvTransposeNd) else (rows, columns)
 
 
 def _jacobian(weight: Tensor, module: Any, seen: _Pass) -> LayerSpectrum:
     """Return the spectrum of D W; see `LayerDiagnosis.jacobian`."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvNd):
         slope = 1.0 if seen.slopes is None else float(seen.slopes.double().square().mean().sqrt())
         sizes = [min(size, _PIXELS) for size in seen.input_shape[-(weight.ndim - 2) :]]
         values = slope * _operator_values(weight, sizes, module.stride, module.dilation, module.groups)

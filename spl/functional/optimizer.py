@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.errors import InputError
+from spl.functional.torch_private import BatchNorm
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -29,7 +29,7 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
         >>> [group.get("weight_decay") for group in parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))]
         [None, 0.0]
     """
-    norms = {id(p) for module in network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
+    norms = {id(p) for module in network.modules() if isinstance(module, BatchNorm) for p in module.parameters()}
     groups: list[dict[str, Any]] = [{"params": [p for p in network.parameters() if id(p) not in norms]}]
     if norms:
         groups.append({"params": [p for p in network.parameters() if id(p) in norms], "weight_decay": 0.0})

@@ -5,8 +5,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from spl.functional.torch_private import ConvNd
 from spl.isometry.residuals import isometry_residual, operator_residual
 
 
@@ -94,6 +94,6 @@ def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
     layer = network.get_submodule(name.rpartition(".")[0])
     if isinstance(layer, nn.MultiheadAttention):
         return {"groups": 3} if name.endswith("in_proj_weight") else {}
-    if not isinstance(layer, _ConvNd):
+    if not isinstance(layer, ConvNd):
         return {}
     return {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}

@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from spl.errors import InputError
 from spl.functional.layers import BIASES, EMBEDDINGS, WEIGHTS
+from spl.functional.torch_private import parameter_table
 
 
 def prunable_parameters(
@@ -56,12 +57,13 @@ def _own(
     module_name: str, module: nn.Module, table: dict[type[nn.Module], tuple[str, ...]]
 ) -> Iterator[tuple[str, nn.Parameter | None]]:
     """Yield the parameters of a module that the table names, by full name; None for one computed from others."""
+    own = parameter_table(module)
     for kind, names in table.items():
         for name in names if isinstance(module, kind) else ():
             full = f"{module_name}.{name}" if module_name else name
-            if name not in module._parameters:
+            if name not in own:
                 yield full, None
-            elif (parameter := module._parameters[name]) is not None:
+            elif (parameter := own[name]) is not None:
                 yield full, parameter
 
 

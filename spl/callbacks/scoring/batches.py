@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from spl.callbacks.lightning_private import training_loader
 from spl.callbacks.scoring.process_batches import batches_of_process, seed_streams
 from spl.callbacks.trainer import datamodule_of
 from spl.classifier import SparseClassifier
@@ -107,8 +108,7 @@ class EvaluationBatches:
 
     def _loader(self) -> Iterable[object]:
         if self.datamodule is None:
-            # taken before fit_loop.setup_data, which would split it over processes
-            loader: Any = self.trainer.fit_loop._data_source.dataloader()
+            loader: Any = training_loader(self.trainer)
         else:
             scoring = getattr(self.datamodule, "scoring_dataloader", None)
             loader = scoring(self.seed) if scoring else self.datamodule.train_dataloader()

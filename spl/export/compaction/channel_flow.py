@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.export.compaction import operations
 from spl.export.compaction.channels import (
@@ -21,6 +20,7 @@ from spl.export.compaction.channels import (
 )
 from spl.export.compaction.partial_sums import Sum
 from spl.export.compaction.tracing import Traced
+from spl.functional.torch_private import BatchNorm
 
 
 class ChannelFlow:
@@ -72,7 +72,7 @@ class ChannelFlow:
         """Return the channels after an operation that treats channels alike, but not positions; None for others."""
         value = self.traced.values[node.all_input_nodes[0]]
         target = operations.called(node)
-        if isinstance(module, _BatchNorm) and inputs.axis == 1:
+        if isinstance(module, BatchNorm) and inputs.axis == 1:
             return normalized(module, inputs)
         if isinstance(module, Convolution) and is_depthwise(module) and self._is_plain(node, module):
             return convolved(module, inputs) if inputs.axis == 1 else None

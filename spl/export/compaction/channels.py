@@ -5,7 +5,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from spl.functional.torch_private import BatchNorm
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 ShrinkableLayer = nn.Linear | Convolution
@@ -92,7 +93,7 @@ def convolved(convolution: Convolution, inputs: ValueChannels) -> ValueChannels:
     return replace(inputs, constants=_bias(convolution) + kernels.sum(-1) * read)
 
 
-def normalized(norm: _BatchNorm, inputs: ValueChannels) -> ValueChannels:
+def normalized(norm: BatchNorm, inputs: ValueChannels) -> ValueChannels:
     """Return the channels after BatchNorm; none is constant where it normalizes by each batch's own statistics."""
     if norm.running_mean is None or norm.running_var is None:
         return replace(inputs, constants=torch.full_like(inputs.constants, torch.nan))

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from spl.functional.layers import ACTIVATIONS
+from spl.functional.torch_private import AdaptiveAvgPoolNd, AdaptiveMaxPoolNd, AvgPoolNd, DropoutNd, MaxPoolNd
 
-_ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), _DropoutNd, nn.Identity)
+_ELEMENTWISE = (*(kind for kind in ACTIVATIONS if kind is not nn.PReLU), DropoutNd, nn.Identity)
 _ELEMENTWISE_CALLS: set[Any] = {
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.hardtanh),
     *(F.hardswish, F.hardsigmoid, torch.relu, torch.tanh, torch.sigmoid, torch.clamp, operator.neg),
@@ -27,7 +26,7 @@ COMBINING_CALLS: set[Any] = {
 
 _SUMS: set[Any] = {operator.add, torch.add, "add", "add_"}
 
-POOLINGS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
+POOLINGS = (MaxPoolNd, AvgPoolNd, AdaptiveAvgPoolNd, AdaptiveMaxPoolNd)
 _AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 POOLING_CALLS: set[Any] = {
     *_AVERAGES,
@@ -69,7 +68,7 @@ def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
     counted, divisor = getattr(module, "count_include_pad", True), getattr(module, "divisor_override", None)
     if node.target in _AVERAGES:
         padding, divisor = _argument(node, 3, "padding", 0), _argument(node, 6, "divisor_override", None)
-    elif not isinstance(module, _AvgPoolNd):
+    elif not isinstance(module, AvgPoolNd):
         return False
     padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
     return (padded and bool(counted)) or divisor is not None

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from spl.export.compaction import operations
 from spl.export.compaction.channel_flow import ChannelFlow
@@ -11,6 +10,7 @@ from spl.export.compaction.channels import Convolution, LayerChannels, has_borde
 from spl.export.compaction.liveness import Liveness
 from spl.export.compaction.partial_sums import PartialSum, Sum
 from spl.export.compaction.tracing import Traced
+from spl.functional.torch_private import BatchNorm
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
         channels, module = flow.channels[node], flow.traced.module(node)
         if channels is None:
             continue
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             module.num_features = _shrink_channelwise_(module, liveness.is_kept(channels.ids))
         elif isinstance(module, Convolution) and is_depthwise(module):
             module.groups = module.in_channels = module.out_channels = _shrink_channelwise_(

@@ -8,15 +8,14 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from torch import nn, optim
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from spl.callbacks import JacobianSpectrum, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt
+from spl.callbacks import CostLine, JacobianSpectrum, KeepMasks, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt
 from spl.callbacks.trainer import callbacks_of
 from spl.cli.fit import SaveConfig
 from spl.data import ImageDataModule
 from spl.data.tensors import ImageTensors
 from spl.errors import InputError
+from spl.functional.torch_private import BatchNorm, DropoutNd, is_compiled
 from spl.reproduction.stacked.prepared_run import PreparedRun
 
 ELEMENTWISE = (
@@ -26,7 +25,8 @@ ELEMENTWISE = (
 """Optimizers that update each weight from its own gradients alone, so that stacking the weights changes nothing."""
 
 SUPPORTED_CALLBACKS = (
-    PruneAtInit, JacobianSpectrum, LastCheckpoint, SafeInterrupt, Requeue, SaveConfig, ModelSummary, ProgressBar,
+    PruneAtInit, KeepMasks, CostLine, JacobianSpectrum, LastCheckpoint, SafeInterrupt, Requeue,
+    SaveConfig, ModelSummary, ProgressBar,
 )  # fmt: skip
 """Callbacks that have nothing left to do once a run is prepared, or whose work stacked training does itself."""
 
@@ -70,7 +70,7 @@ def _unsupported(run: PreparedRun) -> list[str]:
     optimizer = _optimizer(run)
     if type(optimizer) not in ELEMENTWISE:
         reasons.append(f"{type(optimizer).__name__} is not known to update each weight from its own gradients alone")
-    if any(module._compiled_call_impl for module in network.modules()):
+    if any(is_compiled(module) for module in network.modules()):
         reasons.append("its network is compiled")
     if trainer.precision != "32-true":
         reasons.append(f"its precision is {trainer.precision}, not 32-true")
@@ -100,7 +100,7 @@ def _stateful_or_random_modules(network: nn.Module) -> list[str]:
 
 
 def _is_stateful_or_random(module: nn.Module) -> bool:
-    known = isinstance(module, _BatchNorm | _DropoutNd | nn.RReLU | nn.FractionalMaxPool2d)
+    known = isinstance(module, BatchNorm | DropoutNd | nn.RReLU | nn.FractionalMaxPool2d)
     return known or next(module.buffers(recurse=False), None) is not None
 
 
