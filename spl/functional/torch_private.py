@@ -3,6 +3,7 @@
 `torch._foreach_*` are not among them: they are documented, as "Foreach Operations".
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,24 +33,25 @@ __all__ = [
     "parameter_table",
     "submodule_table",
     "tree_leaves",
-    "write_count",
+    "write_counts",
 ]
 
 WRAPPER_PREFIXES = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What FSDP and activation checkpointing put into the names of the parameters of modules that they wrap."""
 
 
-def write_count(tensor: Tensor) -> int:
-    """Return how often autograd has seen the tensor being written to in place.
+def write_counts(tensors: Iterable[Tensor]) -> list[int]:
+    """Return how often autograd has seen each tensor being written to in place.
 
     Example:
         >>> import torch
-        >>> from spl.functional.torch_private import write_count
-        >>> weight, before = torch.ones(2), write_count(torch.ones(2))
-        >>> write_count(weight.mul_(2)) - before
-        1
+        >>> from spl.functional.torch_private import write_counts
+        >>> weights = [torch.ones(2), torch.ones(2)]
+        >>> _ = weights[1].mul_(2)
+        >>> write_counts(weights)
+        [0, 1]
     """
-    return tensor._version
+    return [tensor._version for tensor in tensors]
 
 
 def parameter_table(module: nn.Module) -> dict[str, nn.Parameter | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spl.functional.torch_private import parameter_table, submodule_table, write_count
+from spl.functional.torch_private import parameter_table, submodule_table, write_counts
 
 
 class ParameterWatch:
@@ -38,8 +38,8 @@ class ParameterWatch:
         """Return whether a parameter, or a module that contains one, was replaced since the watch was made."""
         return any(table.get(key) is not held for table, key, held in self._places)
 
-    def _marks(self) -> list[tuple[int, int]]:
-        return [(write_count(p), p.data_ptr()) for p in self._parameters]
+    def _marks(self) -> tuple[list[int], list[int]]:
+        return write_counts(self._parameters), [p.data_ptr() for p in self._parameters]
 
 
 def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
