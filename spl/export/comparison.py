@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spl.functional.torch_private import tree_leaves
+
 _TF32 = 2.0**-10  # the rounding unit of TF32, in which CUDA devices compute convolutions of float32
 _ROUNDINGS = 10  # how many rounding errors may add up
 
@@ -53,7 +55,7 @@ def tolerance(network: nn.Module, expected: object, least: float) -> float:
         >>> tolerance(torch.nn.Linear(3, 2).half(), torch.ones(1, 2).half(), least=1e-4)
         0.009765625
     """
-    leaves = torch.utils._pytree.tree_leaves(expected)
+    leaves = tree_leaves(expected)
     numbers = [*network.parameters(), *network.buffers(), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
     units = [_rounding_unit(tensor) for tensor in numbers if tensor.is_floating_point() or tensor.is_complex()]
     return max(least, _ROUNDINGS * max(units, default=0.0))
@@ -73,6 +75,6 @@ def _relative_to_largest(a: Tensor, b: Tensor) -> float:
 
 def _tensors(outputs: object) -> list[Tensor]:
     """Return the tensors in `outputs`, on the CPU in double precision."""
-    leaves = torch.utils._pytree.tree_leaves(outputs)
+    leaves = tree_leaves(outputs)
     tensors = [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float64)) for tensor in tensors]

@@ -14,6 +14,7 @@ from spl.classifier import SparseClassifier
 from spl.criteria import Targets
 from spl.criteria.objective import LossOfLogits, Objective, first_tensor
 from spl.errors import InputError
+from spl.functional.torch_private import write_counts
 
 StepLoss = Callable[[LightningModule, Any], Any]  # it returns a Tensor; --help would list all subclasses of that
 
@@ -138,7 +139,7 @@ class _Attributes:
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.values = dict(attributes)
-        self.tensors = [(v, v._version, v.detach().clone()) for v in self.values.values() if type(v) is Tensor]
+        self.tensors = [(v, write_counts([v]), v.detach().clone()) for v in self.values.values() if type(v) is Tensor]
         self.lists = [(v, list(v)) for v in self.values.values() if isinstance(v, list | deque)]
         self.tables = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | set)]
 
@@ -146,8 +147,8 @@ class _Attributes:
         """Give the object its attributes back."""
         attributes.clear()
         attributes.update(self.values)
-        for tensor, version, content in self.tensors:
-            if tensor._version != version:
+        for tensor, writes, content in self.tensors:
+            if write_counts([tensor]) != writes:
                 tensor.detach().copy_(content)
         for items, held in self.lists:
             items.clear()

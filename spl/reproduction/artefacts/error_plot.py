@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from spl.reproduction.artefacts.grid import Key, Measured, errors
 from spl.reproduction.drawing import TEXT, WIDTH
 
-# Okabe & Ito's vermilion and blue; filled and open markers distinguish them in black and white
+# Okabe & Ito's blue and vermilion; filled and open markers distinguish them in black and white
 _LOOKS: dict[str, dict[str, Any]] = {
     "best": {"label": "best by validation", "color": "#0072B2", "marker": "o"},
     "final": {"label": "final weights", "color": "#D55E00", "marker": "s", "markerfacecolor": "white"},
