@@ -135,8 +135,7 @@ def test_a_mistake_in_a_configuration_ends_in_a_run_or_in_one_clear_error(batch,
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_there_are_five_hundred_and_what_they_are_mistakes_in_runs(tmp_path, monkeypatch):
-    assert BATCHES * IN_A_BATCH == 500
+def test_the_configurations_that_mistakes_are_made_in_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in EXPERIMENTS:
         Path("right.yaml").write_text(yaml.safe_dump(small(name)))
