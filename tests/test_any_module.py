@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from fits import PLAIN, classifier, fit
 from foreign import Plain, Trained, batches, images, invariants
 from pytorch_lightning.demos.boring_classes import BoringModel, RandomDataset
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -293,3 +294,10 @@ def test_data_without_a_length_needs_a_number_of_batches():
     trained = Trained(BoringModel, data, batches=3, callbacks=[spectrum], trainer={"limit_train_batches": 2})
     assert trained.pruning.record["examples"] == 12
     assert list(spectrum.spectra) == ["dense", "pruned"]
+
+
+def test_a_trainer_logs_to_its_loggers_again_after_scoring(tmp_path):
+    logger = CSVLogger(tmp_path)
+    run = Trained(plain, DATA, trainer={"logger": logger, "log_every_n_steps": 1})
+    assert run.trainer.loggers == [logger]
+    assert "train_loss" in logger.experiment.metrics_keys

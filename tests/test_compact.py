@@ -242,6 +242,31 @@ def test_an_infinite_channel_stays_as_it_is_no_number_that_could_move_into_a_bia
     assert result.network(torch.ones(1, 2)).isnan().all()  # ∞ − ∞
 
 
+def test_a_normalized_constant_whose_recorded_variance_is_zero_moves_into_the_next_bias():
+    """As that of a dead channel is, after long training."""
+    network = chain(conv1=nn.Conv2d(1, 3, 3), norm=nn.BatchNorm2d(3), conv2=nn.Conv2d(3, 2, 3))
+    network.norm.running_var[0] = 0.0
+    network.norm.running_mean[0] = 0.5
+    network.eval()
+    result = assert_equal_outputs(network, without(network, conv1=[0]), 1, 6, 6)
+    assert sizes(result.network)["conv1.weight"][0] == 2
+
+
+def test_a_constant_channel_is_none_beside_padding_along_an_earlier_axis():
+    class PaddedTokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(2, 4)
+            self.fc2 = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc2(F.pad(self.fc1(x), (0, 0, 1, 1)))
+
+    network = PaddedTokens()
+    result = assert_equal_outputs(network, without(network, fc1=[0, 1]), 5, 2)
+    assert sizes(result.network)["fc1.weight"] == (4, 2)
+
+
 def test_a_mean_over_the_examples_leaves_no_channels_to_follow():
     """What comes after it may take the axis of channels for another one."""
 

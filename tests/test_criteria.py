@@ -11,6 +11,7 @@ from torch.func import functional_call
 from spl.criteria import (
     ConnectionSensitivity,
     Criterion,
+    GraSP,
     Magnitude,
     Random,
     Scores,
@@ -19,7 +20,7 @@ from spl.criteria import (
 )
 from spl.criteria.criterion import Batch
 from spl.criteria.losses import Loss
-from spl.criteria.objective import LossOfLogits
+from spl.criteria.objective import LossOfLogits, first_tensor
 
 LABELS = scoring_loss("labels")
 # the softmax of these logits is (1/4, 3/4)
@@ -157,6 +158,21 @@ def test_scores_have_the_shapes_of_the_parameters_and_no_history(criterion):
     assert {n: s.shape for n, s in scores.items()} == {n: p.shape for n, p in network.named_parameters()}
     assert not any(score.requires_grad for score in scores.values())
     assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("criterion", [ConnectionSensitivity(), GraSP(temperature=1)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_scores_of_weights_in_half_precision_are_in_single(criterion, dtype):
+    """Shares of many weights are too small for half precision."""
+    scores = scores_of(nn.Linear(4, 3).to(dtype), [(torch.randn(5, 4).to(dtype), torch.arange(5) % 3)], criterion)
+    assert scores["weight"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize(
+    "batch", [{"weight": torch.tensor(2.0), "x": torch.ones(3, 2)}, [torch.tensor(1), (torch.ones(3, 2),)]]
+)
+def test_the_inputs_of_a_batch_are_its_first_tensor_that_has_axes(batch):
+    assert torch.equal(first_tensor(batch), torch.ones(3, 2))
 
 
 def test_cross_entropy_with_labels_by_hand():

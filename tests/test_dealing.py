@@ -144,3 +144,21 @@ def test_what_one_process_counted_is_all_there_is_where_nobody_shared():
     batches = EvaluationBatches(trainer, None, limit=None, seed=0)
     assert len(list(batches)) == 6
     assert batches.counted(Processes()) == (6, 22)
+
+
+def test_no_more_batches_are_read_than_hold_the_examples_asked_for():
+    trainer = L.Trainer(**PLAIN)
+    trainer.fit_loop._data_source.instance = LOADERS["shuffled"]()
+    batches = EvaluationBatches(trainer, None, limit=None, seed=0)
+    for examples, read_batches in ((7, 2), (8, 2), (9, 3)):
+        assert len(batches.first_inputs(examples)) == examples
+        assert batches.batches == read_batches
+
+
+def test_a_loader_that_is_cut_for_another_number_of_processes_is_dealt_as_it_is():
+    trainer = L.Trainer(**PLAIN)
+    sampler = DistributedSampler(Noisy(), num_replicas=1, rank=0, shuffle=False)
+    trainer.fit_loop._data_source.instance = DataLoader(Noisy(), batch_size=4, sampler=sampler)
+    batches = EvaluationBatches(trainer, None, limit=None, seed=0)
+    first = [[int(indices[0]) for indices, _ in batches.dealt(rank, 2)] for rank in (0, 1)]
+    assert first == [[0, 8, 16], [4, 12, 20]]

@@ -154,6 +154,23 @@ def test_no_loss_is_looked_at_before_its_window_ends(monkeypatch):
     assert looks == [10] * 10 + [20] * 10
 
 
+class Overwriting(Returning):
+    """Returns every loss in the same memory, as compiled steps do that CUDA graphs replay."""
+
+    def __init__(self, **options) -> None:
+        super().__init__("manual", **options)
+        self.shown = torch.zeros(())
+
+    def training_step(self, batch, batch_idx):
+        self.shown.copy_(super().training_step(batch, batch_idx)["loss"])
+        return {"loss": self.shown}
+
+
+def test_a_loss_that_the_next_step_overwrites_is_looked_at_as_it_was():
+    with pytest.raises(DivergedError, match=r"at step 6 \(epoch 0\)"):
+        train(Overwriting(faulty=(6,)), log_every_n_steps=10)
+
+
 def test_the_end_of_an_epoch_is_a_window_s_end():
     module = Returning(faulty=(3,))
     with pytest.raises(DivergedError, match=r"at step 3 \(epoch 0\)"):

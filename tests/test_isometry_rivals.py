@@ -44,6 +44,10 @@ def test_rotations_use_nearly_all_of_the_entries(n, m, density):
     assert 0.97 * entries <= int(filled.sum()) <= entries
 
 
+def test_a_rotation_that_takes_all_that_is_left_is_made():
+    assert int((sparse_orthogonal(2, 2, 4, generator()) != 0).sum()) == 4
+
+
 def test_draws_differ_between_seeds_only():
     first, again, other = (sparse_orthogonal(5, 7, 20, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -67,6 +71,14 @@ def test_eoi_keeps_the_counts_of_the_masks_and_makes_every_layer_an_isometry():
         assert change.after.operator <= 1e-5, name
         assert change.gain == 1.5
     assert (drawn["0.weight"] != masks["0.weight"]).any()
+
+
+def test_how_far_eoi_moved_the_weights_is_measured_from_where_they_were():
+    network = nn.Sequential(nn.Linear(8, 6))
+    mask = torch.rand(6, 8) < 0.5
+    before = network[0].weight.detach() * mask
+    moved = EOI(seed=1)(network, Masks({"0.weight": mask})).changes["0.weight"].moved
+    assert moved == pytest.approx(float((network[0].weight.detach() - before).norm() / before.norm()))
 
 
 def test_the_convolution_of_eoi_keeps_the_norm_of_every_image():

@@ -74,6 +74,14 @@ def test_problems_of_a_batch_do_not_disturb_each_other():
         torch.testing.assert_close(result[0], expected, atol=1e-4, rtol=0)
 
 
+def test_a_problem_that_has_ended_stays_where_it_is_while_most_others_go_on():
+    start = torch.randn(3, 12)
+    start[1] = torch.eye(3, 4).flatten() * 1.01
+    result, norms = minimize(dense(3, 4, 3), start, NO_FLOOR.expand(3), 0.05, 200)
+    assert torch.equal(result[1], start[1])
+    assert float(norms.max()) < 0.05
+
+
 def test_a_descent_that_gets_no_nearer_ends():
     # two rows in one column: V Vᵀ − I is [[a² − 1, ab], [ab, b² − 1]], at best of norm 1
     result, norms = minimize(dense(2, 1), torch.tensor([[0.5, 0.1]]), NO_FLOOR, 1e-6, 10**6)

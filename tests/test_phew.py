@@ -44,6 +44,12 @@ def test_steps_are_taken_in_proportion_to_the_weights():
     assert counts[0, 1, 0] == counts[1, 0, 0] == 0
 
 
+def test_a_step_stays_within_its_unit_where_sums_are_rounded():
+    edges = torch.tensor([[[1e16]], [[2.0]], [[5.0]]], dtype=torch.float64)  # above 1e16 every second number is missing
+    ends, taps = Steps(edges).take(torch.ones(100, dtype=torch.long), torch.Generator().manual_seed(0))
+    assert ends.tolist() == taps.tolist() == [0] * 100
+
+
 def test_the_first_walks_begin_in_proportion_to_the_weights():
     network = chain([[1.0], [3.0]], [[1.0, 1.0]])
     starts = torch.zeros(2)

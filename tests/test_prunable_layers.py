@@ -58,6 +58,16 @@ def test_packed_projections_are_corrected_each_on_its_own():
         torch.testing.assert_close(projection @ projection.T, torch.eye(8), atol=1e-3, rtol=0.0)
 
 
+def test_projections_that_are_apart_are_one_matrix_each():
+    network = nn.MultiheadAttention(6, 2, bias=False, kdim=4)
+    masks = prune(network, Magnitude(), 0.0)
+    changes = ApproximateIsometry(gain=1.0)(network, masks).changes
+    assert {name: change.rank for name, change in changes.items()} == {
+        "q_proj_weight": 6, "k_proj_weight": 4, "v_proj_weight": 6, "out_proj.weight": 6
+    }  # fmt: skip
+    torch.testing.assert_close(network.k_proj_weight.T @ network.k_proj_weight, torch.eye(4), atol=1e-3, rtol=0.0)
+
+
 class Attending(nn.Module):
     def __init__(self):
         super().__init__()

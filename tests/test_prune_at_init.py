@@ -431,3 +431,9 @@ def test_an_already_pruned_network_keeps_its_masks():
     fit(model, [pruning(criterion=Random())])
     assert model.masks.digest() == digest
     refused("is pruned already, to sparsity 0.9, but 0.5 is asked", [pruning(sparsity=0.5)], model=model)
+
+
+def test_the_state_of_an_earlier_revision_says_nothing_of_corrections():
+    callback = pruning()
+    callback.load_state_dict({"record": {"sparsity": 0.9}})
+    assert (callback.record, callback.changes) == ({"sparsity": 0.9}, {})

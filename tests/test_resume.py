@@ -86,6 +86,26 @@ def test_a_fit_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, ends, a
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if "last" in path.name] == ["last.ckpt"]
 
 
+def test_the_last_checkpoint_is_written_after_the_first_step_of_every_epoch_but_the_first(tmp_path):
+    written = []
+
+    class Watch(L.Callback):
+        def on_train_epoch_end(self, trainer, *_):
+            file = tmp_path / "checkpoints" / "last.ckpt"
+            written.append(torch.load(file, weights_only=True)["global_step"] if file.exists() else None)
+
+    callbacks = [pruning(), LastCheckpoint(), Watch()]
+    fit(
+        classifier(),
+        callbacks,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+        max_epochs=3,
+        limit_train_batches=2,
+    )
+    assert written == [None, 3, 5]
+
+
 def test_the_seed_of_the_first_run_decides_the_order_of_the_resumed_one(uninterrupted, tmp_path):
     half(tmp_path)
     resumed = classifier(lr_scheduler=schedule)

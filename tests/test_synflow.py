@@ -174,6 +174,14 @@ def test_a_kernel_that_is_used_on_a_large_and_a_small_image_has_the_flow_of_both
     torch.testing.assert_close(synflow(network, (8, 6, 6))["0.weight"], gradient * shared.weight.double().abs())
 
 
+def test_a_dilated_kernel_of_more_channels_than_positions_has_the_flow_of_its_paths():
+    network = nn.Sequential(nn.Conv2d(2, 80, (2, 3), padding=(1, 0), dilation=(3, 2)), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 2, 4, 5))
+    gradient = path_gradients(network, {"0.weight": network[0].weight}, torch.zeros(1, 2, 4, 5))["0.weight"]
+    scores = synflow(network, (2, 4, 5))["0.weight"]
+    torch.testing.assert_close(scores, gradient * network[0].weight.detach().double().abs())
+
+
 def test_a_layer_that_the_output_does_not_need_has_no_flow():
     network = chain([[1.0, 1.0]], [[2.0]])
     network.unused = nn.Identity()
