@@ -18,6 +18,8 @@ from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.data import CIFAR10, MNIST
 from spl.export import load_sparse
 from spl.files import read_checkpoint
+from spl.loading.network_entry import build_network
+from spl.networks import ResNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a new folder
 
@@ -257,6 +259,18 @@ def test_a_checkpoint_whose_network_cannot_be_built_says_so(run, path, to, match
     torch.save(changed(checkpoint, *path, to=to), "changed.ckpt")
     for args in (["summary"], ["export", "--to", "sparse", "--output", "x.pt"]):
         refused(match, *args, "--ckpt_path", "changed.ckpt")
+
+
+def test_a_network_that_is_larger_than_its_file_only_with_its_statistics_is_refused_too(tmp_path):
+    network = ResNet(1)
+    sizes = [sum(t.numel() for t in tensors) for tensors in (network.parameters(), network.buffers())]
+    file = tmp_path / "x.ckpt"
+    checkpoint = {"network": {"class_path": "spl.networks.ResNet", "init_args": {"blocks_per_stage": 1}}}
+    file.write_bytes(bytes(sum(sizes)))
+    assert isinstance(build_network(checkpoint, file), ResNet)
+    file.write_bytes(bytes(sum(sizes) - 1))
+    with pytest.raises(InputError, match=f"has {sum(sizes) - 1:,} bytes, and the network .* has {sum(sizes):,} param"):
+        build_network(checkpoint, file)
 
 
 def test_a_sparse_file_that_was_changed_is_refused(run):
