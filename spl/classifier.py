@@ -76,8 +76,6 @@ class SparseClassifier(LightningModule):
         self.metrics = ClassifierMetrics(num_classes)
         self._masked_weights = MaskedWeights(network)
 
-    # Masks
-
     @property
     def masks(self) -> Masks | None:
         """Which weights of `network` are kept, by its parameter names; None until it is pruned."""
@@ -147,11 +145,11 @@ class SparseClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the validation metrics."""
-        self.metrics.evaluate("val", self(batch[0]), batch[1])
+        self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics."""
-        self.metrics.evaluate("test", self(batch[0]), batch[1])
+        self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the class probabilities [N, classes] of a batch."""
@@ -165,6 +163,9 @@ class SparseClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log(self.metrics.read("test"))
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        self.metrics.evaluate(split, self(batch[0]), batch[1])
 
     def _log(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

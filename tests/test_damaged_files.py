@@ -18,8 +18,8 @@ from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.data import CIFAR10, MNIST
 from spl.export import load_sparse
 from spl.files import read_checkpoint
-from spl.loading.network_entry import build_network
 from spl.networks import ResNet
+from spl.networks.loading.network_entry import build_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a new folder
 

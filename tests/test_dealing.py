@@ -160,5 +160,5 @@ def test_a_loader_that_is_cut_for_another_number_of_processes_is_dealt_as_it_is(
     sampler = DistributedSampler(Noisy(), num_replicas=1, rank=0, shuffle=False)
     trainer.fit_loop._data_source.instance = DataLoader(Noisy(), batch_size=4, sampler=sampler)
     batches = EvaluationBatches(trainer, None, limit=None, seed=0)
-    first = [[int(indices[0]) for indices, _ in batches.dealt(rank, 2)] for rank in (0, 1)]
+    first = [[int(indices[0]) for indices, _ in batches.of_process(rank, 2)] for rank in (0, 1)]
     assert first == [[0, 8, 16], [4, 12, 20]]

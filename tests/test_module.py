@@ -202,7 +202,7 @@ def test_a_checkpoint_may_say_how_its_network_is_built(tmp_path):
 
 def test_without_a_network_loading_says_what_to_pass(tmp_path):
     _, path = saved(tmp_path)
-    with pytest.raises(InputError, match=r"pass it, load_from_checkpoint\(path, network="):
+    with pytest.raises(InputError, match=r"pass the network: load_from_checkpoint\(path, network="):
         SparseClassifier.load_from_checkpoint(path)
 
 

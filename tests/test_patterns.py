@@ -120,11 +120,11 @@ def test_given_densities_of_whole_units_allow_what_is_less_than_one_unit_more_th
     scores = {"fc1": torch.rand(4, 4), "fc2": torch.rand(4, 4)}
     scope = GivenDensities({"fc*": 0.5})
     for keep in (16, 17, 19):
-        assert [int(m.sum()) for m in select(scores, 1 - keep / 32, scope, Channels()).values()] == [8, 8]
+        assert [int(m.sum()) for m in select(scores, 1 - keep / 32, scope=scope, pattern=Channels()).values()] == [8, 8]
     with pytest.raises(InputError, match=r"20 of 32 weights .* keep at most 16: ask for a sparsity of at least 0\.5\."):
-        select(scores, 1 - 20 / 32, scope, Channels())
+        select(scores, 1 - 20 / 32, scope=scope, pattern=Channels())
     with pytest.raises(InputError, match=r"15 of 32 weights .* keep at least 16: ask for a sparsity of at most 0\.5\."):
-        select(scores, 1 - 15 / 32, scope, Channels())
+        select(scores, 1 - 15 / 32, scope=scope, pattern=Channels())
 
 
 # N:M

@@ -46,7 +46,7 @@ def test_steps_are_taken_in_proportion_to_the_weights():
 
 def test_a_step_stays_within_its_unit_where_sums_are_rounded():
     edges = torch.tensor([[[1e16]], [[2.0]], [[5.0]]], dtype=torch.float64)  # above 1e16 every second number is missing
-    ends, taps = Steps(edges).take(torch.ones(100, dtype=torch.long), torch.Generator().manual_seed(0))
+    ends, taps = Transitions(edges).sample(torch.ones(100, dtype=torch.long), torch.Generator().manual_seed(0))
     assert ends.tolist() == taps.tolist() == [0] * 100
 
 

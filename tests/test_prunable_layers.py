@@ -124,14 +124,16 @@ def test_parametrized_weights_are_refused_by_name_unless_left_out(parametrized):
 
 def test_lazy_layers_are_refused_by_name_until_they_have_a_shape():
     network = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
-    with pytest.raises(InputError, match=r"^1\.weight: of a lazy layer .* Run the module once on a batch before fit"):
+    with pytest.raises(
+        InputError, match=r"^1\.weight: the weight of a lazy layer .* Run the module once on a batch before fit"
+    ):
         prunable_parameters(network)
     network(torch.zeros(1, 5))
     assert list(prunable_parameters(network)) == ["1.weight"]
 
 
 def test_a_lazy_lightning_module_is_refused_when_fit_starts():
-    with pytest.raises(InputError, match=r"^network\.1\.weight: of a lazy layer"):
+    with pytest.raises(InputError, match=r"^network\.1\.weight: the weight of a lazy layer"):
         Trained(lambda: Plain(nn.Sequential(nn.Flatten(), nn.LazyLinear(4))), batches(images(4, side=2), 4))
 
 

@@ -81,6 +81,6 @@ def _check_own(computed: Sequence[str], found: dict[str, nn.Parameter]) -> None:
         )
     if lazy := [name for name, parameter in found.items() if is_lazy(parameter)]:
         raise InputError(
-            f"{', '.join(lazy)}: a lazy layer that has seen no input yet has no shape. Run the module once on a batch "
-            "before fit."
+            f"{', '.join(lazy)}: the weight of a lazy layer has no shape before its first input. Run the module "
+            "once on a batch before fit."
         )
