@@ -2,15 +2,15 @@
 
 import os
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from commands import OnceParsed
+from torch import nn
 
 from spl.__main__ import main
-from spl.cli import fit
 from spl.data import CIFAR10, MNIST, images
 
 ROOT = Path(__file__).parent.parent
@@ -26,21 +26,21 @@ METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
 
 @pytest.fixture(scope="module", autouse=True)
 def made_once():
-    """Make parsers and images once instead of once per test, because they are not tested here."""
+    """Read images once instead of once per test, and compile without inductor: neither is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "SplCLI", OnceParsed)
+        patch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
         for data in (CIFAR10, MNIST):
-            patch.setattr(data, "load", _once(data.load))
+            patch.setattr(data, "_read", _once(data._read))
         yield
 
 
-def _once(load):
-    """Return `load` with its result cached."""
+def _once(read):
+    """Return `read` with its result cached."""
     kept = {}
 
     def kept_or_read(data):
         if data.root not in kept:
-            kept[data.root] = load(data)
+            kept[data.root] = read(data)
         return kept[data.root]
 
     return kept_or_read

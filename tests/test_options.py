@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
-    """Restore global settings, and compile without inductor, whose kernels test_module and test_configs cover."""
+    """Restore global settings, and compile without inductor, whose kernels test_module covers."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     yield
     torch.use_deterministic_algorithms(False)

@@ -63,6 +63,17 @@ class SplCLI(LightningCLI):
         Summary,
     )
 
+    _parsers: ClassVar[dict[tuple[type, bool], dict[str, Any]]] = {}
+
+    def setup_parser(self, add_subcommands: bool, *args: Any, **kwargs: Any) -> None:
+        """Make the parsers once in a process for each class: that takes longer than to parse a command line."""
+        key = (type(self), add_subcommands)
+        if key not in self._parsers:
+            before = set(vars(self))
+            super().setup_parser(add_subcommands, *args, **kwargs)
+            self._parsers[key] = {name: value for name, value in vars(self).items() if name not in before}
+        vars(self).update(self._parsers[key])
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the subcommands of LightningCLI and diagnose, which takes the arguments of fit."""
