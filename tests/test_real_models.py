@@ -23,6 +23,7 @@ def test_resnet18(tmp_path):
 @pytest.mark.slow
 def test_vit_b_16(tmp_path):
     network = vit_b_16(image_size=32, num_classes=4)
+    network.encoder.layers = network.encoder.layers[:3]  # of 12 that are alike
     nn.init.normal_(network.heads.head.weight, std=0.02)  # torchvision's is zero, and no gradient passes it
     invariants(lambda: Plain(deepcopy(network), lr=0.01), batches(images(4, side=32), 4), tmp_path, epochs=2)
 
