@@ -92,10 +92,10 @@ def both(tmp_path_factory):
     announced = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        runs = [prepare([*QUICK, *STEPS, "200", *args], announced.append) for args in RUNS.values()]
+        runs = [prepare([*QUICK, *STEPS, "100", *args], announced.append) for args in RUNS.values()]
         train(runs, folder / "stack.ckpt")
         for args in RUNS.values():
-            main(["fit", *QUICK, *STEPS, "200", *args, "--name", "single"])
+            main(["fit", *QUICK, *STEPS, "100", *args, "--name", "single"])
     assert announced == [run.folder for run in runs]
     assert not (folder / "stack.ckpt").exists()
     singles = [folder / "lightning_logs" / "single" / f"version_{i}" for i in range(len(runs))]
@@ -129,9 +129,9 @@ def test_a_step_of_many_calls_at_most_twice_the_operators_of_one(here, monkeypat
     steps = [*QUICK, *STEPS, "8", "--trainer.val_check_interval", "4"]
     with Operators(monkeypatch, SparseClassifier) as single:
         main(["fit", *steps, "--test_after_fit", "false"])
-    runs = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(9)]
+    runs = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(5)]
     calls = []
-    for size in (3, 9):
+    for size in (2, 5):
         with Operators(monkeypatch, StackedClassifier) as together:
             train(runs[:size], here / "stack.ckpt")
         calls.append(together.a_step)
@@ -141,7 +141,7 @@ def test_a_step_of_many_calls_at_most_twice_the_operators_of_one(here, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_weights_after_200_steps_are_those_of_the_single_run(both, name):
+def test_weights_after_100_steps_are_those_of_the_single_run(both, name):
     stacked, single = both[name]
     for which in ("last", "best"):
         own, wanted = weights(stacked, which), weights(single, which)
@@ -157,7 +157,7 @@ def test_what_is_logged_is_what_the_single_run_logs(both, name):
     own, wanted = (scalars(folder) for folder in both[name])
     assert own.keys() == wanted.keys()
     assert ("accuracy/test" in own) == (name != "magnitude")
-    assert [step for step, _ in own["loss/train"]] == list(range(9, 200, 10))
+    assert [step for step, _ in own["loss/train"]] == list(range(9, 100, 10))
     for tag in wanted:
         assert [step for step, _ in own[tag]] == [step for step, _ in wanted[tag]], tag
         assert [v for _, v in own[tag]] == pytest.approx([v for _, v in wanted[tag]], rel=1e-5, abs=1e-6), tag
