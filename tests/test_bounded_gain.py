@@ -52,8 +52,8 @@ def test_signals_of_no_size_explode_in_thirty_layers(kind, size):
 
 
 def network(activation: type[nn.Module]) -> nn.Sequential:
-    """Return an MLP-7 of width 100."""
-    widths = [784, *[100] * 6, 10]
+    """Return an MLP-7 of width 60."""
+    widths = [784, *[60] * 6, 10]
     layers = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), activation())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
