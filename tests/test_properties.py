@@ -1,7 +1,6 @@
 """Properties of every pruning, for any network, criterion, scope, pattern, schedule, sparsity and seed."""
 
 import io
-import math
 from collections import Counter
 from copy import deepcopy
 
@@ -238,7 +237,3 @@ def test_networks_that_are_taken_away_compute_the_same(kind):
 
     holds()
     assert cases.total() >= 60
-
-
-def test_there_are_two_thousand_cases():
-    assert math.prod((CASES, len(NETWORKS))) == 2000
