@@ -129,9 +129,9 @@ def test_a_step_of_many_calls_at_most_twice_the_operators_of_one(here, monkeypat
     steps = [*QUICK, *STEPS, "8", "--trainer.val_check_interval", "4"]
     with Operators(monkeypatch, SparseClassifier) as single:
         main(["fit", *steps, "--test_after_fit", "false"])
-    runs = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(5)]
+    runs = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(6)]
     calls = []
-    for size in (2, 5):
+    for size in (3, 6):
         with Operators(monkeypatch, StackedClassifier) as together:
             train(runs[:size], here / "stack.ckpt")
         calls.append(together.a_step)
