@@ -17,12 +17,17 @@ from fits import fit as fit_digits
 from fits import pruning as pruning_of_digits
 from foreign import Plain, Trained, batches, images
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_pre_hook,
+)
 
 from spl import InputError, Masks, PruneAtInit, prune
 from spl.criteria import Random
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import BoundMasks
+from spl.masks.optimizer_hooks import _listeners
 
 DATA = batches(images(24, side=4), 4)
 MOVED = r"Pruned weights were not 0\.0 .*network\.\d\.weight \(\d+\).* no optimizer's step"
@@ -440,17 +445,19 @@ def test_a_closure_without_lightning_computes_masked_gradients():
 
 def test_nobody_listens_any_more_once_the_masks_are_let_go():
     gc.collect()
-    before = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
+    before = len(_listeners)
     network, masks = pruned_network()
     held = MaskedWeights(network)
     held.hold(masks)
     twin = copy.deepcopy(held)
-    assert len(_global_optimizer_pre_hooks) == before[0] + 2
+    assert len(_listeners) == before + 2
+    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     loop(twin.network, torch.optim.SGD(twin.network.parameters(), lr=0.1))
     assert masks.revived(twin.parameters) == {}
     del held, twin, network
     gc.collect()
-    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == before
+    assert len(_listeners) == before
+    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
 
 
 def test_a_network_that_its_masks_no_longer_fit_leaves_the_training_of_others_alone():
@@ -537,3 +544,23 @@ def test_an_optimizer_that_trains_nothing_but_what_has_replaced_the_pruned_weigh
     with pytest.warns(UserWarning, match="Another parameter has taken the place"):
         loop(network, torch.optim.SGD([network[0].weight], lr=0.1), steps=1)
     assert torch.equal(network[0].weight != 0, masks["0.weight"])
+
+
+def test_masks_may_be_deleted_while_an_optimizer_runs_through_its_hooks():
+    """Garbage is collected at any moment, also between two hooks of a step."""
+    network, masks = pruned_network()
+    held, others = MaskedWeights(network), [MaskedWeights(nn.Linear(2, 2)) for _ in range(2)]
+    held.hold(masks)
+
+    def collect(optimizer, args, kwargs):
+        others.clear()
+        gc.collect()
+
+    handle = register_optimizer_step_pre_hook(collect)
+    others.append(MaskedWeights(nn.Linear(2, 2)))
+    try:
+        loop(network, torch.optim.SGD(network.parameters(), lr=0.1), steps=1)
+    finally:
+        handle.remove()
+    assert others == []
+    assert masks.revived(held.parameters) == {}

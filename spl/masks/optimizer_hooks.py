@@ -1,6 +1,7 @@
 """Hooks on the steps of all optimizers of the process."""
 
 import weakref
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -21,26 +22,33 @@ class StepListener(Protocol):
         """Act after a step."""
 
 
+_listeners: "weakref.WeakSet[StepListener]" = weakref.WeakSet()
+
+
 def listen(listener: StepListener) -> None:
     """Call `listener` at every step of every optimizer, whoever makes and calls it, until `listener` is deleted.
 
     This covers all subclasses of `torch.optim.Optimizer`. If an optimizer wraps another without being such a subclass
     itself, the steps of the wrapped one are covered.
     """
-    reference = weakref.ref(listener)
+    _install_hooks()
+    _listeners.add(listener)
 
-    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        alive = reference()
-        return None if alive is None else alive.before_step(optimizer, args, kwargs)
 
-    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        alive = reference()
-        if alive is not None:
-            alive.after_step(optimizer)
-
+@cache
+def _install_hooks() -> None:
+    """Install one pair of hooks for good: to remove any while an optimizer runs through its hooks would be an error."""
     untraced: Any = torch.compiler.disable  # a compiled step then calls the hooks instead of tracing them
-    for handle in (
-        register_optimizer_step_pre_hook(untraced(before)),
-        register_optimizer_step_post_hook(untraced(after)),
-    ):
-        weakref.finalize(listener, handle.remove).atexit = False
+    register_optimizer_step_pre_hook(untraced(_before))
+    register_optimizer_step_post_hook(untraced(_after))
+
+
+def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    for listener in list(_listeners):
+        args, kwargs = listener.before_step(optimizer, args, kwargs) or (args, kwargs)
+    return args, kwargs
+
+
+def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for listener in list(_listeners):
+        listener.after_step(optimizer)
