@@ -34,6 +34,12 @@ def _as_before(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once():
+    """Forget what was compiled after all tests; each of them compiles the same network again."""
+    yield
     torch.compiler.reset()
 
 
@@ -113,6 +119,7 @@ def test_channels_last_reaches_kernels_images_and_masks(tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_network_is_compiled_and_loads_into_a_plain_one(tmp_path):
+    torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     model = resnet(compile=True)
     fit(model, [pruning()], limit_train_batches=2).save_checkpoint(tmp_path / "x.ckpt")
