@@ -206,7 +206,8 @@ def test_a_failure_on_one_rank_ends_both(tmp_path):
 def test_the_command_on_two_processes_and_on_two_nodes_records_the_masks_of_one(tmp_path):
     config = HERE.parent.parent / "configs" / "quickstart.yaml"
     short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
-    short += ["--spectrum.examples", "50", "--pruning.isometry.max_iterations", "20"]
+    short += ["--trainer.limit_train_batches", "5", "--trainer.limit_val_batches", "2", "--spectrum.examples", "20"]
+    short += ["--model.network.depth", "3", "--pruning.isometry.max_iterations", "20"]
     command = [*python(), str(Path(sys.executable).with_name("spl")), "fit", "--config", str(config), *short]
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     for many in ([], two):
