@@ -3,6 +3,8 @@
 import pytest
 from scripts import report_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):

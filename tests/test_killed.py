@@ -5,6 +5,7 @@ from kills import BATCHES, KILLS, MOMENTS
 from scripts import report_of
 
 SEED = 0
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from scripts import report_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
