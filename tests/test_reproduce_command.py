@@ -1,13 +1,15 @@
 """`spl reproduce`, as a user calls it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forking import python
 from matplotlib.image import imread
 
 from spl.__main__ import main
-from spl.reproduction import command
+from spl.reproduction import command, executors
 from spl.reproduction.artefacts import ARTEFACTS
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.execution import Failure
@@ -30,7 +32,15 @@ def refused(capsys, *words):
     return capsys.readouterr().err
 
 
+@pytest.fixture
+def least(monkeypatch):
+    """Leave one sparsity of the budget smoke, and fork the processes of jobs."""
+    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], sparsities=(0.9,)))
+    monkeypatch.setattr(executors, "COMMAND", [*python(), "-m", "spl.reproduction.worker"])
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("least")
 @pytest.mark.parametrize("names", [sorted(ON_CIFAR10), sorted(ARTEFACTS.keys() - ON_CIFAR10)], ids=["CIFAR10", "MNIST"])
 def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsys, names):
     words = ["reproduce", *names, "--budget", "smoke", "--data.root", str(spl_data), "--jobs", "1"]
