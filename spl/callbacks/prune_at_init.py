@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
+from spl.callbacks.pruned_already import masks_of_zeros
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import choices_record, data_record
 from spl.callbacks.scoring.batches import scoring_batches
@@ -34,7 +35,8 @@ class PruneAtInit(Callback):
     """Prune a LightningModule at initialization and bring what is left back to approximate isometry.
 
     It prunes once, when fit starts: the weights are on their device, equal on all processes and not trained yet. A
-    resumed fit takes its masks from the checkpoint and scores nothing.
+    resumed fit takes its masks from the checkpoint and scores nothing. Weights that come to fit pruned already, without
+    masks, keep their zeros if these are as many as are asked for, and are refused otherwise; see `masks_of_zeros`.
 
     Criteria and corrections that draw random numbers and have no seed use the seed of the run (`seed_everything`), of
     several processes that of the first.
@@ -142,7 +144,7 @@ class PruneAtInit(Callback):
             self._check_restored(self.masks)
         elif trainer.ckpt_path and self._restored_step != 0:
             raise _no_masks(trainer)
-        else:
+        elif not self._keep_zeros(pl_module):
             self._log(trainer, self._prune(trainer, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,8 +182,21 @@ class PruneAtInit(Callback):
             )
         rank_zero_info(f"Masks kept as they are: {masks}")
 
+    def _keep_zeros(self, pl_module: LightningModule) -> bool:
+        """Hold the zeros of a network that was pruned before as its masks, and return whether it was."""
+        weights = MaskedWeights.of(pl_module)
+        masks = masks_of_zeros(self.choices.parameters(weights.network), self.choices)
+        if masks is None:
+            return False
+        weights.hold(masks)
+        rank_zero_info(
+            f"The weights are pruned already, so their zeros are kept, neither scored nor corrected: {masks}"
+        )
+        return True
+
     def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._unreported = self._prune(trainer, pl_module)
+        if not self._keep_zeros(pl_module):
+            self._unreported = self._prune(trainer, pl_module)
         MaskedWeights.of(pl_module).pause()
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> Scores:
