@@ -54,6 +54,14 @@ def test_the_cluster_environment_of_a_trainer():
     assert isinstance(lightning_private.cluster_environment(trainer()), ClusterEnvironment), message
 
 
+def test_whether_a_trainer_trains_copies():
+    message = gone(pl, "strategies.launchers._MultiProcessingLauncher", "lightning_private.trains_in_copies")
+    for strategy in ("ddp_spawn", "ddp_fork", "ddp_notebook"):
+        assert lightning_private.trains_in_copies(trainer(strategy=strategy)), message
+    for strategy in ("auto", "ddp"):
+        assert not lightning_private.trains_in_copies(trainer(strategy=strategy)), message
+
+
 def test_the_step_that_lightning_logs_under():
     fit, message = trainer(), gone(pl, "fit_loop.epoch_loop._batches_that_stepped", "lightning_private.logged_step")
     assert hasattr(fit.fit_loop.epoch_loop, "_batches_that_stepped"), message

@@ -357,6 +357,27 @@ def test_a_strategy_whose_weights_masks_cannot_follow_is_refused(strategy, messa
         pruning().setup(trainer, classifier(), "fit")
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_a_strategy_that_trains_copies_is_refused(strategy):
+    """The masks of the copies would be missing in checkpoints, and the next fit would prune trained weights."""
+    model, callback = classifier(), pruning(criterion=Magnitude())
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(
+        InputError, match=r"^The strategy trains copies of the module .* use trainer\.strategy ddp"
+    ) as caught:
+        fit(model, [callback], strategy=strategy, devices=1)
+    assert caught.value.__cause__ is None
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_strategy_that_trains_copies_may_evaluate_a_pruned_network():
+    model = classifier()
+    fit(model, [pruning()])
+    trainer = L.Trainer(**(PLAIN | {"callbacks": [pruning()], "strategy": "ddp_fork", "devices": 1}))
+    trainer.predict(model, DataLoader(TensorDataset(torch.randn(8, 784)), batch_size=8))
+    assert trainer.state.finished
+
+
 @pytest.mark.parametrize("measuring", [JacobianSpectrum(), Diagnose()])
 def test_measuring_on_one_process_is_refused_where_weights_are_sharded(measuring):
     trainer = L.Trainer(**PLAIN)

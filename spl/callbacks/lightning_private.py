@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning_fabric.plugins import ClusterEnvironment
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
 from torch import nn
 
 
@@ -11,6 +12,14 @@ def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:
     """Return how the Trainer knows the cluster that it runs on; strategies for one device do not tell it."""
     environment: ClusterEnvironment | None = trainer._accelerator_connector.cluster_environment
     return environment
+
+
+def trains_in_copies(trainer: Trainer) -> bool:
+    """Return whether the Trainer trains copies of module and callbacks, in processes that it spawns or forks.
+
+    Only the weights and the logged metrics come back from there.
+    """
+    return isinstance(trainer.strategy.launcher, MultiProcessingLauncher)
 
 
 def logged_step(trainer: Trainer) -> int:

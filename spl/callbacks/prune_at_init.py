@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
+from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import choices_record, data_record
@@ -29,6 +30,12 @@ from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
 from spl.pruning.patterns import Unstructured
 from spl.sparsify import Stage, sparsify
+
+_COPIES = (
+    "The strategy trains copies of the module in processes that it spawns or forks, and the masks would be lost with "
+    "them: use trainer.strategy ddp, in a script (ddp_spawn, ddp_fork and ddp_notebook are such strategies). In a "
+    "notebook use one device."
+)
 
 
 class PruneAtInit(Callback):
@@ -156,7 +163,14 @@ class PruneAtInit(Callback):
                 self._check_restored(self.masks)
             self._unreported = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say of a strategy that was refused in another process what is wrong, without that process's traceback."""
+        if trains_in_copies(trainer) and not isinstance(exception, InputError) and _COPIES in str(exception):
+            raise InputError(_COPIES) from None
+
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.masks is None and trains_in_copies(trainer):
+            raise InputError(_COPIES)
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
             raise InputError("The Trainer has more than one PruneAtInit: a network is pruned once, so keep one.")
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
