@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from operators import around, convolutions, transposed
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
+from torch.nn.utils.prune import random_unstructured
 
+from spl import SparseClassifier
 from spl.errors import InputError
 from spl.initializers import DeltaOrthogonal, Gaussian, GlorotNormal, HeNormal, LeCunNormal, Orthogonal
 from spl.isometry import operator_residual
@@ -235,3 +238,41 @@ def test_every_layer_of_an_orthogonal_network_is_an_isometry_where_its_stride_is
     rest = {name: p for name, p in parameters.items() if name not in normalization}
     assert all(float(operator_residual(p)) < 1e-4 for name, p in rest.items() if name.endswith("weight"))
     assert not any(p.any() for name, p in rest.items() if name.endswith("bias"))
+
+
+def old_weight_norm(layer):
+    with pytest.warns(FutureWarning):
+        return nn.utils.weight_norm(layer)
+
+
+def pruned(layer, name):
+    random_unstructured(layer, name, 0.5)
+    return layer
+
+
+PARAMETRIZED = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm by hooks": old_weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by hooks": spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "pruned": partial(pruned, name="weight"),
+    "pruned bias": partial(pruned, name="bias"),
+}
+
+
+@pytest.mark.parametrize("initializer", [Orthogonal(), DeltaOrthogonal(), HeNormal(), Gaussian()])
+@pytest.mark.parametrize("parametrized", PARAMETRIZED.values(), ids=PARAMETRIZED)
+def test_weights_that_are_computed_from_others_are_refused_before_any_is_drawn(parametrized, initializer):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), parametrized(nn.Linear(4, 4)))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    with pytest.raises(InputError, match=r"^2\.(weight|bias): computed from .* Draw the weights before they are"):
+        SparseClassifier(network, num_classes=4, initializer=initializer)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+def test_weights_that_are_not_made_yet_or_complex_are_refused():
+    with pytest.raises(InputError, match=r"^0\.weight, 0\.bias: a lazy layer has no weights .* once on a batch"):
+        HeNormal()(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(InputError, match=r"^weight: complex, and initializers draw real weights"):
+        HeNormal()(nn.Linear(3, 2, bias=False, dtype=torch.complex64))
