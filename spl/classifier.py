@@ -48,6 +48,9 @@ class SparseClassifier(LightningModule):
         None
     """
 
+    # what TorchScript cannot compile, and forward does not need
+    __jit_unused_properties__: list[str] = [*LightningModule.__jit_unused_properties__, "masks"]  # noqa: RUF012
+
     def __init__(
         self,
         network: nn.Module,
@@ -62,11 +65,12 @@ class SparseClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.channels_last = channels_last
         self.network_config: dict[str, Any] | None = None
         if initializer is not None:
             initializer(network)
-        network.to(memory_format=self.memory_format)
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
         if compile:
             network.compile()
         self.optimizer = optimizer
@@ -126,8 +130,8 @@ class SparseClassifier(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [N, classes] of inputs [N, ...]."""
-        if x.ndim == 4:
-            x = x.to(memory_format=self.memory_format)
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(x)
         return logits
 

@@ -7,13 +7,21 @@ from functools import partial
 import pytest
 import pytorch_lightning as L
 import torch
-from fits import Drifting, ZerosStay, classifier, fit, pruning
+from fits import PLAIN, Drifting, ZerosStay, classifier, fit, pruning
+from foreign import Plain
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from spl import InputError, Masks, SparseClassifier
 from spl.data import MNISTSample
+from spl.isometry import ApproximateIsometry
 from spl.networks import MLP
 
+DEPRECATED = pytest.mark.filterwarnings(
+    "ignore:.*(to_torchscript|torch.jit).*deprecated:DeprecationWarning",
+    "ignore:.*(to_torchscript|torch.jit).*deprecated:FutureWarning",
+    "ignore:.*Metric.updated_called:DeprecationWarning",
+)
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.1, weight_decay=5e-4),
@@ -258,3 +266,30 @@ def test_a_pruned_module_can_be_copied_and_pickled():
 def test_setting_masks_that_do_not_fit_is_refused():
     with pytest.raises(InputError, match=r"fc9.weight \(no such parameter\)"):
         classifier().set_masks(Masks({"fc9.weight": torch.ones(2, dtype=torch.bool)}))
+
+
+@DEPRECATED
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("method", ["script", "trace"])
+def test_a_pruned_classifier_becomes_torchscript(method, channels_last):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+    model = classifier(network, channels_last=channels_last)
+    images = torch.randn(8, 1, 6, 6)
+    data = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=4)
+    L.Trainer(**(PLAIN | {"callbacks": [pruning()]})).fit(model, data)
+    scripted = model.to_torchscript(method=method, example_inputs=images)
+    assert torch.equal(scripted(images), model.eval()(images))
+    assert int((scripted.state_dict()["network.0.weight"] == 0).sum()) == int((~model.masks["0.weight"]).sum())
+
+
+@DEPRECATED
+@pytest.mark.parametrize("method", ["script", "trace"])
+def test_another_module_with_masks_becomes_torchscript(method):
+    module = Plain(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)))
+    inputs = torch.randn(8, 12)
+    callback = pruning(isometry=ApproximateIsometry())
+    data = DataLoader(TensorDataset(inputs, torch.arange(8) % 4), batch_size=4)
+    L.Trainer(**(PLAIN | {"callbacks": [callback]})).fit(module, data)
+    scripted = module.to_torchscript(method=method, example_inputs=inputs)
+    assert torch.equal(scripted(inputs), module.eval()(inputs))
+    assert callback.masks.revived(dict(scripted.named_parameters())) == {}
