@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger
@@ -173,3 +174,12 @@ def test_a_second_one_is_refused():
 
     with pytest.raises(InputError, match="more than one PruneAtInit"):
         Trained(Small, DATA, callbacks=[Another()])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_pruning_of_lightning_is_refused_before_anything_is_pruned(order):
+    module = Plain(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    callbacks = [few(), ModelPruning("l1_unstructured", amount=0.5)][::order]
+    with pytest.raises(InputError, match=r"both PruneAtInit and Lightning's ModelPruning, .* keep one of the two"):
+        fit(module, callbacks)
+    assert module.network[1].weight.all()

@@ -13,6 +13,7 @@ from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
+from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_weights
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import choices_record, data_record
 from spl.callbacks.scoring.batches import scoring_batches
@@ -30,12 +31,6 @@ from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
 from spl.pruning.patterns import Unstructured
 from spl.sparsify import Stage, sparsify
-
-_COPIES = (
-    "The strategy trains copies of the module in processes that it spawns or forks, and the masks would be lost with "
-    "them: use trainer.strategy ddp, in a script (ddp_spawn, ddp_fork and ddp_notebook are such strategies). In a "
-    "notebook use one device."
-)
 
 
 class PruneAtInit(Callback):
@@ -165,12 +160,13 @@ class PruneAtInit(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say of a strategy that was refused in another process what is wrong, without that process's traceback."""
-        if trains_in_copies(trainer) and not isinstance(exception, InputError) and _COPIES in str(exception):
-            raise InputError(_COPIES) from None
+        if trains_in_copies(trainer) and not isinstance(exception, InputError) and COPIES in str(exception):
+            raise InputError(COPIES) from None
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.masks is None and trains_in_copies(trainer):
-            raise InputError(_COPIES)
+        if self.masks is None:
+            check_copies(trainer)
+        check_callbacks(trainer)
         if len(callbacks_of(trainer, PruneAtInit)) > 1:
             raise InputError("The Trainer has more than one PruneAtInit: a network is pruned once, so keep one.")
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
@@ -199,7 +195,9 @@ class PruneAtInit(Callback):
     def _keep_zeros(self, pl_module: LightningModule) -> bool:
         """Hold the zeros of a network that was pruned before as its masks, and return whether it was."""
         weights = MaskedWeights.of(pl_module)
-        masks = masks_of_zeros(self.choices.parameters(weights.network), self.choices)
+        parameters = self.choices.parameters(weights.network)
+        check_weights(weights.network, parameters, self.choices.criterion, self.isometry)
+        masks = masks_of_zeros(parameters, self.choices)
         if masks is None:
             return False
         weights.hold(masks)
@@ -244,7 +242,8 @@ class PruneAtInit(Callback):
         if masks is not None:
             weights.hold(masks)
             parameters = weights.parameters
-            if matrices := [parameters[name] for name, mask in masks.items() if mask.ndim > 1]:
+            matrices = [parameters[name] for name, mask in masks.items() if mask.ndim > 1]
+            if matrices := [matrix for matrix in matrices if not matrix.is_complex()]:
                 self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
         announce(trainer, pl_module, stage)
 
