@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.errors import InputError
+from spl.functional.layers import RECURRENT
 
 _WALKS = 10_000  # the walks that are made at once
 _WORTHWHILE = 0.01  # the new weights per walk below which walking stops, and the remaining weights go by magnitude
@@ -67,6 +68,8 @@ def check_chain(network: nn.Module, weights: dict[str, Tensor]) -> None:
     remedy = "PHEW walks through a chain of layers: leave the layer out with exclude, or take SynFlow."
     for name in weights:
         layer = network.get_submodule(name.rpartition(".")[0])
+        if isinstance(layer, RECURRENT):
+            raise InputError(f"{name} is a weight of a recurrent layer, which is no step of a chain. {remedy}")
         if getattr(layer, "transposed", False) or getattr(layer, "groups", 1) > 1:
             raise InputError(f"{name} is a grouped or transposed convolution, whose weights are no edges. {remedy}")
     for (before, a), (name, b) in pairwise(weights.items()):

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from spl.functional.layers import WEIGHTED
+from spl.functional.layers import RECURRENT, WEIGHTED, WEIGHTS, prunable_names
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
@@ -81,8 +82,8 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
 def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     """Count the multiply-accumulates with each weight tensor for one example.
 
-    Linear layers, convolutions and the projections of attention count. Biases, BatchNorm and products of activations
-    do not.
+    Linear layers, convolutions, the projections of attention and recurrent layers count. Biases, BatchNorm and products
+    of activations do not.
 
     Args:
         network: the network; it is not changed.
@@ -101,7 +102,7 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     names: dict[nn.Module, str] = {
         module: f"{name}." if name else ""
         for name, module in network.named_modules()
-        if isinstance(module, (*WEIGHTED, nn.MultiheadAttention))
+        if isinstance(module, (*WEIGHTED, *RECURRENT, nn.MultiheadAttention))
     }
     macs: Counter[str] = Counter()
 
@@ -109,6 +110,8 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
         given = [*args, *kwargs.values()]
         if isinstance(layer, nn.MultiheadAttention):
             products = _attention_macs(layer, given)
+        elif isinstance(layer, RECURRENT):
+            products = _recurrent_macs(layer, given[0])
         else:
             products = _layer_macs(layer, given, output)
         for weight, number in products.items():
@@ -159,6 +162,12 @@ def _layer_macs(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str,
     transposed = getattr(layer, "transposed", False)
     channels = getattr(layer, "in_channels" if transposed else "out_channels", getattr(layer, "out_features", 0))
     return {"weight": weight.numel() * ((given[0] if transposed else output).numel() // max(channels, 1))}
+
+
+def _recurrent_macs(layer: nn.RNNBase | nn.RNNCellBase, inputs: Tensor | PackedSequence) -> dict[str, int]:
+    """Count the MACs of a recurrent layer for a batch: each weight is used once in each step of each sequence."""
+    steps = (inputs.data if isinstance(inputs, PackedSequence) else inputs).numel() // layer.input_size
+    return {name: layer.get_parameter(name).numel() * steps for name in prunable_names(layer, WEIGHTS)}
 
 
 def _attention_macs(attention: nn.MultiheadAttention, given: list[Any]) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """The classes of modules that have weights, and those of activations."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from spl.functional.torch_private import ConvNd
@@ -8,6 +10,9 @@ WEIGHTED = (nn.Linear, ConvNd)
 """Linear layers and convolutions, also transposed ones: the layers that are initialized, pruned and corrected."""
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+"""Recurrent layers (LSTM, GRU, RNN) and their cells, which are pruned and corrected."""
 
 WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
@@ -32,3 +37,52 @@ ACTIVATIONS = tuple(
     if name not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
 )
 """The classes of activations that act on each element alone."""
+
+_GATES: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.GRU: 3, nn.LSTMCell: 4, nn.GRUCell: 3}
+
+
+def prunable_names(module: nn.Module, table: Mapping[type[nn.Module], tuple[str, ...]]) -> list[str]:
+    """Return the names of the parameters of a module itself that `table` lists, and those of recurrent layers.
+
+    Recurrent layers have a name for each layer and direction, so the tables cannot list them: `WEIGHTS` stands for
+    their weights, and `BIASES` for their biases.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.layers import BIASES, WEIGHTS, prunable_names
+        >>> prunable_names(nn.LSTM(3, 4, proj_size=2), WEIGHTS)
+        ['weight_ih_l0', 'weight_hh_l0', 'weight_hr_l0']
+        >>> prunable_names(nn.GRUCell(3, 4), BIASES)
+        ['bias_ih', 'bias_hh']
+    """
+    names = [name for kind, own in table.items() if isinstance(module, kind) for name in own]
+    if isinstance(module, RECURRENT) and table is WEIGHTS:
+        return names + _recurrent_names(module, "weight")
+    if isinstance(module, RECURRENT) and table is BIASES:
+        return names + (_recurrent_names(module, "bias") if module.bias else [])
+    return names
+
+
+def _recurrent_names(module: nn.RNNBase | nn.RNNCellBase, kind: str) -> list[str]:
+    if isinstance(module, nn.RNNCellBase):
+        return [f"{kind}_ih", f"{kind}_hh"]
+    parts = ["ih", "hh", "hr"] if kind == "weight" and module.proj_size else ["ih", "hh"]
+    directions = ["", "_reverse"] if module.bidirectional else [""]
+    layers = range(module.num_layers)
+    return [f"{kind}_{part}_l{layer}{way}" for layer in layers for way in directions for part in parts]
+
+
+def gates(module: nn.Module, name: str) -> int:
+    """Return of how many matrices, one below the other, the weight called `name` of a recurrent layer consists.
+
+    An LSTM has four gates and a GRU three. The projection of an LSTM and the weights of a plain RNN are one matrix.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.layers import gates
+        >>> gates(nn.LSTM(3, 4, proj_size=2), "weight_ih_l0"), gates(nn.LSTM(3, 4, proj_size=2), "weight_hr_l0")
+        (4, 1)
+    """
+    if name.startswith("weight_hr"):
+        return 1
+    return next((number for kind, number in _GATES.items() if isinstance(module, kind)), 1)

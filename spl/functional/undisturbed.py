@@ -18,7 +18,8 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
     """Put `network` into evaluation mode inside the context, and restore its state exactly afterwards.
 
     The mode of each module, all buffers (BatchNorm statistics) bit for bit and the random streams are restored. A
-    compiled network runs eagerly inside, so that its backward pass can be taken more than once.
+    compiled network runs eagerly inside, so that its backward pass can be taken more than once. A network with
+    recurrent layers runs without cuDNN, which has no gradients of them in evaluation mode and no second derivatives.
 
     Args:
         network: any module.
@@ -44,7 +45,8 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
     buffers = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
     hooks = []
     devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    with _without_cudnn(recurrent), torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
             network.eval()
             if batch_norm == "batch":
@@ -70,3 +72,16 @@ def _refuse_single_example(module: nn.Module, inputs: tuple[Tensor, ...]) -> Non
             "BatchNorm cannot normalize a batch of one example by the batch's own statistics: use batches (for the "
             "spectrum: chunks) of two examples or more, or batch_norm: eval."
         )
+
+
+@contextmanager
+def _without_cudnn(wanted: bool) -> Iterator[None]:
+    """Switch cuDNN off inside the context if it is wanted; `torch.backends.cudnn.flags` would reset other flags."""
+    enabled = torch.backends.cudnn.enabled
+    try:
+        if wanted:
+            torch.backends.cudnn.enabled = False
+        yield
+    finally:
+        if wanted:
+            torch.backends.cudnn.enabled = enabled

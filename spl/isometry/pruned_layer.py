@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from spl.functional.layers import RECURRENT, gates
 from spl.functional.torch_private import ConvNd
 from spl.isometry.residuals import isometry_residual, operator_residual
 
@@ -80,7 +81,7 @@ def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
     """Return the stride, dilation and groups of the layer whose weight is called `name`, if it is a convolution.
 
     For other layers the result is empty, except that the packed query, key and value projections of attention count
-    as three groups.
+    as three groups, and the gates of recurrent layers as one each.
 
     Example:
         >>> from torch import nn
@@ -91,9 +92,12 @@ def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
         >>> convolution_geometry(network, "2.weight")
         {}
     """
-    layer = network.get_submodule(name.rpartition(".")[0])
+    path, _, own = name.rpartition(".")
+    layer = network.get_submodule(path)
     if isinstance(layer, nn.MultiheadAttention):
-        return {"groups": 3} if name.endswith("in_proj_weight") else {}
+        return {"groups": 3} if own == "in_proj_weight" else {}
+    if isinstance(layer, RECURRENT):
+        return {"groups": gates(layer, own)}
     if not isinstance(layer, ConvNd):
         return {}
     return {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}

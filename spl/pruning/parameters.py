@@ -7,15 +7,16 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from spl.errors import InputError
-from spl.functional.layers import BIASES, EMBEDDINGS, WEIGHTS
+from spl.functional.layers import BIASES, EMBEDDINGS, WEIGHTS, prunable_names
 from spl.functional.torch_private import parameter_table
 
 
 def prunable_parameters(
     network: nn.Module, include_bias: bool = False, exclude: Sequence[str] = (), include_embedding: bool = False
 ) -> dict[str, nn.Parameter]:
-    """Return the weights of Linear, convolutional and attention layers, by name; tied weights are returned once.
+    """Return the weights of Linear, convolutional, attention and recurrent layers, by name.
 
+    Tied weights are returned once.
     Embeddings stay dense unless they are asked for: a batch scores only the rows of its own tokens, and all other rows
     would score 0 and be pruned. An embedding that is tied to a Linear layer is that layer's weight, and is pruned.
 
@@ -41,7 +42,8 @@ def prunable_parameters(
     found = {n: p for n, p in network.named_parameters() if id(p) in wanted and p.requires_grad}
     if not found and not computed:
         raise InputError(
-            f"{type(network).__name__} has no weights to prune: it needs trainable Linear or convolutional layers."
+            f"{type(network).__name__} has no weights to prune: it needs trainable Linear or convolutional layers, "
+            "attention or recurrent layers."
         )
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in [*found, *computed]):
@@ -58,13 +60,12 @@ def _own(
 ) -> Iterator[tuple[str, nn.Parameter | None]]:
     """Yield the parameters of a module that the table names, by full name; None for one computed from others."""
     own = parameter_table(module)
-    for kind, names in table.items():
-        for name in names if isinstance(module, kind) else ():
-            full = f"{module_name}.{name}" if module_name else name
-            if name not in own:
-                yield full, None
-            elif (parameter := own[name]) is not None:
-                yield full, parameter
+    for name in prunable_names(module, table):
+        full = f"{module_name}.{name}" if module_name else name
+        if name not in own:
+            yield full, None
+        elif (parameter := own[name]) is not None:
+            yield full, parameter
 
 
 def _excluded(name: str, exclude: Sequence[str]) -> bool:

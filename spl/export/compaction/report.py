@@ -15,7 +15,7 @@ from spl.functional.layers import WEIGHTED
 from spl.masks.masks import Masks
 
 _NO_COST = Cost(0, 0, 0)
-_STAYS = "attention, grouped, transposed, shared and parametrised layers stay as they are"
+_STAYS = "attention, grouped, transposed, recurrent, shared and parametrised layers stay as they are"
 _VARIES = "a product or a border of zeros makes them vary"
 
 
