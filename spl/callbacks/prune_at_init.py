@@ -26,6 +26,7 @@ from spl.classifier import SparseClassifier
 from spl.criteria import Scores
 from spl.errors import InputError
 from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
+from spl.isometry.pruned_layer import oriented
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
@@ -242,8 +243,9 @@ class PruneAtInit(Callback):
         if masks is not None:
             weights.hold(masks)
             parameters = weights.parameters
-            matrices = [parameters[name] for name, mask in masks.items() if mask.ndim > 1]
-            if matrices := [matrix for matrix in matrices if not matrix.is_complex()]:
+            shown = {name: parameters[name] for name, mask in masks.items() if mask.ndim > 1}
+            matrices = [oriented(weights.network, name, w) for name, w in shown.items() if not w.is_complex()]
+            if matrices:
                 self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
         announce(trainer, pl_module, stage)
 

@@ -7,6 +7,7 @@ from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.reporting.tables import layer_table, spectrum_table
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.masks.masked_weights import MaskedWeights
+from spl.pruning.parameters import oriented_masks
 
 
 class Summary(Callback):
@@ -37,7 +38,10 @@ class Summary(Callback):
         masks = MaskedWeights.of(pl_module).masks
         if masks is not None:
             changes = [pruning.changes for pruning in callbacks_of(trainer, PruneAtInit)]
-            print("\n" + layer_table(masks, changes[0] if changes else {}))
+            print(
+                "\n"
+                + layer_table(oriented_masks(MaskedWeights.of(pl_module).network, masks), changes[0] if changes else {})
+            )
         for spectrum in callbacks_of(trainer, JacobianSpectrum):
             print("\n" + spectrum_table(spectrum.spectra))
         if folder := run_folder(trainer):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.errors import InputError
-from spl.functional.layers import RECURRENT
+from spl.functional.layers import RECURRENT, is_transposed
 
 _WALKS = 10_000  # the walks that are made at once
 _WORTHWHILE = 0.01  # the new weights per walk below which walking stops, and the remaining weights go by magnitude
@@ -70,6 +70,8 @@ def check_chain(network: nn.Module, weights: dict[str, Tensor]) -> None:
         layer = network.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, RECURRENT):
             raise InputError(f"{name} is a weight of a recurrent layer, which is no step of a chain. {remedy}")
+        if is_transposed(layer):
+            raise InputError(f"{name} is [in, out], and PHEW takes weights as [out, in]. {remedy}")
         if getattr(layer, "transposed", False) or getattr(layer, "groups", 1) > 1:
             raise InputError(f"{name} is a grouped or transposed convolution, whose weights are no edges. {remedy}")
     for (before, a), (name, b) in pairwise(weights.items()):

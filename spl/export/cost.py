@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from spl.functional.layers import RECURRENT, WEIGHTED, WEIGHTS, prunable_names
+from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
@@ -102,7 +102,7 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     names: dict[nn.Module, str] = {
         module: f"{name}." if name else ""
         for name, module in network.named_modules()
-        if isinstance(module, (*WEIGHTED, *RECURRENT, nn.MultiheadAttention))
+        if isinstance(module, (*RECURRENT, nn.MultiheadAttention)) or is_weighted(module)
     }
     macs: Counter[str] = Counter()
 
@@ -160,7 +160,9 @@ def _layer_macs(layer: nn.Module, given: list[Any], output: Tensor) -> dict[str,
     weight = layer.weight
     assert isinstance(weight, Tensor)
     transposed = getattr(layer, "transposed", False)
-    channels = getattr(layer, "in_channels" if transposed else "out_channels", getattr(layer, "out_features", 0))
+    channels = getattr(
+        layer, "in_channels" if transposed else "out_channels", getattr(layer, "out_features", getattr(layer, "nf", 0))
+    )
     return {"weight": weight.numel() * ((given[0] if transposed else output).numel() // max(channels, 1))}
 
 

@@ -38,14 +38,40 @@ ACTIVATIONS = tuple(
 )
 """The classes of activations that act on each element alone."""
 
+_TRANSPOSED = {("transformers.pytorch_utils", "Conv1D"), ("transformers.modeling_utils", "Conv1D")}
+_LINEAR = {("torch_geometric.nn.dense.linear", "Linear")}
 _GATES: dict[type[nn.Module], int] = {nn.LSTM: 4, nn.GRU: 3, nn.LSTMCell: 4, nn.GRUCell: 3}
 
 
-def prunable_names(module: nn.Module, table: Mapping[type[nn.Module], tuple[str, ...]]) -> list[str]:
-    """Return the names of the parameters of a module itself that `table` lists, and those of recurrent layers.
+def is_transposed(module: nn.Module) -> bool:
+    """Return whether a module is a `Conv1D` of Hugging Face, a linear layer with a weight [in, out].
 
-    Recurrent layers have a name for each layer and direction, so the tables cannot list them: `WEIGHTS` stands for
-    their weights, and `BIASES` for their biases.
+    Layers of other packages are recognized by name, so that their package is not imported.
+    """
+    return not _TRANSPOSED.isdisjoint(_class_names(module))
+
+
+def is_weighted(module: nn.Module) -> bool:
+    """Return whether a module is one of `WEIGHTED`, or a linear layer of Hugging Face or PyTorch Geometric.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.layers import is_weighted
+        >>> is_weighted(nn.Linear(2, 1)), is_weighted(nn.LayerNorm(2))
+        (True, False)
+    """
+    return isinstance(module, WEIGHTED) or not (_TRANSPOSED | _LINEAR).isdisjoint(_class_names(module))
+
+
+def _class_names(module: nn.Module) -> set[tuple[str, str]]:
+    return {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+
+
+def prunable_names(module: nn.Module, table: Mapping[type[nn.Module], tuple[str, ...]]) -> list[str]:
+    """Return the names of the parameters of a module itself that `table` lists, or that its kind of layer has.
+
+    Recurrent layers have a name for each layer and direction, so the tables cannot list them, nor can they list the
+    classes of other packages. `WEIGHTS` stands for their weights, and `BIASES` for their biases.
 
     Example:
         >>> from torch import nn
@@ -56,6 +82,8 @@ def prunable_names(module: nn.Module, table: Mapping[type[nn.Module], tuple[str,
         ['bias_ih', 'bias_hh']
     """
     names = [name for kind, own in table.items() if isinstance(module, kind) for name in own]
+    if not names and is_weighted(module):
+        return ["weight"] if table is WEIGHTS else ["bias"] if table is BIASES else []
     if isinstance(module, RECURRENT) and table is WEIGHTS:
         return names + _recurrent_names(module, "weight")
     if isinstance(module, RECURRENT) and table is BIASES:

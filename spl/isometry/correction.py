@@ -1,5 +1,6 @@
 """The base class of corrections, which change a pruned network before training, and the report of what they changed."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from spl.errors import InputError
 from spl.functional.seeds import Seeded
 from spl.isometry.mean_field import layer_gains
-from spl.isometry.pruned_layer import PrunedLayer, Residuals, convolution_geometry
+from spl.isometry.pruned_layer import PrunedLayer, Residuals, convolution_geometry, is_matrix_or_known, oriented
 from spl.isometry.structure import floor_at_rank, structural_rank
 from spl.masks.masks import Masks
 
@@ -130,7 +131,8 @@ class Correction(Seeded, ABC):
     def __call__(self, network: nn.Module, masks: Masks) -> Corrected:
         """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 afterwards.
 
-        Biases, normalization layers and layers without a mask stay as they are. A progress bar appears if it takes
+        Biases, normalization layers, layers without a mask and weights of three or more axes in layers that are not
+        known stay as they are. A progress bar appears if it takes
         longer than a second.
 
         Args:
@@ -144,7 +146,7 @@ class Correction(Seeded, ABC):
         before = [_Before.of(layer, self.redraws) for layer in layers]
         self.correct_(layers)
         changes = {layer.name: given.change(layer) for layer, given in zip(layers, before, strict=True)}
-        drawn = {layer.name: layer.mask.to(masks[layer.name].device) for layer in layers}
+        drawn = {layer.name: oriented(network, layer.name, layer.mask).to(masks[layer.name].device) for layer in layers}
         return Corrected(Masks({**masks, **drawn}), changes)
 
     def _layers(self, network: nn.Module, masks: Masks) -> list[PrunedLayer]:
@@ -152,6 +154,7 @@ class Correction(Seeded, ABC):
         masks.check_fits(parameters)
         gains = layer_gains(network) if isinstance(self.gain, str) else {}
         layers = []
+        unknown = []
         for name in masks:
             if masks[name].ndim > 1:
                 weight = parameters[name]
@@ -159,8 +162,18 @@ class Correction(Seeded, ABC):
                 weight.masked_fill_(~mask, 0.0)
                 if not bool(weight.isfinite().all()):
                     raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
+                if not is_matrix_or_known(network, name, weight):
+                    unknown.append(name)
+                    continue
                 gain = self.gain if not isinstance(self.gain, str) else gains.get(name, 1.0)
+                weight, mask = (oriented(network, name, tensor) for tensor in (weight, mask))
                 layers.append(PrunedLayer(name, weight, mask, gain, convolution_geometry(network, name)))
+        if unknown:
+            warnings.warn(
+                f"{type(self).__name__} leaves {', '.join(unknown)} as pruning left it: it is not known of which "
+                "matrices a weight of this shape consists.",
+                stacklevel=3,
+            )
         return layers
 
     @abstractmethod

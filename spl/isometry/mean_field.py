@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spl.functional.layers import ACTIVATIONS, WEIGHTED
+from spl.functional.layers import ACTIVATIONS, is_weighted
 
 _SMALL_VARIANCE, _LARGE_VARIANCE = 1 / 40, 1e4
 _RELU_MEAN_SQUARE_SLOPE = 1 / 2
@@ -92,7 +92,7 @@ def layer_gains(network: nn.Module) -> dict[str, float]:
     gains: dict[str, float] = {}
     last = None
     for name, module in network.named_modules():
-        if isinstance(module, WEIGHTED):
+        if is_weighted(module):
             last = f"{name}.weight" if name else "weight"
             gains[last] = 1.0
         elif isinstance(module, ACTIVATIONS) and last is not None:

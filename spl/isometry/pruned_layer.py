@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from spl.functional.layers import RECURRENT, gates
+from spl.functional.layers import RECURRENT, WEIGHTS, gates, is_transposed, prunable_names
 from spl.functional.torch_private import ConvNd
 from spl.isometry.residuals import isometry_residual, operator_residual
 
@@ -75,6 +75,37 @@ class PrunedLayer:
         if prod(shape) == 1 and prod(self.geometry.get("stride", ())) == 1:
             return Residuals(matrix, matrix)
         return Residuals(matrix, float(operator_residual(exact, self.gain, **self.geometry)))
+
+
+def is_matrix_or_known(network: nn.Module, name: str, weight: Tensor) -> bool:
+    """Return whether it is known of which matrices a weight consists.
+
+    A weight of three or more axes consists of other matrices in each kind of layer, so its layer must be known.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry.pruned_layer import is_matrix_or_known
+        >>> network = nn.ModuleDict({"a": nn.Conv1d(4, 2, 3), "b": nn.Bilinear(4, 3, 2)})
+        >>> [is_matrix_or_known(network, name, network.get_parameter(name)) for name in ("a.weight", "b.weight")]
+        [True, False]
+    """
+    path, _, own = name.rpartition(".")
+    return weight.ndim < 3 or own in prunable_names(network.get_submodule(path), WEIGHTS)
+
+
+def oriented(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Return a weight, or its mask, as [out, in, ...]: a view of it if its layer keeps it as [in, out].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.isometry.pruned_layer import oriented
+        >>> network = nn.Sequential(nn.Linear(4, 2))
+        >>> oriented(network, "0.weight", network[0].weight).shape
+        torch.Size([2, 4])
+    """
+    return tensor.mT if is_transposed(network.get_submodule(name.rpartition(".")[0])) else tensor
 
 
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from spl.criteria import ConnectionSensitivity, Criterion, Targets, scoring_loss
 from spl.criteria.objective import LossOfLogits
 from spl.criteria.schedules import Schedule
+from spl.errors import InputError
 from spl.functional.undisturbed import BatchNormMode
-from spl.pruning.parameters import prunable_parameters
-from spl.pruning.patterns import Shape
+from spl.pruning.parameters import prunable_parameters, transposed_parameters
+from spl.pruning.patterns import Shape, Unstructured
 from spl.pruning.rule import Rule, check_sparsity, keep_count
 
 
@@ -37,6 +38,9 @@ class PruningChoices(Rule):
         include_bias: prune biases too, as the paper counts them.
         include_embedding: prune embeddings too. A batch scores only the rows of its own tokens.
         exclude: shell patterns of parameter names that stay dense, such as fc7.* or *.bias.
+        include: shell patterns of names of parameters that are pruned besides the weights of Linear, convolutional,
+            attention and recurrent layers, such as experts.*. They must have two or more axes, and the first counts as
+            outputs. A correction takes those of two axes as matrices, and leaves others as they are.
 
     Raises:
         InputError: the sparsity lies outside [0, 1), the minimum is negative, or targets is none of the above.
@@ -56,6 +60,7 @@ class PruningChoices(Rule):
     include_bias: bool = False
     include_embedding: bool = False
     exclude: list[str] | None = None
+    include: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +78,21 @@ class PruningChoices(Rule):
         return self.schedule or self.criterion.schedule
 
     def parameters(self, network: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the parameters of `network` that are pruned, by name; see `prunable_parameters`."""
-        return prunable_parameters(network, self.include_bias, self.exclude or (), self.include_embedding)
+        """Return the parameters of `network` that are pruned, by name; see `prunable_parameters`.
+
+        Raises:
+            InputError: there are none, or a pattern is asked for that a weight cannot have.
+        """
+        found = prunable_parameters(
+            network, self.include_bias, self.exclude or (), self.include_embedding, self.include or ()
+        )
+        if type(self.pattern) is not Unstructured and (transposed := transposed_parameters(network, found)):
+            raise InputError(
+                f"{', '.join(transposed)}: the weight of a Conv1D of Hugging Face is [in, out], and the pattern "
+                f"{type(self.pattern).__name__} takes weights as [out, in]. Leave it out with exclude, or use pattern: "
+                "Unstructured."
+            )
+        return found
 
     def sizes(self, parameters: Mapping[str, Tensor]) -> tuple[dict[str, Shape], int]:
         """Return the shapes of `parameters`, by name, and how many of their weights are to be kept."""

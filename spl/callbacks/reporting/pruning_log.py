@@ -13,7 +13,9 @@ from spl.callbacks.trainer import run_folder
 from spl.criteria import Scores
 from spl.files import write_whole
 from spl.isometry import Change
+from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
+from spl.pruning.parameters import oriented_masks
 
 
 def log_pruning(
@@ -43,7 +45,7 @@ def log_pruning(
     if folder := run_folder(trainer):
         write_whole(folder / "pruning.yaml", yaml.safe_dump(dict(record), sort_keys=False).encode())
     if writer := tensorboard.writer(trainer):
-        tensorboard.add_masks(writer, masks)
+        tensorboard.add_masks(writer, oriented_masks(MaskedWeights.of(trainer.lightning_module).network, masks))
         tensorboard.add_saliency(writer, scores)
         seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
         choices = {key: record[key] for key in ("criterion", "sparsity", "scope", "isometry")}

@@ -23,6 +23,7 @@ def choices_record(
         "include_bias": choices.include_bias,
         "include_embedding": choices.include_embedding,
         "exclude": list(choices.exclude or ()),
+        "include": list(choices.include or ()),
         "weights": masks.size,
         "kept": masks.kept,
         "masks_sha256": masks.digest(),
