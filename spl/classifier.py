@@ -126,8 +126,6 @@ class SparseClassifier(LightningModule):
         """Set pruned weights to 0.0 before predictions."""
         self._masked_weights.keep("before predictions", look=True)
 
-    # Training
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [N, classes] of inputs [N, ...]."""
         if self.channels_last and x.ndim == 4:
@@ -192,8 +190,6 @@ class SparseClassifier(LightningModule):
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
-
-    # Checkpoints
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights. A checkpoint that is resumed is not known here yet, and will replace them."""

@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from spl.errors import InputError
+from spl.functional.drawable import check_drawable
 from spl.functional.layers import WEIGHTED
-from spl.functional.torch_private import parameter_table
 
 
 class Initializer(ABC):
@@ -38,7 +37,7 @@ class Initializer(ABC):
             InputError: a weight or bias is computed from others (weight norm, spectral norm), complex, or not made yet
                 (lazy layers). No weight has been drawn then.
         """
-        _check(network)
+        check_drawable(network)
         for layer in network.modules():
             if isinstance(layer, WEIGHTED):
                 for block in layer.weight.chunk(getattr(layer, "groups", 1)):
@@ -49,34 +48,6 @@ class Initializer(ABC):
     @abstractmethod
     def fill_(self, weight: Tensor) -> None:
         """Draw `weight` [out, in, ...] in place; it is called once for each group of a grouped convolution."""
-
-
-def _check(network: nn.Module) -> None:
-    """Refuse weights that cannot be drawn: what is written to a computed weight is lost at its next use."""
-    computed, own = [], {}
-    for prefix, layer in network.named_modules():
-        table = parameter_table(layer)
-        for kind in ("weight", "bias") if isinstance(layer, WEIGHTED) else ():
-            name = f"{prefix}.{kind}" if prefix else kind
-            if kind not in table:
-                computed.append(name)
-            elif (parameter := table[kind]) is not None:
-                own[name] = parameter
-    if computed:
-        raise InputError(
-            f"{', '.join(computed)}: computed from other parameters (weight norm, spectral norm, "
-            "torch.nn.utils.prune), so an initializer cannot draw it. Draw the weights before they are parametrized, "
-            "or leave the initializer out."
-        )
-    if undrawn := [name for name, parameter in own.items() if is_lazy(parameter)]:
-        raise InputError(
-            f"{', '.join(undrawn)}: a lazy layer has no weights to draw before its first input. Run the network once "
-            "on a batch before, or leave the initializer out."
-        )
-    if complex_ := [name for name, parameter in own.items() if parameter.is_complex()]:
-        raise InputError(
-            f"{', '.join(complex_)}: complex, and initializers draw real weights. Leave the initializer out."
-        )
 
 
 class Orthogonal(Initializer):

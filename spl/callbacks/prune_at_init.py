@@ -1,21 +1,20 @@
 """PruneAtInit: prune a LightningModule, and correct what is left, before the first training step."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
-from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_weights
-from spl.callbacks.reporting.pruning_log import log_pruning
-from spl.callbacks.reporting.record import choices_record, data_record
+from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, check_weights
+from spl.callbacks.reporting.pruning_log import log_pruning, warn_of_collapse
+from spl.callbacks.reporting.record import changes_of, choices_record, data_record, plain_changes
 from spl.callbacks.scoring.batches import scoring_batches
 from spl.callbacks.scoring.ranks import Ranks
 from spl.callbacks.scoring.sharded_weights import before_sharding, shards
@@ -25,12 +24,11 @@ from spl.callbacks.trainer import add_callback, callbacks_of, datamodule_of
 from spl.classifier import SparseClassifier
 from spl.criteria import Scores
 from spl.errors import InputError
-from spl.isometry import ApproximateIsometry, Change, Correction, Residuals, orthogonality_score
+from spl.isometry import ApproximateIsometry, Change, Correction, orthogonality_score
 from spl.isometry.pruned_layer import oriented
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
-from spl.pruning.patterns import Unstructured
 from spl.sparsify import Stage, sparsify
 
 
@@ -111,17 +109,12 @@ class PruneAtInit(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record, and the isometry residuals for the table of a resumed run."""
-        return {"record": self.record, "changes": {name: _primitives(change) for name, change in self.changes.items()}}
+        return {"record": self.record, "changes": plain_changes(self.changes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the record and the residuals from the checkpoint."""
         self.record = dict(state_dict["record"])
-        changes = state_dict.get("changes", {})  # which checkpoints of earlier revisions do not have
-        self.changes = {
-            name: Change(Residuals(*before), Residuals(*after), *rest)
-            for name, (before, after, *rest) in changes.items()
-            if rest
-        }
+        self.changes = changes_of(state_dict.get("changes", {}))  # checkpoints of earlier versions have none
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the callbacks that keep the masks and tell the costs; refuse what cannot be pruned, before all else."""
@@ -173,11 +166,7 @@ class PruneAtInit(Callback):
         if isinstance(pl_module, SparseClassifier):  # others may make their layers later
             self.choices.check(*self.choices.sizes(self.choices.parameters(pl_module.network)))
         check_objective(pl_module, self.loss, self.choices.targets)
-        if self.isometry is not None and self.isometry.redraws and type(self.choices.pattern) is not Unstructured:
-            raise InputError(
-                f"{type(self.isometry).__name__} draws masks of its own, which do not have the pattern "
-                f"{type(self.choices.pattern).__name__}: use pattern: Unstructured, or another isometry."
-            )
+        check_redrawn(self.isometry, self.choices.pattern)
 
     def _check_restored(self, masks: Masks) -> None:
         """Refuse masks of another sparsity; the record knows it if they keep fewer weights than were asked for."""
@@ -229,7 +218,7 @@ class PruneAtInit(Callback):
             **vars(choices),
         )
         collapse = choices.collapse_sparsities(scores, choices.sizes(masks)[0])
-        _warn_of_collapse(masks, collapse)
+        warn_of_collapse(masks, collapse)
         self.record = choices_record(choices, self.isometry, masks, self.changes)
         if batches is not None:
             self.record |= data_record(choices, batches, loss, ranks)
@@ -244,8 +233,7 @@ class PruneAtInit(Callback):
             weights.hold(masks)
             parameters = weights.parameters
             shown = {name: parameters[name] for name, mask in masks.items() if mask.ndim > 1}
-            matrices = [oriented(weights.network, name, w) for name, w in shown.items() if not w.is_complex()]
-            if matrices:
+            if matrices := [oriented(weights.network, name, w) for name, w in shown.items() if not w.is_complex()]:
                 self._orthogonality[f"isometry/score/{stage}"] = orthogonality_score(matrices)
         announce(trainer, pl_module, stage)
 
@@ -260,17 +248,3 @@ def _no_masks(trainer: Trainer) -> InputError:
         "initialization. Give the checkpoint of a pruned run, or start a new run from its weights with "
         "--model.pretrained."
     )
-
-
-def _warn_of_collapse(masks: Masks, sparsities: Mapping[str, float]) -> None:
-    for name, sparsity in sparsities.items():
-        if not masks[name].any():
-            rank_zero_warn(
-                f"Layer collapse: {name} has no weight left, from sparsity {sparsity:.4f} on. Lower the sparsity, "
-                "exclude the layer, keep a minimum of weights in every layer, or give layers densities of their own by "
-                "a scope such as Uniform or ERK."
-            )
-
-
-def _primitives(change: Change) -> list[Any]:
-    return [list(value) if isinstance(value, Residuals) else value for value in change]

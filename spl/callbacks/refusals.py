@@ -12,6 +12,7 @@ from spl.criteria import Criterion
 from spl.errors import InputError
 from spl.functional.layers import EMBEDDINGS, WEIGHTED
 from spl.isometry import Correction
+from spl.pruning.patterns import Pattern, Unstructured
 
 COPIES = (
     "The strategy trains copies of the module in processes that it spawns or forks, and the masks would be lost with "
@@ -32,6 +33,15 @@ def check_callbacks(trainer: Trainer) -> None:
         raise InputError(
             "The Trainer has both PruneAtInit and Lightning's ModelPruning, which computes the weights from others "
             "(weight_orig, weight_mask), so that masks do not fit them: keep one of the two callbacks."
+        )
+
+
+def check_redrawn(isometry: Correction | None, pattern: Pattern) -> None:
+    """Refuse a correction that draws masks of its own where a pattern is asked for, which these would not have."""
+    if isometry is not None and isometry.redraws and type(pattern) is not Unstructured:
+        raise InputError(
+            f"{type(isometry).__name__} draws masks of its own, which do not have the pattern "
+            f"{type(pattern).__name__}: use pattern: Unstructured, or another isometry."
         )
 
 

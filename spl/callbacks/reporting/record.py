@@ -6,7 +6,7 @@ from typing import Any
 from spl.callbacks.scoring.batches import EvaluationBatches
 from spl.criteria.objective import LossOfLogits, Objective
 from spl.criteria.processes import Processes
-from spl.isometry import Change, Correction
+from spl.isometry import Change, Correction, Residuals
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices
 
@@ -45,6 +45,23 @@ def data_record(
         "seed": batches.seed,
         "targets": choices.targets,
         "batch_norm": choices.batch_norm,
+    }
+
+
+def plain_changes(changes: Mapping[str, Change]) -> dict[str, list[Any]]:
+    """Return changes as lists of numbers, for a checkpoint."""
+    return {
+        name: [list(value) if isinstance(value, Residuals) else value for value in change]
+        for name, change in changes.items()
+    }
+
+
+def changes_of(plain: Mapping[str, list[Any]]) -> dict[str, Change]:
+    """Return the changes that `plain_changes` made lists of; leave out those of versions that kept less."""
+    return {
+        name: Change(Residuals(*before), Residuals(*after), *rest)
+        for name, (before, after, *rest) in plain.items()
+        if rest
     }
 
 
