@@ -22,13 +22,28 @@ COPIES = (
 
 
 def check_copies(trainer: Trainer) -> None:
-    """Refuse a strategy that trains copies of the module: only their weights would come back."""
+    """Refuse a strategy that trains copies of the module: only their weights would come back.
+
+    Example:
+        >>> options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+        >>> check_copies(Trainer(strategy="ddp", **options))
+        >>> check_copies(Trainer(strategy="ddp_spawn", **options))
+        Traceback (most recent call last):
+        spl.errors.InputError: The strategy trains copies of the module ...
+    """
     if trains_in_copies(trainer):
         raise InputError(COPIES)
 
 
 def check_callbacks(trainer: Trainer) -> None:
-    """Refuse Lightning's ModelPruning, which replaces the weights by products of others and prunes while it trains."""
+    """Refuse Lightning's ModelPruning, which replaces the weights by products of others and prunes while it trains.
+
+    Example:
+        >>> options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+        >>> check_callbacks(Trainer(callbacks=[ModelPruning("l1_unstructured")], **options))
+        Traceback (most recent call last):
+        spl.errors.InputError: The Trainer has both PruneAtInit and Lightning's ModelPruning, ...
+    """
     if callbacks_of(trainer, ModelPruning):
         raise InputError(
             "The Trainer has both PruneAtInit and Lightning's ModelPruning, which computes the weights from others "
@@ -58,6 +73,13 @@ def check_weights(
 
     Raises:
         InputError: a weight has sparse gradients, or is complex.
+
+    Example:
+        >>> from spl.criteria import Magnitude
+        >>> embedding = nn.Embedding(4, 2, sparse=True)
+        >>> check_weights(embedding, {"weight": embedding.weight}, Magnitude(), None)
+        Traceback (most recent call last):
+        spl.errors.InputError: weight: an embedding with sparse=True has sparse gradients, ...
     """
     layers = [module for module in network.modules() if isinstance(module, WEIGHTED)]
     dense = {id(layer.weight) for layer in layers}  # a gradient to which a Linear layer adds its part is dense
