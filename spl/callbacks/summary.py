@@ -35,13 +35,11 @@ class Summary(Callback):
         """Print the tables on the first process."""
         if not trainer.is_global_zero:
             return
-        masks = MaskedWeights.of(pl_module).masks
-        if masks is not None:
+        weights = MaskedWeights.of(pl_module)
+        if weights.masks is not None:
             changes = [pruning.changes for pruning in callbacks_of(trainer, PruneAtInit)]
-            print(
-                "\n"
-                + layer_table(oriented_masks(MaskedWeights.of(pl_module).network, masks), changes[0] if changes else {})
-            )
+            masks = oriented_masks(weights.network, weights.masks)
+            print("\n" + layer_table(masks, changes[0] if changes else {}))
         for spectrum in callbacks_of(trainer, JacobianSpectrum):
             print("\n" + spectrum_table(spectrum.spectra))
         if folder := run_folder(trainer):

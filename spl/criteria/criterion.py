@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from spl.criteria.objective import Objective
 from spl.criteria.processes import Processes
 from spl.criteria.schedules import OneShot, Schedule
-from spl.errors import InputError
 from spl.functional.seeds import Seeded
 from spl.masks.masks import Masks
 
@@ -66,9 +65,7 @@ class Subject:
         Raises:
             InputError: there are no batches.
         """
-        for batch in self.batches:
-            return batch
-        raise InputError("The scoring data has no batches: give at least one.")
+        return next(Processes().batches(self.batches))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
