@@ -109,6 +109,22 @@ def test_the_count_of_writes_to_a_tensor():
     assert torch_private.write_counts([weight]) == [before + 1], message
 
 
+def test_lazy_copies_of_tensors():
+    message = gone(torch, "torch._lazy_clone", "torch_private.lazy_clone")
+    weight = torch.ones(2)
+    copy = torch_private.lazy_clone(weight)
+    assert copy is not None, message
+    assert torch_private.is_lazy(weight), gone(torch, "torch._C._is_cow_tensor", "torch_private.is_lazy")
+    address = gone(torch, "torch._C._data_address", "torch_private.data_address")
+    assert torch_private.data_address(weight) == torch_private.data_address(copy), address
+    weight.data.zero_()
+    assert copy.tolist() == [1.0, 1.0], message
+    del copy
+    torch_private.own(weight)
+    assert not torch_private.is_lazy(weight), message
+    assert torch_private.lazy_clone(torch.ones(2).share_memory_()) is None, message
+
+
 def test_the_tables_of_a_module():
     layer = nn.Linear(2, 1, bias=False)
     message = gone(torch, "nn.Module._parameters", "torch_private.parameter_table")

@@ -81,25 +81,25 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
     weights = {name: torch.ones_like(p) for name, p in gated.named_parameters() if not name.endswith("bias")}
     weights |= {f"network.{name}": mask.to(weights[f"network.{name}"]) for name, mask in masks.items()}
     layers = {network.get_submodule(name.rpartition(".")[0]) for name in masks}
+    outputs: list[Tensor] = []  # not an attribute of the network, all of which are restored
+    gated.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
     with undisturbed(network), _counting_paths(network, layers):
         positive = {name: gradient > 0 for name, gradient in path_gradients(gated, weights, inputs).items()}
     on_paths = {name: positive[f"network.{name}"] & mask.to(gated.gate.device) for name, mask in masks.items()}
-    return Paths(on_paths, positive["gate"], gated.reached)
+    return Paths(on_paths, positive["gate"], outputs[-1][0] > 0)
 
 
 class _GatedNetwork(nn.Module):
-    """A network that multiplies its input by weights (the gate), and records which of its outputs are positive."""
+    """A network that multiplies its input by weights (the gate)."""
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         super().__init__()
         self.network = network
         self.gate = nn.Parameter(torch.ones_like(example[0]))
-        self.reached = torch.empty(0, dtype=torch.bool)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output."""
         output: Tensor = self.network(x * self.gate)
-        self.reached = output.detach()[0] > 0
         return output
 
 

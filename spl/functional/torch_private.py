@@ -6,6 +6,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
@@ -29,7 +30,11 @@ __all__ = [
     "DropoutNd",
     "MaxPoolNd",
     "NormBase",
+    "data_address",
     "is_compiled",
+    "is_lazy",
+    "lazy_clone",
+    "own",
     "parameter_table",
     "submodule_table",
     "tree_leaves",
@@ -52,6 +57,76 @@ def write_counts(tensors: Iterable[Tensor]) -> list[int]:
         [0, 1]
     """
     return [tensor._version for tensor in tensors]
+
+
+def lazy_clone(tensor: Tensor) -> Tensor | None:
+    """Return a copy that shares its memory with `tensor` until either is written to; None where torch has no such copy.
+
+    There is none of memory that torch does not own alone, such as shared memory and that of NumPy.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.torch_private import data_address, lazy_clone
+        >>> weight = torch.ones(2)
+        >>> copy = lazy_clone(weight)
+        >>> data_address(copy) == data_address(weight)
+        True
+        >>> _ = weight.mul_(2)
+        >>> copy.tolist(), data_address(copy) == data_address(weight)
+        ([1.0, 1.0], False)
+    """
+    try:
+        copy: Tensor = torch._lazy_clone(tensor.detach())
+        data_address(copy)
+    except (RuntimeError, NotImplementedError):
+        return None
+    return copy
+
+
+def data_address(tensor: Tensor) -> int:
+    """Return where the content of a tensor lies in memory; unlike `data_ptr`, it lets a lazy copy share it further.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.torch_private import data_address
+        >>> weight = torch.ones(2)
+        >>> data_address(weight) == weight.data_ptr()
+        True
+    """
+    address: int = torch._C._data_address(tensor)  # type: ignore[attr-defined]
+    return address
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Return whether a tensor shares its memory with a lazy copy; such memory cannot be resized.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.torch_private import is_lazy, lazy_clone
+        >>> weight = torch.ones(2)
+        >>> copy = lazy_clone(weight)
+        >>> is_lazy(weight)
+        True
+    """
+    lazy: bool = torch._C._is_cow_tensor(tensor)  # type: ignore[attr-defined]
+    return lazy
+
+
+def own(tensor: Tensor) -> None:
+    """Let a tensor own its memory again after its lazy copies are gone; while there are any, it gets a copy.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.torch_private import is_lazy, lazy_clone, own
+        >>> weight = torch.ones(2)
+        >>> copy = lazy_clone(weight)
+        >>> del copy
+        >>> own(weight)
+        >>> is_lazy(weight)
+        False
+    """
+    if is_lazy(tensor):
+        tensor.data_ptr()
 
 
 def parameter_table(module: nn.Module) -> dict[str, nn.Parameter | None]:

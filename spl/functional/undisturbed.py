@@ -1,13 +1,16 @@
 """Runs of a network that leave it unchanged."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
+from spl.functional.module_state import ModuleState
 from spl.functional.torch_private import BatchNorm
 
 BatchNormMode = Literal["eval", "batch"]
@@ -17,9 +20,10 @@ BatchNormMode = Literal["eval", "batch"]
 def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterator[None]:
     """Put `network` into evaluation mode inside the context, and restore its state exactly afterwards.
 
-    The mode of each module, all buffers (BatchNorm statistics) bit for bit and the random streams are restored. A
-    compiled network runs eagerly inside, so that its backward pass can be taken more than once. A network with
-    recurrent layers runs without cuDNN, which has no gradients of them in evaluation mode and no second derivatives.
+    Modes, parameters, buffers, gradients, hooks and all other attributes of its modules are restored bit for bit,
+    whatever the network did to them, and so are the random streams; see `ModuleState`. A compiled network runs eagerly
+    inside, so that its backward pass can be taken more than once. A network with recurrent layers runs without cuDNN,
+    which has no gradients of them in evaluation mode and no second derivatives.
 
     Args:
         network: any module.
@@ -41,10 +45,9 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
     """
     if batch_norm not in get_args(BatchNormMode):
         raise InputError(f"batch_norm must be one of {', '.join(get_args(BatchNormMode))}, got {batch_norm!r}.")
-    modes = {module: module.training for module in network.modules()}
-    buffers = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
-    hooks = []
+    state = ModuleState(network)
     devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
+    streams = random.getstate(), np.random.get_state()  # noqa: NPY002 (modules may draw from this stream)
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
     with _without_cudnn(recurrent), torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
@@ -53,17 +56,14 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
                 for module in network.modules():
                     if isinstance(module, BatchNorm):
                         module.train()
-                        hooks.append(module.register_forward_pre_hook(_refuse_single_example))
+                        module.register_forward_pre_hook(_refuse_single_example)
             with torch.compiler.set_stance("force_eager"), torch.enable_grad():
                 yield
         finally:
-            for hook in hooks:
-                hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
-            with torch.no_grad():
-                for name, buffer in network.named_buffers():
-                    buffer.copy_(buffers[name])
+            state.restore()
+            state.close()
+            random.setstate(streams[0])
+            np.random.set_state(streams[1])  # noqa: NPY002
 
 
 def _refuse_single_example(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,7 +1,6 @@
 """The rounds of pruning: score the weights, find masks, and score again what they leave."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
 from spl.criteria.objective import LossOfLogits, Objective
 from spl.criteria.processes import Processes
 from spl.errors import InputError
+from spl.functional.module_state import constant
 from spl.functional.undisturbed import BatchNormMode, undisturbed
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
@@ -58,12 +58,12 @@ def find_masks(
     choices.check(shapes, keeps[-1])
     batches = _readable(criterion, batches, len(keeps))
     once = len(keeps) == 1
-    weights = {name: p.detach() if once else p.detach().clone() for name, p in parameters.items()}
     masks: Masks | None = None
     scores = Scores()
     memo: dict[Criterion, Any] = {}
     criterion = criterion.seeded(torch.initial_seed())
-    with undisturbed(network, choices.batch_norm), _restored(parameters, weights):
+    with undisturbed(network, choices.batch_norm):
+        weights = {name: constant(p) for name, p in parameters.items()}
         rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
         for number, keep in enumerate(rounds, 1):
             if masks is not None:
@@ -75,18 +75,9 @@ def find_masks(
                 check_finite(scores)
                 scores, alive = criterion.rearranged(lowered(scores, alive)), None
             masks = choices.masks(scores, shapes, keep, alive)
+        weights.clear()  # so that the parameters have their memory for themselves again
     assert masks is not None
     return masks, scores
-
-
-@contextmanager
-def _restored(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Give the parameters their weights back, whatever happens."""
-    try:
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.detach().copy_(weights[name])
 
 
 def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any]:
@@ -125,13 +116,14 @@ def score(
         >>> scores["weight"].shape, round(float(scores["weight"].sum()), 4)
         (torch.Size([3, 4]), 1.0)
     """
-    weights = {name: p.detach() for name, p in parameters.items()}
     size = sum(p.numel() for p in parameters.values())
     loss = LossOfLogits(scoring_loss(targets))
-    subject = Subject(network, weights, None, _readable(criterion, batches, 1), loss, size)
     criterion = criterion.seeded(torch.initial_seed())
     with undisturbed(network, batch_norm):
-        return criterion(subject)
+        weights = {name: constant(p) for name, p in parameters.items()}
+        scores = criterion(Subject(network, weights, None, _readable(criterion, batches, 1), loss, size))
+        weights.clear()
+    return scores
 
 
 def prune(

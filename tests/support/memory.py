@@ -21,10 +21,17 @@ class PeakMemory(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        arguments = _tensors((args, kwargs))
+        given = {tensor.untyped_storage()._cdata for tensor in arguments}
+        addresses = [torch._C._data_address(tensor) for tensor in arguments]
         result = function(*args, **(kwargs or {}))
-        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(result):
+            if function is torch.ops.aten._lazy_clone.default:
+                continue  # it shares the storage of its argument until one of them is written to
             if tensor.untyped_storage()._cdata not in given:  # a view of an argument needs no new storage
+                self._count(tensor.untyped_storage())
+        for tensor, address in zip(arguments, addresses, strict=True):
+            if torch._C._data_address(tensor) != address:  # written to, and shared before
                 self._count(tensor.untyped_storage())
         return result
 

@@ -1,0 +1,279 @@
+"""Everything that a run of a module may change, kept in order to be given back."""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spl.functional.torch_private import data_address, is_lazy, lazy_clone, own, write_counts
+
+_LIBRARIES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "spl"}
+"""The packages whose objects are not looked into, unless they are modules: a Trainer, datasets, optimizers."""
+
+_MANY = 10_000
+"""The number of items above which a container is kept as it is, but not what its items hold."""
+
+_SMALL = 2**16
+"""The number of elements up to which a tensor that is no parameter is copied at once."""
+
+_LARGE = 2**20
+"""The number of elements above which an array of NumPy is not kept."""
+
+
+class ModuleState:
+    """The state of a module and of all that its attributes hold, in order to give it back.
+
+    It has the tables of parameters, buffers, submodules and hooks, the modes, and every other attribute: of the module,
+    its submodules, and the plain Python objects, lists, dictionaries and sets that they hold. It has the content, the
+    gradient and `requires_grad` of every tensor found there, and the states of random generators.
+
+    The contents of parameters are kept by copies on write. They take memory only for parameters that are written to,
+    also through `.data`. Small tensors that are no parameters, and tensors whose memory torch does not own, such as
+    shared memory, are copied at once. After `close` no tensor shares its memory with a copy any more.
+
+    Args:
+        module: the module.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.module_state import ModuleState
+        >>> layer = nn.Linear(2, 2)
+        >>> state = ModuleState(layer)
+        >>> layer.bias.data.fill_(7.0)
+        tensor([7., 7.])
+        >>> layer.register_buffer("seen", torch.ones(1))
+        >>> state.restore()
+        >>> bool((layer.bias == 7.0).any()), hasattr(layer, "seen")
+        (False, False)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._lists: list[tuple[list[Any] | deque[Any], list[Any]]] = []
+        self._sets: list[tuple[set[Any], set[Any]]] = []
+        self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        self._streams: list[Callable[[], object]] = []
+        self._tensors: list[_TensorState] = []
+        for item in held_objects(module):
+            self._keep(item)
+
+    def _keep(self, item: Any) -> None:
+        if isinstance(item, Tensor):
+            with suppress(RuntimeError, NotImplementedError, ValueError):  # lazy parameters have no content
+                self._tensors.append(_TensorState.of(item))
+        elif isinstance(item, dict):
+            self._tables.append((item, dict(item)))
+        elif isinstance(item, list | deque):
+            self._lists.append((item, list(item)))
+        elif isinstance(item, set):
+            self._sets.append((item, set(item)))
+        elif isinstance(item, np.ndarray):
+            if item.size <= _LARGE and item.flags.writeable:
+                self._arrays.append((item, item.copy()))
+        elif isinstance(item, torch.Generator):
+            self._streams.append(partial(item.set_state, item.get_state()))
+        elif isinstance(item, random.Random):
+            self._streams.append(partial(item.setstate, item.getstate()))
+        elif isinstance(item, np.random.Generator):
+            self._streams.append(partial(setattr, item.bit_generator, "state", item.bit_generator.state))
+
+    def restore(self) -> None:
+        """Give everything back."""
+        self.restore_attributes()
+        self.restore_tensors()
+
+    def restore_attributes(self) -> None:
+        """Give attributes, tables, lists and random generators back, but not the contents of tensors."""
+        for table, entries in self._tables:
+            if list(table) != list(entries):
+                table.clear()
+                table.update(entries)
+            for key, value in entries.items():
+                if table[key] is not value:
+                    table[key] = value
+        for items, held in self._lists:
+            if len(items) != len(held) or any(a is not b for a, b in zip(items, held, strict=True)):
+                items.clear()
+                items.extend(held)
+        for members, kept in self._sets:
+            if members != kept:
+                members.clear()
+                members.update(kept)
+        for array, content in self._arrays:
+            array[...] = content
+        for give_back in self._streams:
+            give_back()
+
+    @torch.no_grad()
+    def restore_tensors(self) -> None:
+        """Give tensors their contents, gradients and `requires_grad` back; one that did not change is not touched."""
+        for state in self._tensors:
+            state.restore()
+
+    def note_writes(self) -> None:
+        """Let `restore_tensors` give back what was written until now, and spare tensors that are written to later."""
+        for state in self._tensors:
+            state.noted = _writes(state.tensor)
+
+    def close(self) -> None:
+        """Drop the copies, after which nothing can be restored."""
+        owners = [state.tensor for state in self._tensors if state.to_own]
+        self._tensors.clear()
+        for tensor in owners:
+            own(tensor)
+
+
+@dataclass
+class _TensorState:
+    """The state of a tensor."""
+
+    tensor: Tensor
+    content: Tensor
+    lazily: bool
+    to_own: bool
+    writes: int
+    is_leaf: bool
+    requires_grad: bool
+    grad: Tensor | None
+    noted: int | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_TensorState":
+        was_lazy = is_lazy(tensor)
+        content = None  # memory that is shared cannot be resized, which buffers may be
+        if isinstance(tensor, nn.Parameter) or tensor.numel() > _SMALL:
+            content = lazy_clone(tensor)
+        lazily = content is not None
+        if content is None:
+            content = tensor.detach().clone()
+        grad = tensor.grad if tensor.is_leaf else None
+        writes = _writes(tensor)
+        return cls(tensor, content, lazily, lazily and not was_lazy, writes, tensor.is_leaf, tensor.requires_grad, grad)
+
+    def restore(self) -> None:
+        tensor = self.tensor
+        if (self.noted is None or self.noted == _writes(tensor)) and self._is_written():
+            self._copy_back()
+        if not self.is_leaf:
+            return
+        if not tensor.is_leaf:
+            with suppress(RuntimeError):  # a view stays what it is
+                tensor.detach_()
+        if tensor.is_leaf:
+            if tensor.requires_grad != self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+
+    def _is_written(self) -> bool:
+        tensor, content = self.tensor, self.content
+        if _layout(tensor) != _layout(content):
+            return True
+        if self.lazily:
+            return data_address(tensor) != data_address(content)
+        return self.writes != _writes(tensor) or not torch.equal(tensor, content)
+
+    def _copy_back(self) -> None:
+        if _layout(self.tensor) != _layout(self.content):
+            self.tensor.data = self.content.clone()
+        elif self.tensor.is_inference():
+            with torch.inference_mode():
+                self.tensor.copy_(self.content)
+        else:
+            self.tensor.detach().copy_(self.content)
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return a detached copy of a tensor, which takes memory only when one of the two is written to, where possible.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.module_state import constant
+        >>> weight = torch.ones(2)
+        >>> copy = constant(weight)
+        >>> _ = weight.zero_()
+        >>> copy
+        tensor([1., 1.])
+    """
+    copy = lazy_clone(tensor)
+    return tensor.detach().clone() if copy is None else copy
+
+
+def _writes(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else write_counts([tensor])[0]
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    strides = tensor.stride() if tensor.layout is torch.strided else None
+    return tensor.shape, tensor.dtype, tensor.device, tensor.layout, strides
+
+
+def held_objects(module: nn.Module) -> Iterator[Any]:
+    """Return the tensors, arrays, containers, attribute tables and random generators that a module holds, each once.
+
+    Plain Python objects, lists, tuples, dictionaries, sets and other modules are looked into. Objects of torch and
+    Lightning that are no modules are not, such as datasets, optimizers and the Trainer.
+
+    Example:
+        >>> from torch import nn, Tensor
+        >>> from spl.functional.module_state import held_objects
+        >>> sum(isinstance(item, Tensor) for item in held_objects(nn.Linear(2, 2)))
+        2
+    """
+    seen: dict[int, Any] = {}  # which keeps the objects alive, so that no identity comes twice
+    waiting: list[Any] = [module]
+    while waiting:
+        item = waiting.pop()
+        if item is None or isinstance(item, str | bytes | int | float | complex) or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, Tensor):
+            yield item
+            if item.is_leaf and item.grad is not None:
+                waiting.append(item.grad)
+        elif isinstance(item, dict | list | deque | set | tuple | frozenset):
+            yield item
+            if len(item) <= _MANY:
+                waiting.extend(item.values() if isinstance(item, dict) else item)
+                if hasattr(item, "__dict__"):
+                    waiting.append(vars(item))
+        elif isinstance(item, np.ndarray | torch.Generator | random.Random | np.random.Generator):
+            yield item
+        elif isinstance(item, nn.Module) or (hasattr(item, "__dict__") and _is_plain(type(item))):
+            waiting.append(vars(item))
+
+
+def _is_plain(kind: type) -> bool:
+    """Return whether the instances of a class are objects of the user's that may hold tensors."""
+    if issubclass(kind, type) or kind.__module__ in ("builtins", "types", "functools"):
+        return False
+    return not any(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
+
+
+@contextmanager
+def state_kept(module: nn.Module) -> Iterator[None]:
+    """Give a module its state back at the end, whatever happens.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.module_state import state_kept
+        >>> layer = nn.Linear(2, 2)
+        >>> with state_kept(layer):
+        ...     _ = layer.eval()
+        >>> layer.training
+        True
+    """
+    state = ModuleState(module)
+    try:
+        yield
+    finally:
+        state.restore()
+        state.close()
