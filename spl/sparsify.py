@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spl.criteria import Criterion, Scores
-from spl.criteria.objective import Objective
+from spl.criteria.objective import Function, Objective
 from spl.criteria.processes import Processes
 from spl.isometry import Change, Correction
 from spl.masks.masks import Masks
@@ -44,7 +44,7 @@ def sparsify(
     batches: Iterable[Any] | None = None,
     isometry: Correction | None = None,
     *,
-    loss: Objective | None = None,
+    loss: Objective | Function | None = None,
     seed: int | None = None,
     processes: Processes = Processes(),
     on_stage: Callable[[Stage, Masks | None], None] = lambda stage, masks: None,
@@ -62,7 +62,8 @@ def sparsify(
         batches: batches (inputs [N, ...], labels [N]), or what `loss` takes, on the network's device, for a criterion
             that needs data.
         isometry: the correction after pruning, such as `spl.isometry.ApproximateIsometry`; None for no correction.
-        loss: what criteria differentiate, if it is not the cross-entropy of logits.
+        loss: what criteria differentiate, if it is not the cross-entropy of logits: an `Objective`, or a function of
+            network and batch that returns the mean over the batch's examples; see `spl.pruning.prune`.
         seed: decides the random numbers of criteria and corrections that have no seed of their own. Without one, the
             last `torch.manual_seed` decides them.
         processes: the processes that score together; see `spl.pruning.find_masks`.

@@ -1,22 +1,38 @@
 """The objectives that criteria differentiate, and how they read a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spl.criteria.losses import Loss
+from spl.criteria.processes import Processes
 from spl.errors import InputError
+
+Function = Callable[[nn.Module, Any], Any]
+"""A loss as a function of a network and a batch, a mean over the examples of the batch."""
 
 
 class Objective(ABC):
-    """The loss of a network on a batch of any structure, summed over its examples."""
+    """The loss of a network on a batch of any structure, summed over its examples.
+
+    Attributes:
+        as_trained: whether the network is scored in the modes in which it is trained, without dropout, and not in
+            evaluation mode.
+    """
+
+    as_trained: bool = False
 
     @abstractmethod
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
         """Return the loss, a scalar that is differentiable by the weights of `network`."""
+
+    def finish(self, processes: Processes) -> None:  # noqa: B027 (most have nothing to do)
+        """Do what is left to do at the end of a round, in which the processes scored together."""
 
     def tempered(self, temperature: float) -> "Objective":
         """Return this loss with the logits divided by `temperature`.
@@ -54,6 +70,62 @@ class LossOfLogits(Objective):
         return LossOfLogits(self.loss, self.temperature * temperature)
 
 
+class MeanLoss(Objective):
+    """A function of network and batch, a mean over the examples of the batch, times their number.
+
+    Args:
+        function: a function that is differentiable by the weights of the network.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria.objective import MeanLoss
+        >>> loss = MeanLoss(lambda network, batch: network(batch["x"]).mean())
+        >>> network = nn.Linear(3, 1)
+        >>> torch.equal(loss(network, {"x": torch.ones(4, 3)}), 4 * network(torch.ones(4, 3)).mean())
+        True
+    """
+
+    as_trained = True
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:
+        """Return the sum over the examples of the batch.
+
+        Raises:
+            InputError: the function returns no loss that depends on the network's weights.
+        """
+        name = getattr(self._function, "__qualname__", type(self._function).__name__)
+        return total(self._function(network, batch), batch, f"loss={name}", "pass another loss=")
+
+
+def objective_of(loss: Objective | Function) -> Objective:
+    """Return an objective as it is, and a function of network and batch as a `MeanLoss`."""
+    return loss if isinstance(loss, Objective) else MeanLoss(loss)
+
+
+def total(loss: object, batch: Any, source: str, remedy: str) -> Tensor:
+    """Return the sum over the examples of a batch, given their mean.
+
+    Args:
+        loss: the mean.
+        batch: the batch.
+        source: what returned the mean, for the message.
+        remedy: what to do if it is not one number, for the message.
+
+    Raises:
+        InputError: the loss is not one number that depends on weights.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(
+            f"{source} returned {found}, where one number that depends on the module's weights was expected: {remedy}"
+        )
+    return loss.sum() * examples(batch)
+
+
 def first_tensor(batch: Any) -> Tensor:
     """Return the first tensor of a batch of any structure: the inputs, with the examples along the first axis.
 
@@ -66,14 +138,56 @@ def first_tensor(batch: Any) -> Tensor:
     return tensor
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def examples(batch: Any) -> int:
+    """Return the number of examples of a batch of any structure.
+
+    It is the length of the first tensor, as in Lightning. Two kinds of batches do not have their examples along the
+    first axis of that tensor: those that tell their size as `num_graphs` or `batch_size`, such as graphs that are
+    joined to one, and lists of images with a dictionary of targets for each.
+
+    Raises:
+        InputError: the batch holds no tensor.
+
+    Example:
+        >>> import torch
+        >>> from spl.criteria.objective import examples
+        >>> examples({"text": "a", "tokens": torch.ones(4, 7)})
+        4
+        >>> image = torch.ones(3, 8, 8)
+        >>> examples(([image, image], [{"boxes": torch.ones(5, 4)}, {"boxes": torch.ones(1, 4)}]))
+        2
+    """
+    for size in (getattr(batch, "num_graphs", None), getattr(batch, "batch_size", None)):
+        if isinstance(size, int):
+            return size
+        if isinstance(size, torch.Size) and size:
+            return size[0]
+    if isinstance(batch, list | tuple) and len(batch) > 1:
+        lengths = {len(part) if isinstance(part, list | tuple) else 0 for part in batch}
+        if len(lengths) == 1 and 0 not in lengths and all(isinstance(target, Mapping) for target in batch[-1]):
+            return lengths.pop()
+    return len(first_tensor(batch))
+
+
+def _tensors(batch: Any, depth: int = 20) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield from [batch] if batch.ndim else []
-    elif isinstance(batch, Mapping):
-        yield from _tensors(list(batch.values()))
-    elif isinstance(batch, list | tuple):
-        for item in batch:
-            yield from _tensors(item)
+    elif depth:
+        for item in _parts(batch):
+            yield from _tensors(item, depth - 1)
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    """Return what a container or an object with attributes holds."""
+    if isinstance(batch, str | bytes | type | ModuleType | Iterator) or hasattr(batch, "__array__"):
+        return ()
+    if isinstance(batch, Mapping):
+        return list(batch.values())
+    if is_dataclass(batch):
+        return [getattr(batch, field.name) for field in fields(batch)]
+    if isinstance(batch, Iterable):
+        return list(batch)
+    return list(vars(batch).values()) if hasattr(batch, "__dict__") else ()
 
 
 def floating_inputs(batch: Any, reader: str) -> Tensor:

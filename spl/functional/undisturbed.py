@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from spl.errors import InputError
 from spl.functional.module_state import ModuleState
-from spl.functional.torch_private import BatchNorm
+from spl.functional.torch_private import BatchNorm, NormBase
+from spl.functional.without_dropout import WithoutDropout, silence
 
 BatchNormMode = Literal["eval", "batch"]
 
 
 @contextmanager
-def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterator[None]:
+def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval", as_trained: bool = False) -> Iterator[None]:
     """Put `network` into evaluation mode inside the context, and restore its state exactly afterwards.
 
     Modes, parameters, buffers, gradients, hooks and all other attributes of its modules are restored bit for bit,
@@ -29,6 +30,8 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
         network: any module.
         batch_norm: `eval` normalizes by the running statistics, which are mean 0 and variance 1 at initialization
             (the paper's choice); `batch` normalizes by the statistics of each batch.
+        as_trained: whether to leave modules in the modes in which they are trained, for networks whose output differs
+            in evaluation mode. Only normalization is as chosen, and dropout is off.
 
     Raises:
         InputError: `batch_norm` is unknown, or is `batch` and the network gets a batch of one example.
@@ -51,13 +54,18 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Itera
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
     with _without_cudnn(recurrent), torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
-            network.eval()
-            if batch_norm == "batch":
-                for module in network.modules():
-                    if isinstance(module, BatchNorm):
+            if as_trained:
+                silence(network)
+            else:
+                network.eval()
+            for module in network.modules():
+                if isinstance(module, NormBase):
+                    module.eval()
+                    if batch_norm == "batch" and isinstance(module, BatchNorm):
                         module.train()
                         module.register_forward_pre_hook(_refuse_single_example)
-            with torch.compiler.set_stance("force_eager"), torch.enable_grad():
+            dropout = WithoutDropout() if as_trained else nullcontext()
+            with torch.compiler.set_stance("force_eager"), torch.enable_grad(), dropout:
                 yield
         finally:
             state.restore()

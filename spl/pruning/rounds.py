@@ -8,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
-from spl.criteria.objective import LossOfLogits, Objective
+from spl.criteria.objective import Function, LossOfLogits, Objective, objective_of
 from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.module_state import constant
@@ -22,7 +22,7 @@ def find_masks(
     network: nn.Module,
     choices: PruningChoices,
     batches: Iterable[Any] | None = None,
-    loss: Objective | None = None,
+    loss: Objective | Function | None = None,
     processes: Processes = Processes(),
 ) -> tuple[Masks, Scores]:
     """Return the masks of `network`, and the scores of the last round, which selected the kept weights.
@@ -35,8 +35,9 @@ def find_masks(
         network: the network that will be trained.
         choices: what decides the masks.
         batches: batches in the form that `loss` takes, on the network's device.
-        loss: what criteria differentiate. Without one it is the cross-entropy with the chosen targets, on batches
-            (inputs [N, ...], labels [N]).
+        loss: what criteria differentiate: an `Objective`, or a function of network and batch that returns the mean
+            over the batch's examples. Without one it is the cross-entropy with the chosen targets, on batches (inputs
+            [N, ...], labels [N]).
         processes: the processes that score together. All of them call this function with equal arguments, each scores
             its share of the batches, and the masks are those that one process would find.
 
@@ -52,7 +53,7 @@ def find_masks(
         (10, {'weight': (10, 10)})
     """
     parameters = choices.parameters(network)
-    criterion, loss = choices.criterion, loss or choices.loss
+    criterion, loss = choices.criterion, choices.loss if loss is None else objective_of(loss)
     shapes, keep = choices.sizes(parameters)
     keeps = choices.rounds.keeps(sum(p.numel() for p in parameters.values()), keep)
     choices.check(shapes, keeps[-1])
@@ -62,14 +63,16 @@ def find_masks(
     scores = Scores()
     memo: dict[Criterion, Any] = {}
     criterion = criterion.seeded(torch.initial_seed())
-    with undisturbed(network, choices.batch_norm):
+    with undisturbed(network, choices.batch_norm, loss.as_trained):
         weights = {name: constant(p) for name, p in parameters.items()}
         rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
         for number, keep in enumerate(rounds, 1):
             if masks is not None:
                 for name, p in parameters.items():
                     p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
-            scores = choices.pooled(criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes)))
+            scores = criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes))
+            loss.finish(processes)
+            scores = choices.pooled(scores)
             alive = None if masks is None or criterion.revives else choices.alive(masks)
             if number == len(keeps):
                 check_finite(scores)
@@ -131,6 +134,8 @@ def prune(
     criterion: Criterion,
     sparsity: float,
     batches: Iterable[Any] | None = None,
+    *,
+    loss: Objective | Function | None = None,
     **choices: Any,
 ) -> Masks:
     """Return the masks of `network` at `sparsity`, and leave the network as it is.
@@ -142,7 +147,11 @@ def prune(
         network: the network that will be trained.
         criterion: what scores its weights.
         sparsity: the share of weights to remove, in [0, 1).
-        batches: batches (inputs [N, ...], labels [N]) on the network's device, for a criterion that needs data.
+        batches: batches (inputs [N, ...], labels [N]), or what `loss` takes, on the network's device, for a criterion
+            that needs data.
+        loss: what criteria differentiate, if it is not the cross-entropy of logits: a function of network and batch
+            that returns the mean over the batch's examples, such as `lambda network, batch: network(**batch).loss`.
+            The network is in the mode in which it was given, without dropout.
         choices: further choices by name, such as `scope` and `pattern`; see `PruningChoices`.
 
     Raises:
@@ -157,4 +166,4 @@ def prune(
         >>> prune(MLP(), ConnectionSensitivity(), sparsity=0.9, batches=[batch], scope=ERK())
         Masks(7 parameters, kept 12940 of 129400, sparsity 0.9000)
     """
-    return find_masks(network, PruningChoices(criterion=criterion, sparsity=sparsity, **choices), batches)[0]
+    return find_masks(network, PruningChoices(criterion=criterion, sparsity=sparsity, **choices), batches, loss)[0]

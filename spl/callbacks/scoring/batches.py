@@ -16,7 +16,7 @@ from spl.callbacks.scoring.process_batches import batches_of_process, seed_strea
 from spl.callbacks.trainer import datamodule_of
 from spl.classifier import SparseClassifier
 from spl.criteria.criterion import Batch
-from spl.criteria.objective import first_tensor
+from spl.criteria.objective import examples, first_tensor
 from spl.criteria.processes import Processes
 from spl.errors import InputError
 
@@ -69,7 +69,7 @@ class EvaluationBatches:
                     seed_streams(self.seed, number)
                     batch = self._prepared(raw)
                     self.batches += 1
-                    self.examples += len(first_tensor(batch))
+                    self.examples += examples(batch)
                     yield batch
 
     def __len__(self) -> int:
@@ -94,9 +94,9 @@ class EvaluationBatches:
         """The name of what is read."""
         return "training dataloader" if self.datamodule is None else type(self.datamodule).__name__
 
-    def first_inputs(self, examples: int | None) -> Tensor:
-        """Return the inputs of the first `examples` examples, or of all: the first tensors of the batches."""
-        return torch.cat([first_tensor(batch) for batch in self._until(examples)])[:examples]
+    def first_inputs(self, number: int | None) -> Tensor:
+        """Return the inputs of the first `number` examples, or of all: the first tensors of the batches."""
+        return torch.cat([first_tensor(batch) for batch in self._until(number)])[:number]
 
     def _until(self, examples: int | None) -> list[Any]:
         batches = []

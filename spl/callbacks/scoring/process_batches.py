@@ -1,14 +1,15 @@
 """Every n-th batch of a loader for each of n processes, alike whoever fetches it, without fetching the others."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
 
 _OPTIONS = (
     "num_workers",
@@ -96,6 +97,7 @@ def _fetching(loader: DataLoader[Any], chosen: list[tuple[int, Any]], seed: int)
     if not chosen:
         return iter(())
     options: dict[str, Any] = {name: getattr(loader, name) for name in _OPTIONS} | {"batch_sampler": chosen}
+    options["worker_init_fn"] = partial(_begin_worker, loader.worker_init_fn)
     batches = DataLoader(_Seeded(loader.dataset, seed), **options)
     return zip((number for number, _ in chosen), batches, strict=True)
 
@@ -120,6 +122,16 @@ class _Seeded(Dataset[Any]):
         if together := getattr(self.dataset, "__getitems__", None):
             return together(indices)
         return [self.dataset[index] for index in indices]
+
+
+def _begin_worker(initialize: Callable[[int], None] | None, number: int) -> None:
+    """Let a worker see the user's dataset as its own, as in training, and call the user's `worker_init_fn`."""
+    info = get_worker_info()
+    assert info is not None
+    assert isinstance(info.dataset, _Seeded)
+    object.__setattr__(info, "dataset", info.dataset.dataset)  # plain assignment is refused
+    if initialize is not None:
+        initialize(number)
 
 
 def _as_is(batch: Any) -> Any:

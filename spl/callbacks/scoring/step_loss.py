@@ -1,10 +1,10 @@
 """The loss by which a LightningModule is scored: a classifier's cross-entropy, or the loss that it trains by."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from spl.classifier import SparseClassifier
 from spl.criteria import Targets
-from spl.criteria.objective import LossOfLogits, Objective, first_tensor
+from spl.criteria.objective import LossOfLogits, Objective, total
+from spl.criteria.processes import Processes
 from spl.errors import InputError
-from spl.functional.torch_private import write_counts
+from spl.functional.module_state import ModuleState
 
 StepLoss = Callable[[LightningModule, Any], Any]  # it returns a Tensor; --help would list all subclasses of that
 
@@ -40,119 +41,144 @@ def objective(
     return GivenLoss(loss, trainer) if loss else TrainingStepLoss(trainer)
 
 
-class TrainingStepLoss(Objective):
+class _StepLoss(Objective):
+    """A loss that code of the user computes, a mean over the examples of its batch, times their number.
+
+    The call leaves no trace: what it logs is dropped, and all that it changes about the module is given back: what its
+    attributes hold before the loss is differentiated, and tensors after that, because the graph needs them.
+    """
+
+    as_trained = True
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._state: ModuleState | None = None
+        self._calls = 0
+        self._losses = 0
+        self._skipped = ""
+
+    def _loss(self, module: LightningModule, batch: Any, source: str, function: Callable[[], Any]) -> Tensor:
+        """Return what `function` returns, times the number of examples; for None, a 0 that has gradients of 0."""
+        self._give_back()
+        with self._traceless(module), self._trainer.precision_plugin.train_step_context():
+            try:
+                loss = function()
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise InputError(_explained(source, error)) from error
+        self._calls += 1
+        if loss is None:
+            self._skipped = source
+            return torch.stack([p.square().sum() for p in module.parameters() if p.requires_grad]).sum() * 0.0
+        self._losses += 1
+        return total(loss, batch, source, _REMEDY)
+
+    def finish(self, processes: Processes) -> None:
+        """Give the module its tensors back.
+
+        Raises:
+            InputError: no batch of any process had a loss.
+        """
+        self._give_back()
+        calls, losses, self._calls, self._losses = self._calls, self._losses, 0, 0
+        if calls and not losses and processes.size == 1:
+            raise InputError(
+                f"{self._skipped} returned NoneType, where one number that depends on the module's weights was "
+                f"expected, for each of the {calls} batches: {_REMEDY}"
+            )
+
+    def _give_back(self) -> None:
+        if self._state is not None:
+            self._state.restore_tensors()
+            self._state.close()
+            self._state = None
+
+    @contextmanager
+    def _traceless(self, module: LightningModule) -> Iterator[None]:
+        """Let `module` run without logging, and give it and its submodules their attributes back at the end."""
+        self._state = ModuleState(module)
+        trainer, loggers = self._trainer, self._trainer.loggers
+        trainer.loggers = [DummyLogger() for _ in loggers]
+        module._trainer = trainer  # a copy of the module has lost it
+        for part in module.modules():
+            if isinstance(part, LightningModule):
+                vars(part).update(log=_log_nothing, log_dict=_log_nothing)
+        try:
+            yield
+        finally:
+            trainer.loggers = loggers
+            self._state.note_writes()
+            self._state.restore_attributes()
+
+
+class TrainingStepLoss(_StepLoss):
     """The loss that `training_step` returns, a mean over the examples of its batch, times their number.
 
-    The call leaves no trace: what the step logs is dropped, and metrics, counters and lists that are attributes of the
-    module or of its submodules are given their values back. Its hooks (`on_train_batch_start`, ...) are not called.
+    The call leaves no trace. The module's hooks (`on_train_batch_start`, ...) are not called. A batch for which the
+    step returns None is skipped, as it is in training.
 
     Args:
         trainer: the module's Trainer, which gives the precision, and what the module asks of it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
         """Return the loss of the LightningModule `network`.
 
         Raises:
-            InputError: it optimizes manually, or its training step returns no loss that depends on its weights.
+            InputError: it optimizes manually or fetches its own batches, or its training step raises an error or
+                returns no loss that depends on its weights.
         """
         assert isinstance(network, LightningModule)
+        name, step = type(network).__name__, network.training_step
         if not network.automatic_optimization:
-            raise InputError(
-                f"{type(network).__name__} optimizes manually, and its training_step takes whole steps: pass "
-                "PruneAtInit a function, loss=lambda module, batch: ..."
-            )
-        indexed = is_param_in_hook_signature(network.training_step, "batch_idx", min_args=2)
-        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
-            output = network.training_step(*((batch, 0) if indexed else (batch,)))
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        return _total(loss, batch, f"training_step of {type(network).__name__}")
+            raise InputError(f"{name} optimizes manually, and its training_step takes whole steps: {_REMEDY}")
+        if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
+            raise InputError(f"training_step(dataloader_iter) of {name} fetches its own batches: {_REMEDY}")
+        indexed = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+
+        def loss() -> Any:
+            output = step(*((batch, 0) if indexed else (batch,)))
+            return output.get("loss") if isinstance(output, Mapping) else output
+
+        return self._loss(network, batch, f"training_step of {name}", loss)
 
 
-class GivenLoss(Objective):
+class GivenLoss(_StepLoss):
     """A user's function of module and batch, a mean over the examples of the batch, times their number.
 
     Args:
-        function: a function that is differentiable by the module's weights.
+        function: a function that is differentiable by the module's weights. A batch for which it returns None is
+            skipped.
         trainer: the module's Trainer.
     """
 
     def __init__(self, function: StepLoss, trainer: Trainer) -> None:
+        super().__init__(trainer)
         self.function = getattr(function, "__qualname__", type(function).__name__)
         self._function = function
-        self._trainer = trainer
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
         """Return the loss of the LightningModule `network`.
 
         Raises:
-            InputError: the function returns no loss that depends on its weights.
+            InputError: the function raises an error, or returns no loss that depends on the module's weights.
         """
         assert isinstance(network, LightningModule)
-        with traceless(network, self._trainer), self._trainer.precision_plugin.train_step_context():
-            loss = self._function(network, batch)
-        return _total(loss, batch, f"loss={self.function}")
+        return self._loss(network, batch, f"loss={self.function}", lambda: self._function(network, batch))
 
 
-def _total(loss: object, batch: Any, source: str) -> Tensor:
-    """Return the sum over the examples of a batch, given their mean."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise InputError(
-            f"{source} returned {found}, where one number that depends on the module's weights was expected: pass "
-            "PruneAtInit a function, loss=lambda module, batch: ..."
-        )
-    return loss.sum() * len(first_tensor(batch))
+_REMEDY = "pass PruneAtInit a function, loss=lambda module, batch: ..."
 
 
-@contextmanager
-def traceless(module: LightningModule, trainer: Trainer) -> Iterator[None]:
-    """Let `module` run without logging, and give it and its submodules their attributes back at the end.
-
-    These are Python attributes: the states of metrics, counters, lists of outputs. `undisturbed` looks after
-    parameters, buffers and modes. A tensor that did not change is not touched, because a graph may need it.
-    """
-    before = [(vars(part), _Attributes(vars(part))) for part in module.modules()]
-    loggers = trainer.loggers
-    trainer.loggers = [DummyLogger() for _ in loggers]
-    module._trainer = trainer  # a copy of the module has lost it
-    for part in module.modules():
-        if isinstance(part, LightningModule):
-            vars(part).update(log=_log_nothing, log_dict=_log_nothing)
-    try:
-        yield
-    finally:
-        trainer.loggers = loggers
-        for attributes, values in before:
-            values.restore(attributes)
+def _explained(source: str, error: Exception) -> str:
+    return (
+        f"{source} raised {type(error).__name__} while the weights were scored: {error}\nPruneAtInit calls it on "
+        "training batches when fit starts. Hooks such as on_train_start and on_train_epoch_start have not run yet, and "
+        "trainer.train_dataloader is still None. If it needs these, make what it needs in __init__ or setup, or "
+        f"{_REMEDY}, which is a mean over the batch."
+    )
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
     """Stand in for `LightningModule.log`, which refuses to be called outside of the training loop."""
-
-
-class _Attributes:
-    """The attributes of an object, with copies of those that can change in place."""
-
-    def __init__(self, attributes: dict[str, Any]) -> None:
-        self.values = dict(attributes)
-        self.tensors = [(v, write_counts([v]), v.detach().clone()) for v in self.values.values() if type(v) is Tensor]
-        self.lists = [(v, list(v)) for v in self.values.values() if isinstance(v, list | deque)]
-        self.tables = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | set)]
-
-    def restore(self, attributes: dict[str, Any]) -> None:
-        """Give the object its attributes back."""
-        attributes.clear()
-        attributes.update(self.values)
-        for tensor, writes, content in self.tensors:
-            if write_counts([tensor]) != writes:
-                tensor.detach().copy_(content)
-        for items, held in self.lists:
-            items.clear()
-            items.extend(held)
-        for table, entries in self.tables:
-            table.clear()
-            table.update(entries)
