@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
+from spl.functional.module_state import detached_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
@@ -74,7 +74,7 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
         >>> pruned_copy(layer, Masks({"weight": torch.tensor([[True, False]])})).weight[0, 1].item()
         0.0
     """
-    copied = deepcopy(network).eval()
+    copied = detached_copy(network).eval()
     masks.apply_(dict(copied.named_parameters()))
     return copied
 

@@ -1,5 +1,6 @@
 """Everything that a run of a module may change, kept in order to be given back."""
 
+import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -203,8 +204,8 @@ def constant(tensor: Tensor) -> Tensor:
         >>> copy
         tensor([1., 1.])
     """
-    copy = lazy_clone(tensor)
-    return tensor.detach().clone() if copy is None else copy
+    lazy = lazy_clone(tensor)
+    return tensor.detach().clone() if lazy is None else lazy
 
 
 def _writes(tensor: Tensor) -> int:
@@ -256,6 +257,24 @@ def _is_plain(kind: type) -> bool:
     if issubclass(kind, type) or kind.__module__ in ("builtins", "types", "functools"):
         return False
     return not any(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
+
+
+def detached_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module, in which activations that it keeps as attributes are constants.
+
+    `copy.deepcopy` refuses tensors that have a graph, such as the features that a network keeps for a visualization.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.module_state import detached_copy
+        >>> layer = nn.Linear(2, 1)
+        >>> layer.features = layer(torch.ones(2))
+        >>> detached_copy(layer).features.requires_grad
+        False
+    """
+    found = [item for item in held_objects(module) if isinstance(item, Tensor) and not item.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in found})
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Random draws that leave the global stream alone and are the same on every device."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from spl.functional.module_state import detached_copy
 
 
 def cpu_copy(network: nn.Module) -> nn.Module:
@@ -19,7 +20,7 @@ def cpu_copy(network: nn.Module) -> nn.Module:
         >>> cpu_copy(network).weight.is_contiguous(), network.weight.is_contiguous()
         (True, False)
     """
-    twin: nn.Module = copy.deepcopy(network).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    twin: nn.Module = detached_copy(network).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return twin
 
 
