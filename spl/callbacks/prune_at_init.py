@@ -43,7 +43,7 @@ class PruneAtInit(Callback):
     several processes that of the first.
 
     A `SparseClassifier` is scored by its cross-entropy. Any other module is scored by the loss that its
-    `training_step` returns, in evaluation mode and without a trace, or by `loss`.
+    `training_step` returns, without a trace, or by `loss`, in the mode in which it trains but without dropout.
 
     The callback adds two others to the Trainer: `KeepMasks` keeps the pruned weights at 0, and `CostLine` says in one
     line at the end of fit what the pruned network costs.
