@@ -6,7 +6,7 @@ from torch import nn
 
 from spl.criteria import NTKSAP, ConnectionSensitivity, Magnitude, RedrawnWeights
 from spl.export import compact, summarize, to_csr
-from spl.functional.module_state import detached_copy
+from spl.functional.held_objects import detached_copy
 from spl.initializers import HeNormal
 from spl.pruning import prune
 

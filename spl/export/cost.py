@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from spl.functional.held_objects import detached_copy
 from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
-from spl.functional.module_state import detached_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from spl.functional.module_state import detached_copy
+from spl.functional.held_objects import detached_copy
 
 
 def cpu_copy(network: nn.Module) -> nn.Module:
