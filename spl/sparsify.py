@@ -12,6 +12,7 @@ from spl.criteria.processes import Processes
 from spl.isometry import Change, Correction
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, find_masks
+from spl.pruning.coverage import Coverage
 
 Stage = Literal["dense", "pruned", "corrected"]
 
@@ -23,18 +24,20 @@ class Sparsified(NamedTuple):
         masks: which weights are kept, by parameter name.
         changes: what the correction did to each layer, by the name of its weight; empty without a correction.
         scores: the scores by which the kept weights were selected, of the units that the pattern prunes as a whole.
+        coverage: the share of the network's weights that the masks cover, its sparsity, and why others stay dense.
 
     Example:
         >>> from torch import nn
         >>> from spl.criteria import Magnitude
         >>> sparse = sparsify(nn.Linear(10, 10), Magnitude(), sparsity=0.9)
-        >>> sparse.masks.kept, sparse.changes, list(sparse.scores)
-        (10, {}, ['weight'])
+        >>> sparse.masks.kept, sparse.changes, list(sparse.scores), sparse.coverage.sparsity
+        (10, {}, ['weight'], 0.9)
     """
 
     masks: Masks
     changes: dict[str, Change]
     scores: Scores
+    coverage: Coverage
 
 
 def sparsify(
@@ -83,10 +86,10 @@ def sparsify(
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <torch._C.Generator object at ...>
         >>> network, batch = MLP(depth=3), (torch.randn(100, 784), torch.randint(10, (100,)))
-        >>> masks, changes, scores = sparsify(network, ConnectionSensitivity(), 0.9, [batch], ApproximateIsometry())
-        >>> masks
+        >>> sparse = sparsify(network, ConnectionSensitivity(), 0.9, [batch], ApproximateIsometry())
+        >>> sparse.masks
         Masks(3 parameters, kept 8940 of 89400, sparsity 0.9000)
-        >>> changes["fc2.weight"].after.matrix < changes["fc2.weight"].before.matrix
+        >>> sparse.changes["fc2.weight"].after.matrix < sparse.changes["fc2.weight"].before.matrix
         True
     """
     seed = torch.initial_seed() if seed is None else seed
@@ -95,7 +98,7 @@ def sparsify(
     on_stage("dense", None)
 
     with processes.together():
-        masks, scores = find_masks(network, chosen, batches, loss, processes)
+        masks, scores, coverage = find_masks(network, chosen, batches, loss, processes)
     masks = Masks(processes.from_first(dict(masks)))
     masks.apply_(parameters)
     on_stage("pruned", masks)
@@ -107,4 +110,4 @@ def sparsify(
         for name in changes:  # hardware may differ, and processes must not
             parameters[name].data.copy_(processes.from_first(parameters[name].detach().cpu()))
         on_stage("corrected", masks)
-    return Sparsified(masks, changes, scores)
+    return Sparsified(masks, changes, scores, coverage)

@@ -90,7 +90,7 @@ def test_trained_weights_keep_their_zeros_and_are_not_corrected_again(first_stag
     assert second.masks == masks
     assert all(torch.equal(a, b) for a, b in zip(start.weights, before, strict=True))
     assert masks.revived(dict(again.named_parameters())) == {}
-    assert "pruned already, so their zeros are kept" in caplog.text
+    assert "pruned already: their zeros are kept" in caplog.text
 
 
 def test_another_sparsity_is_refused_and_the_named_one_is_kept(first_stage):

@@ -25,7 +25,7 @@ def network(depth: int = 3) -> nn.Module:
 
 def test_pruned_weights_are_zero_and_without_a_correction_the_others_are_as_they_were():
     dense, sparse = network(), network()
-    masks, changes, scores = sparsify(sparse, ConnectionSensitivity(), 0.9, BATCHES, scope=ERK())
+    masks, changes, scores, _ = sparsify(sparse, ConnectionSensitivity(), 0.9, BATCHES, scope=ERK())
     assert changes == {}
     assert masks == prune(dense, ConnectionSensitivity(), 0.9, BATCHES, scope=ERK())
     before, after = dict(dense.named_parameters()), dict(sparse.named_parameters())
@@ -45,7 +45,7 @@ def test_it_is_what_the_callback_does_bit_for_bit():
     )
     torch.manual_seed(7)
     fit(model, [callback], max_epochs=1, limit_train_batches=1)
-    masks, changes, _ = sparsify(twin.network, Random(), 0.9, isometry=ApproximateIsometry(), seed=7)
+    masks, changes, *_ = sparsify(twin.network, Random(), 0.9, isometry=ApproximateIsometry(), seed=7)
     assert masks == model.masks
     assert changes == callback.changes
     assert all(torch.equal(p, noted[name]) for name, p in twin.network.named_parameters())
@@ -58,7 +58,7 @@ def test_every_stage_is_told_with_its_weights_in_place():
         weights = {name: p.detach().clone() for name, p in sparse.named_parameters()}
         seen[stage] = (masks, weights)
 
-    masks, changes, _ = sparsify(sparse, ConnectionSensitivity(), 0.9, BATCHES, ApproximateIsometry(), on_stage=look)
+    masks, changes, *_ = sparsify(sparse, ConnectionSensitivity(), 0.9, BATCHES, ApproximateIsometry(), on_stage=look)
     assert list(seen) == ["dense", "pruned", "corrected"]
     assert seen["dense"][0] is None
     assert seen["pruned"][0] == seen["corrected"][0] == masks
@@ -73,7 +73,7 @@ def test_every_stage_is_told_with_its_weights_in_place():
 
 def test_nothing_is_corrected_where_nothing_is_pruned():
     dense, sparse, stages = network(), network(), []
-    masks, changes, _ = sparsify(
+    masks, changes, *_ = sparsify(
         sparse, Random(), 0.0, isometry=ApproximateIsometry(), on_stage=lambda stage, masks: stages.append(stage)
     )
     assert (masks.sparsity, changes, stages) == (0.0, {}, ["dense", "pruned"])
@@ -82,7 +82,7 @@ def test_nothing_is_corrected_where_nothing_is_pruned():
 
 def test_a_correction_that_draws_other_masks_returns_those():
     sparse, told = network(), []
-    masks, _, _ = sparsify(sparse, Random(), 0.8, isometry=EOI(), on_stage=lambda stage, masks: told.append(masks))
+    masks, *_ = sparsify(sparse, Random(), 0.8, isometry=EOI(), on_stage=lambda stage, masks: told.append(masks))
     assert masks == told[-1] != told[-2]
     assert not masks.revived(dict(sparse.named_parameters()))
 

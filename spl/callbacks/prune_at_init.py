@@ -12,9 +12,16 @@ from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
-from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, check_weights
+from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, check_weights, without_masks
 from spl.callbacks.reporting.pruning_log import log_pruning, warn_of_collapse
-from spl.callbacks.reporting.record import changes_of, choices_record, data_record, plain_changes
+from spl.callbacks.reporting.record import (
+    changes_of,
+    choices_record,
+    coverage_record,
+    coverage_text,
+    data_record,
+    plain_changes,
+)
 from spl.callbacks.scoring.batches import scoring_batches
 from spl.callbacks.scoring.ranks import Ranks
 from spl.callbacks.scoring.sharded_weights import before_sharding, shards
@@ -22,9 +29,9 @@ from spl.callbacks.scoring.step_loss import StepLoss, check_objective, objective
 from spl.callbacks.stages import announce
 from spl.callbacks.trainer import add_callback, callbacks_of, datamodule_of
 from spl.classifier import SparseClassifier
-from spl.criteria import Scores
+from spl.criteria import Criterion, Scores
 from spl.errors import InputError
-from spl.isometry import ApproximateIsometry, Change, Correction, orthogonality_score
+from spl.isometry import Change, Correction, DefaultIsometry, orthogonality_score
 from spl.isometry.pruned_layer import oriented
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
@@ -55,8 +62,10 @@ class PruneAtInit(Callback):
         batches: the number of batches to score on; null for the whole training split.
         seed: decides the order in which the scoring batches are drawn, the same in every run.
         scoring_data: the data to score on, if it is not the data to train on (transfer of sparsity).
-        isometry: the correction after pruning; null for none.
-        choices: what else decides the masks: `criterion`, `scope`, `pattern`, `schedule` and more, by name; see
+        criterion: what scores the weights (their importance); null for connection sensitivity.
+        isometry: the correction after pruning; null for none. The default is ApproximateIsometry, but none where a
+            criterion is named and no correction: a criterion that is named alone is the method as it was published.
+        choices: what else decides the masks: `scope`, `pattern`, `schedule` and more, by name; see
             `spl.pruning.PruningChoices`.
 
     Attributes:
@@ -84,17 +93,18 @@ class PruneAtInit(Callback):
         batches: int | None = None,
         seed: int = 0,
         scoring_data: LightningDataModule | None = None,
-        isometry: Correction | None = ApproximateIsometry(),
+        criterion: Criterion | None = None,
+        isometry: Correction | None = DefaultIsometry(),
         **choices: Any,
     ) -> None:
-        self.choices = PruningChoices(sparsity=sparsity, **choices)
+        self.choices = PruningChoices(sparsity=sparsity, criterion=criterion or PruningChoices.criterion, **choices)
         if batches is not None and batches < 1:
             raise InputError(f"batches must be at least 1, or null for the whole training split, got {batches}.")
         self.loss = loss
         self.batches = batches
         self.seed = seed
         self.scoring_data = scoring_data
-        self.isometry = isometry
+        self.isometry = isometry.beside(criterion) if isinstance(isometry, DefaultIsometry) else isometry
         self.record: dict[str, Any] = {}
         self.changes: dict[str, Change] = {}
         self._orthogonality: dict[str, float] = {}
@@ -130,7 +140,7 @@ class PruneAtInit(Callback):
         """Note at which step the checkpoint was made: LearningRateFinder restores one of a network not yet trained."""
         self._restored_step = int(checkpoint["global_step"])
         if trainer.state.fn == TrainerFn.FITTING and shards(trainer) and "masks" not in checkpoint:
-            raise _no_masks(trainer)
+            raise without_masks(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and correct, or keep the masks of the checkpoint."""
@@ -139,7 +149,7 @@ class PruneAtInit(Callback):
         if self.masks is not None:
             self._check_restored(self.masks)
         elif trainer.ckpt_path and self._restored_step != 0:
-            raise _no_masks(trainer)
+            raise without_masks(trainer)
         elif not self._keep_zeros(pl_module):
             self._log(trainer, self._prune(trainer, pl_module))
 
@@ -180,7 +190,7 @@ class PruneAtInit(Callback):
                 f"The network is pruned already, to sparsity {masks.sparsity:.6g}, but {self.choices.sparsity:.6g} is "
                 "asked for: masks are never computed again. Ask for the sparsity it has, or start a new run."
             )
-        rank_zero_info(f"Masks kept as they are: {masks}")
+        rank_zero_info(f"Masks kept as they are: {masks}{coverage_text(self.record)}")
 
     def _keep_zeros(self, pl_module: LightningModule) -> bool:
         """Hold the zeros of a network that was pruned before as its masks, and return whether it was."""
@@ -191,9 +201,7 @@ class PruneAtInit(Callback):
         if masks is None:
             return False
         weights.hold(masks)
-        rank_zero_info(
-            f"The weights are pruned already, so their zeros are kept, neither scored nor corrected: {masks}"
-        )
+        rank_zero_info(f"The weights are pruned already: their zeros are kept, not scored nor corrected: {masks}")
         return True
 
     def _prune_whole(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,9 +213,9 @@ class PruneAtInit(Callback):
         run_seed = trainer.strategy.broadcast(torch.initial_seed())  # before a reader of batches seeds the stream anew
         ranks, choices, needs_data = Ranks(trainer), self.choices, self.choices.criterion.needs_data
         data = self.scoring_data or datamodule_of(trainer)
-        batches = scoring_batches(trainer, pl_module, data, self.batches, self.seed) if needs_data else None
+        batches = scoring_batches(trainer, pl_module, data, self.batches, self.seed, needs_data)
         loss = objective(trainer, pl_module, self.loss, choices.loss)
-        masks, self.changes, scores = sparsify(
+        masks, self.changes, scores, coverage = sparsify(
             MaskedWeights.of(pl_module).network,
             batches=batches,
             isometry=self.isometry,
@@ -218,16 +226,16 @@ class PruneAtInit(Callback):
             **vars(choices),
         )
         collapse = choices.collapse_sparsities(scores, choices.sizes(masks)[0])
-        warn_of_collapse(masks, collapse)
-        self.record = choices_record(choices, self.isometry, masks, self.changes)
-        if batches is not None:
+        warn_of_collapse(masks, collapse, scores)
+        self.record = choices_record(choices, self.isometry, masks, self.changes) | coverage_record(coverage)
+        if batches is not None and needs_data:
             self.record |= data_record(choices, batches, loss, ranks)
         self.record |= {"run_seed": run_seed, "collapse_sparsity": collapse}
         restart_averages(trainer, pl_module)
         return scores
 
     def _on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage, masks: Masks | None) -> None:
-        """Hold the masks of a stage, measure how orthogonal its layers are, and tell the listeners."""
+        """Hold the masks of a stage, measure its orthogonality, and tell the listeners."""
         weights = MaskedWeights.of(pl_module)
         if masks is not None:
             weights.hold(masks)
@@ -240,11 +248,3 @@ class PruneAtInit(Callback):
     def _log(self, trainer: Trainer, scores: Scores) -> None:
         assert self.masks is not None
         log_pruning(trainer, self.masks, scores, self.record, self.changes, self._orthogonality)
-
-
-def _no_masks(trainer: Trainer) -> InputError:
-    return InputError(
-        f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not be at "
-        "initialization. Give the checkpoint of a pruned run, or start a new run from its weights with "
-        "--model.pretrained."
-    )

@@ -97,3 +97,19 @@ def check_weights(
             f"{', '.join(named)}: complex, and {what} is defined for real weights. Use a criterion without data "
             "(Magnitude, Random) and isometry: null, or leave complex weights dense by exclude."
         )
+
+
+def without_masks(trainer: Trainer) -> InputError:
+    """Return the error that refuses a checkpoint without masks.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from spl.callbacks.refusals import without_masks
+        >>> without_masks(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+        InputError('None holds no masks, so its weights were trained dense, ...
+    """
+    return InputError(
+        f"{trainer.ckpt_path} holds no masks, so its weights were trained dense, and pruning now would not be at "
+        "initialization. Give the checkpoint of a pruned run, or start a new run from its weights with "
+        "--model.pretrained."
+    )

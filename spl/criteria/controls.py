@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from spl.criteria.criterion import Criterion, Scores, Subject
+from spl.criteria.criterion import Criterion, Reads, Scores, Subject
 from spl.functional.seeded import cpu_copy, seeded
 from spl.initializers import Initializer
 
@@ -20,6 +20,11 @@ class _Control(Criterion):
         self.passes = criterion.passes
         self.revives = criterion.revives
         self.schedule = criterion.schedule
+
+    @property
+    def reads(self) -> Reads:  # type: ignore[override]
+        """What the other criterion reads; no attribute, because these are recorded."""
+        return self.criterion.reads
 
     def rearranged(self, scores: Scores) -> Scores:
         """Return the scores by which the other criterion would select."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from spl.masks.masks import Masks
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
+Reads = Literal["loss", "shape"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Criterion(Seeded, ABC):
 
     Attributes:
         needs_data: whether it reads the batches of its subject, if only for the shape of the inputs.
+        reads: what a criterion that needs data reads of it: the `loss` of batches, or only the `shape` of the inputs of
+            one batch.
         passes: how often it reads them in a round.
         revives: whether a weight that an earlier round pruned may come back. If so, such weights are scored too.
         schedule: the rounds that it takes unless others are asked for.
@@ -100,6 +103,7 @@ class Criterion(Seeded, ABC):
     """
 
     needs_data: bool
+    reads: Reads = "loss"
     passes: int = 1
     revives: bool = False
     schedule: Schedule = OneShot()

@@ -61,7 +61,8 @@ class GraSP(Criterion):
         products = GradientSum(gradients.tensors)
         for gradient in [first] if count == 1 else self._gradients(subject):
             slope = torch.stack([(g * v).sum() for g, v in zip(gradient, total, strict=True)]).sum()
-            products.add_gradient_of(slope)
+            if slope.requires_grad:  # it does not if the batch had no loss
+                products.add_gradient_of(slope)
         scores = products.over(subject.processes)
         torch._foreach_mul_(scores, list(subject.weights.values()))
         return rounded(scores, subject.weights)

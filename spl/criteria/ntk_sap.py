@@ -44,6 +44,7 @@ class NTKSAP(Criterion):
     """
 
     needs_data = True
+    reads = "shape"
     schedule = Exponential(20)
 
     def __init__(

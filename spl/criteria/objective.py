@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spl.criteria.losses import Loss
 from spl.criteria.processes import Processes
 from spl.errors import InputError
+from spl.functional.torch_private import tree_leaves
 
 Function = Callable[[nn.Module, Any], Any]
 """A loss as a function of a network and a batch, a mean over the examples of the batch."""
@@ -68,6 +69,23 @@ class LossOfLogits(Objective):
     def tempered(self, temperature: float) -> "LossOfLogits":
         """Return the same loss with the logits divided by `temperature`."""
         return LossOfLogits(self.loss, self.temperature * temperature)
+
+
+class SumOfOutputs(Objective):
+    """The sum of everything that a network returns for the first tensor of a batch, for criteria without a loss.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria.objective import SumOfOutputs
+        >>> SumOfOutputs()(nn.Identity(), (torch.ones(2, 3), torch.zeros(2))).item()
+        6.0
+    """
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:
+        """Return the sum."""
+        leaves = tree_leaves(network(first_tensor(batch)))
+        return torch.stack([o.double().sum() for o in leaves if isinstance(o, Tensor) and o.is_floating_point()]).sum()
 
 
 class MeanLoss(Objective):

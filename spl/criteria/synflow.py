@@ -29,6 +29,7 @@ class SynFlow(Criterion):
     """
 
     needs_data = True
+    reads = "shape"
     schedule = Exponential(100)
 
     def __call__(self, subject: Subject) -> Scores:

@@ -1,21 +1,48 @@
 """The rounds of pruning: score the weights, find masks, and score again what they leave."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
-from spl.criteria.objective import Function, LossOfLogits, Objective, objective_of
+from spl.criteria.objective import Function, LossOfLogits, Objective, SumOfOutputs, objective_of
 from spl.criteria.processes import Processes
 from spl.errors import InputError
+from spl.functional.computed import overriding_layers
 from spl.functional.module_state import constant
 from spl.functional.undisturbed import BatchNormMode, undisturbed
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
 from spl.pruning.choices import PruningChoices
+from spl.pruning.coverage import Coverage, shortened
+from spl.pruning.observation import Observation, copies, observe
+
+
+class Found(NamedTuple):
+    """The masks of a network, and what they were found by.
+
+    Attributes:
+        masks: which weights are kept, by parameter name.
+        scores: the scores of the last round, which selected the kept weights, of the units that the pattern keeps or
+            prunes as a whole; see `spl.masks.top_k.lowered` for units that an earlier round pruned.
+        coverage: the share of the network's weights that the masks cover, and those that stay dense.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import Magnitude
+        >>> found = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
+        >>> found.masks.kept, {name: tuple(score.shape) for name, score in found.scores.items()}, found.coverage.covered
+        (10, {'weight': (10, 10)}, 1.0)
+    """
+
+    masks: Masks
+    scores: Scores
+    coverage: Coverage
 
 
 def find_masks(
@@ -24,17 +51,18 @@ def find_masks(
     batches: Iterable[Any] | None = None,
     loss: Objective | Function | None = None,
     processes: Processes = Processes(),
-) -> tuple[Masks, Scores]:
-    """Return the masks of `network`, and the scores of the last round, which selected the kept weights.
+) -> Found:
+    """Return the masks of `network`, with the scores that decided them.
 
-    Weights, buffers, gradients, modes and random streams are left as they were found. A criterion without a seed draws
-    by the seed of torch's global stream, that of the last `torch.manual_seed`. The scores are those of the units that
-    the pattern keeps or prunes as a whole; see `spl.masks.top_k.lowered` for units that an earlier round pruned.
+    The network is left as it was found, with its random streams. A criterion without a seed draws by the seed of
+    torch's global stream, that of the last `torch.manual_seed`. Weights that no gradient of the loss reaches on any
+    batch, such as those of copies (averages, teachers), are not scored and stay dense, with a warning.
 
     Args:
         network: the network that will be trained.
         choices: what decides the masks.
-        batches: batches in the form that `loss` takes, on the network's device.
+        batches: batches in the form that `loss` takes, on the network's device. A criterion that needs no data does
+            not score on them, but they show which weights the loss depends on.
         loss: what criteria differentiate: an `Objective`, or a function of network and batch that returns the mean
             over the batch's examples. Without one it is the cross-entropy with the chosen targets, on batches (inputs
             [N, ...], labels [N]).
@@ -42,51 +70,101 @@ def find_masks(
             its share of the batches, and the masks are those that one process would find.
 
     Raises:
-        InputError: the criterion needs data and gets none, or reads it more often than it can be read; or the choices
-            cannot have that sparsity.
+        InputError: the criterion needs data and gets none, or reads it more often than it can be read; the choices
+            cannot have that sparsity; or a layer multiplies by a weight that it computes from its parameter.
 
     Example:
         >>> from torch import nn
         >>> from spl.criteria import Magnitude
-        >>> masks, scores = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
-        >>> masks.kept, {name: tuple(score.shape) for name, score in scores.items()}
-        (10, {'weight': (10, 10)})
+        >>> masks, scores, _ = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
+        >>> masks.kept
+        10
     """
     parameters = choices.parameters(network)
-    criterion, loss = choices.criterion, choices.loss if loss is None else objective_of(loss)
+    criterion = choices.criterion.seeded(torch.initial_seed())
+    objective = choices.loss if loss is None else objective_of(loss)
+    _check_readable(criterion, batches, rounds=len(_keeps(choices, parameters)))
+    with undisturbed(network, choices.batch_norm, objective.as_trained):
+        shown = SumOfOutputs() if criterion.needs_data and criterion.reads == "shape" else objective
+        seen = observe(network, parameters, () if batches is None else batches, shown, processes)
+        if processes.rank == 0:
+            _warn(network, parameters, choices, seen)
+        unreached = seen.unreached or []
+        weights = {name: constant(p) for name, p in parameters.items() if name not in unreached}
+        subject = Subject(network, weights, None, seen.batches, objective, 0, processes=processes)
+        masks, scores = _rounds(subject, choices, criterion)
+        weights.clear()  # so that the parameters have their memory for themselves again
+    return Found(masks, scores, Coverage.of(network, masks, choices.exclude or (), unreached))
+
+
+def _keeps(choices: PruningChoices, parameters: Mapping[str, Tensor]) -> list[int]:
+    """Return how many weights each round keeps.
+
+    Raises:
+        InputError: the choices cannot have that sparsity.
+    """
     shapes, keep = choices.sizes(parameters)
     keeps = choices.rounds.keeps(sum(p.numel() for p in parameters.values()), keep)
     choices.check(shapes, keeps[-1])
-    batches = _readable(criterion, batches, len(keeps))
-    once = len(keeps) == 1
+    return keeps
+
+
+def _rounds(first: Subject, choices: PruningChoices, criterion: Criterion) -> tuple[Masks, Scores]:
+    """Score what the round before has left, and find masks, until the last round; return its masks and scores."""
+    keeps = _keeps(choices, first.weights)
+    shapes = choices.sizes(first.weights)[0]
     masks: Masks | None = None
     scores = Scores()
-    memo: dict[Criterion, Any] = {}
-    criterion = criterion.seeded(torch.initial_seed())
-    with undisturbed(network, choices.batch_norm, loss.as_trained):
-        weights = {name: constant(p) for name, p in parameters.items()}
-        rounds = tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=True if once else None)
-        for number, keep in enumerate(rounds, 1):
-            if masks is not None:
-                for name, p in parameters.items():
-                    p.detach().copy_(weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
-            scores = criterion(Subject(network, weights, masks, batches, loss, keep, memo, processes))
-            loss.finish(processes)
-            scores = choices.pooled(scores)
-            alive = None if masks is None or criterion.revives else choices.alive(masks)
-            if number == len(keeps):
-                check_finite(scores)
-                scores, alive = criterion.rearranged(lowered(scores, alive)), None
-            masks = choices.masks(scores, shapes, keep, alive)
-        weights.clear()  # so that the parameters have their memory for themselves again
+    disable = True if len(keeps) == 1 else None
+    for number, keep in enumerate(tqdm(keeps, desc="Pruning", unit="round", delay=1, leave=False, disable=disable), 1):
+        if masks is not None:
+            for name, p in first.parameters.items():
+                p.detach().copy_(first.weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
+        scores = criterion(replace(first, masks=masks, keep=keep))
+        first.loss.finish(first.processes)
+        scores = choices.pooled(scores)
+        alive = None if masks is None or criterion.revives else choices.alive(masks)
+        if number == len(keeps):
+            check_finite(scores)
+            scores, alive = criterion.rearranged(lowered(scores, alive)), None
+        masks = choices.masks(scores, shapes, keep, alive)
     assert masks is not None
     return masks, scores
 
 
-def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any]:
-    """Return `batches` if the criterion can read them as often as it needs to."""
+def _warn(network: nn.Module, parameters: Mapping[str, Tensor], choices: PruningChoices, seen: Observation) -> None:
+    """Warn of weights that stay dense because no gradient reaches them, or of what was not observed."""
+    if seen.unreached:
+        warnings.warn(
+            f"{shortened(seen.unreached)}: no gradient of the loss arrives there, so these weights are not scored and "
+            "stay dense, as those of copies (averages, teachers) and of parts that only other steps train do. A copy "
+            "that was made before pruning has dense weights: make it when training starts. To score other parts, pass "
+            "a function loss= that uses them.",
+            stacklevel=3,
+        )
+    if seen.unreached is not None:
+        return
+    if found := copies(parameters):
+        pairs = shortened([f"{later} ({earlier})" for later, earlier in found.items()])
+        warnings.warn(
+            f"{pairs}: a weight equals another one, in brackets. If it is a copy (an average, a teacher) that is not "
+            "trained, leave it out with exclude, or the sparsity counts it too.",
+            stacklevel=3,
+        )
+    if own := overriding_layers(network, parameters):
+        warnings.warn(
+            f"{shortened(own)}: the layer has a forward of its own. If it multiplies by something that it computes "
+            "from its weight (weight standardization, equalized learning rate), its zeros or its singular values are "
+            f"not those of the weight: leave it out with exclude. {type(choices.criterion).__name__} without batches "
+            "cannot see it.",
+            stacklevel=3,
+        )
+
+
+def _check_readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> None:
+    """Check that the criterion can read the batches as often as it needs to."""
     if not criterion.needs_data:
-        return ()
+        return
     name = type(criterion).__name__
     if batches is None:
         raise InputError(
@@ -97,7 +175,6 @@ def _readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) 
         raise InputError(
             f"{name} reads its batches several times, and an iterator gives them once: pass a list or a DataLoader."
         )
-    return batches
 
 
 def score(
@@ -121,10 +198,11 @@ def score(
     """
     size = sum(p.numel() for p in parameters.values())
     loss = LossOfLogits(scoring_loss(targets))
+    _check_readable(criterion, batches, rounds=1)
     criterion = criterion.seeded(torch.initial_seed())
     with undisturbed(network, batch_norm):
         weights = {name: constant(p) for name, p in parameters.items()}
-        scores = criterion(Subject(network, weights, None, _readable(criterion, batches, 1), loss, size))
+        scores = criterion(Subject(network, weights, None, () if batches is None else batches, loss, size))
         weights.clear()
     return scores
 
@@ -166,4 +244,4 @@ def prune(
         >>> prune(MLP(), ConnectionSensitivity(), sparsity=0.9, batches=[batch], scope=ERK())
         Masks(7 parameters, kept 12940 of 129400, sparsity 0.9000)
     """
-    return find_masks(network, PruningChoices(criterion=criterion, sparsity=sparsity, **choices), batches, loss)[0]
+    return find_masks(network, PruningChoices(criterion=criterion, sparsity=sparsity, **choices), batches, loss).masks

@@ -9,6 +9,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from spl.callbacks.reporting import tensorboard
+from spl.callbacks.reporting.record import coverage_text
 from spl.callbacks.trainer import run_folder
 from spl.criteria import Scores
 from spl.files import write_whole
@@ -36,7 +37,8 @@ def log_pruning(
         changes: what the correction did, by layer.
         orthogonality: the orthogonality scores of the layers, by the name of the scalar.
     """
-    rank_zero_info(f"Pruned at initialization: {masks}")
+    corrected = "" if record["isometry"] == "none" else f", corrected by {record['isometry']}"
+    rank_zero_info(f"Pruned at initialization by {record['criterion']}: {masks}{corrected}{coverage_text(record)}")
     if trainer.logger is None or not trainer.is_global_zero:
         return
     sparsities = {f"sparsity/{tensorboard.layer(n)}": s for n, s in masks.layer_sparsity().items()}
@@ -52,12 +54,13 @@ def log_pruning(
         tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
 
 
-def warn_of_collapse(masks: Masks, sparsities: Mapping[str, float]) -> None:
+def warn_of_collapse(masks: Masks, sparsities: Mapping[str, float], scores: Scores) -> None:
     """Warn of layers that have no weight left; `sparsities` are the overall ones from which on that is so."""
     for name, sparsity in sparsities.items():
         if not masks[name].any():
+            zero = "" if scores[name].any() else " All its scores are 0: its weights or its gradients are 0."
             rank_zero_warn(
-                f"Layer collapse: {name} has no weight left, from sparsity {sparsity:.4f} on. Lower the sparsity, "
-                "exclude the layer, keep a minimum of weights in every layer, or give layers densities of their own by "
-                "a scope such as Uniform or ERK."
+                f"Layer collapse: {name} has no weight left, from sparsity {sparsity:.4f} on.{zero} Lower the "
+                "sparsity, exclude the layer, keep a minimum of weights in every layer, or give layers densities of "
+                "their own by a scope such as Uniform or ERK."
             )

@@ -9,6 +9,7 @@ from spl.criteria.processes import Processes
 from spl.isometry import Change, Correction, Residuals
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices
+from spl.pruning.coverage import Coverage
 
 
 def choices_record(
@@ -35,7 +36,13 @@ def choices_record(
 def data_record(
     choices: PruningChoices, batches: EvaluationBatches, loss: Objective, processes: Processes
 ) -> dict[str, Any]:
-    """Return the record of the data and the loss by which the weights were scored."""
+    """Return the record of the data and the loss by which the weights were scored.
+
+    A criterion that reads only the shape of one batch has neither.
+    """
+    if choices.criterion.reads == "shape":
+        read = {"data": batches.source, "read": "the shape of one batch", "shape": list(batches.shape)}
+        return read | {"batch_norm": choices.batch_norm}
     number, examples = batches.counted(processes)
     return ({} if isinstance(loss, LossOfLogits) else described("loss", loss)) | {
         "data": batches.source,
@@ -46,6 +53,23 @@ def data_record(
         "targets": choices.targets,
         "batch_norm": choices.batch_norm,
     }
+
+
+def coverage_record(coverage: Coverage) -> dict[str, Any]:
+    """Return the record of what the masks cover of the network."""
+    return {"coverage": coverage._asdict()}
+
+
+def coverage_text(record: Mapping[str, Any]) -> str:
+    """Return what a record says about weights that stay dense; nothing if there are none, or in an older record.
+
+    Example:
+        >>> from spl.callbacks.reporting.record import coverage_text
+        >>> coverage_text({"coverage": {"covered": 0.5, "sparsity": 0.45, "dense": {"encoder.weight": "frozen"}}})
+        ". 50.0% of the network's weights are under masks, so it is 0.4500 sparse; dense: encoder.weight (frozen)"
+    """
+    coverage = Coverage(**record["coverage"]) if "coverage" in record else None
+    return f". {coverage}" if coverage is not None and coverage.dense else ""
 
 
 def plain_changes(changes: Mapping[str, Change]) -> dict[str, list[Any]]:

@@ -38,6 +38,7 @@ class EvaluationBatches:
     Attributes:
         batches: how many batches were read in the last pass.
         examples: how many examples they held.
+        shape: the shape of the inputs of the batch that was read last.
 
     Raises:
         InputError: a batch holds no tensor.
@@ -50,6 +51,7 @@ class EvaluationBatches:
         self.seed = seed
         self.batches = 0
         self.examples = 0
+        self.shape: tuple[int, ...] = ()
         self._size = 1
 
     def __iter__(self) -> Iterator[Any]:
@@ -70,6 +72,7 @@ class EvaluationBatches:
                     batch = self._prepared(raw)
                     self.batches += 1
                     self.examples += examples(batch)
+                    self.shape = tuple(first_tensor(batch).shape)
                     yield batch
 
     def __len__(self) -> int:
@@ -152,12 +155,21 @@ class LabelledBatches(EvaluationBatches):
 
 
 def scoring_batches(
-    trainer: Trainer, pl_module: LightningModule, datamodule: LightningDataModule | None, limit: int | None, seed: int
-) -> EvaluationBatches:
-    """Return the batches to score a module on; for the arguments see `EvaluationBatches`.
+    trainer: Trainer,
+    pl_module: LightningModule,
+    datamodule: LightningDataModule | None,
+    limit: int | None,
+    seed: int,
+    required: bool,
+) -> EvaluationBatches | None:
+    """Return the batches to score a module on; for the other arguments see `EvaluationBatches`.
+
+    Args:
+        required: whether the criterion scores on them. If not, they only show what the loss depends on, and the result
+            is None where there are none.
 
     Raises:
-        InputError: the data has no length, and there is no limit.
+        InputError: there is no data, or it has no length and there is no limit.
     """
     if datamodule is not None and datamodule is not datamodule_of(trainer):
         if trainer.is_global_zero:
@@ -166,9 +178,15 @@ def scoring_batches(
         datamodule.setup("fit")
     kind = LabelledBatches if isinstance(pl_module, SparseClassifier) else EvaluationBatches
     batches = kind(trainer, datamodule, limit, seed)
-    if not batches.end:
+    try:
+        if batches.end:
+            return batches
+    except Exception:
+        if required:
+            raise
+    if required:
         raise InputError("The training data has no length: say how many batches to score on, PruneAtInit(batches=).")
-    return batches
+    return None
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class _StepLoss(Objective):
         self._skipped = ""
 
     def _loss(self, module: LightningModule, batch: Any, source: str, function: Callable[[], Any]) -> Tensor:
-        """Return what `function` returns, times the number of examples; for None, a 0 that has gradients of 0."""
+        """Return what `function` returns, times the number of examples; for None, a 0 that depends on nothing."""
         self._give_back()
         with self._traceless(module), self._trainer.precision_plugin.train_step_context():
             try:
@@ -70,7 +70,7 @@ class _StepLoss(Objective):
         self._calls += 1
         if loss is None:
             self._skipped = source
-            return torch.stack([p.square().sum() for p in module.parameters() if p.requires_grad]).sum() * 0.0
+            return torch.zeros((), device=module.device, requires_grad=True)
         self._losses += 1
         return total(loss, batch, source, _REMEDY)
 
