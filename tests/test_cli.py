@@ -151,7 +151,8 @@ def test_print_config_can_be_run(spl, capsys):
         spl("fit", *QUICK, *SHORT, "--print_config")
     printed = capsys.readouterr().out
     config = yaml.safe_load(printed)
-    assert config["pruning"]["criterion"]["class_path"] == "spl.criteria.ConnectionSensitivity"
+    assert config["pruning"]["criterion"] is None
+    assert config["pruning"]["isometry"]["class_path"] == "spl.isometry.DefaultIsometry"
     assert config["data"]["class_path"].endswith("MNISTSample")
     Path("printed.yaml").write_text(printed)
     spl("fit", "--config", "printed.yaml", "--trainer.limit_train_batches", 2)
@@ -198,7 +199,10 @@ def test_a_sparsity_out_of_range_is_refused(spl, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--pruning.isometry.gain", "-1"], r"spl: error: gain must be positive, got -1\.0\.$"),
+        (
+            ["--pruning.isometry", "EOI", "--pruning.isometry.gain", "-1"],
+            r"spl: error: gain must be positive, got -1\.0\.$",
+        ),
         (["--pruning.isometry.max_iterations", "0"], r"spl: error: max_iterations must be at least 1, got 0\.$"),
         (["--pruning.schedule", "Linear", "--pruning.schedule.rounds", "0"], "spl: error: rounds must be at least 1"),
         (["--pruning.pattern", "NM"], r"spl: error: 2:4 keeps 2 of every 4 weights, .*: set sparsity to 0\.5\.$"),

@@ -96,10 +96,9 @@ class SplCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "pruning.criterion": {"class_path": "spl.criteria.ConnectionSensitivity"},
                 "pruning.scope": {"class_path": "spl.pruning.scopes.Global"},
                 "pruning.pattern": {"class_path": "spl.pruning.patterns.Unstructured"},
-                "pruning.isometry": {"class_path": "spl.isometry.ApproximateIsometry"},
+                "pruning.isometry": {"class_path": "spl.isometry.DefaultIsometry"},
                 "checkpoint.monitor": "accuracy/val",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",

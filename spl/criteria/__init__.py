@@ -6,13 +6,13 @@
 | `PHEW` | nothing | 1 |
 | `SynFlow` | the shape of a batch | 100 |
 | `NTKSAP` | the shape of a batch | 20 |
-| `ConnectionSensitivity` (SNIP) | inputs, and labels unless `targets` is without | 1 |
+| `ConnectionSensitivity`, `SNIP` | inputs, and labels unless `targets` is without | 1 |
 | `GraSP` | the same, twice | 1 |
 | `IterativeSNIP`, `FORCE` | the same, in each round | 60 |
 | `ShuffledInLayers`, `RedrawnWeights` | what the criterion that they wrap does | its own |
 """
 
-from spl.criteria.connection_sensitivity import FORCE, ConnectionSensitivity, IterativeSNIP
+from spl.criteria.connection_sensitivity import FORCE, SNIP, ConnectionSensitivity, IterativeSNIP
 from spl.criteria.controls import RedrawnWeights, ShuffledInLayers
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.data_free import Magnitude, Random
@@ -26,6 +26,7 @@ __all__ = [
     "FORCE",
     "NTKSAP",
     "PHEW",
+    "SNIP",
     "ConnectionSensitivity",
     "Criterion",
     "GraSP",

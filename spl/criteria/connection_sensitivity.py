@@ -46,6 +46,22 @@ class ConnectionSensitivity(Criterion):
         return rounded(total, subject.weights)
 
 
+class SNIP(ConnectionSensitivity):
+    """Connection sensitivity under the name of the method that it comes from (Lee et al. 2019, arXiv:1810.02340).
+
+    The scores are those of `ConnectionSensitivity`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.criteria import SNIP, ConnectionSensitivity
+        >>> from spl.pruning import prune
+        >>> network, batch = nn.Linear(4, 3), (torch.randn(16, 4), torch.randint(3, (16,)))
+        >>> prune(network, SNIP(), 0.5, [batch]) == prune(network, ConnectionSensitivity(), 0.5, [batch])
+        True
+    """
+
+
 class IterativeSNIP(ConnectionSensitivity):
     """Iterative SNIP: connection sensitivity |Σ w ∂L/∂w| of the weights that are left, in 60 rounds.
 

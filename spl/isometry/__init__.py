@@ -1,6 +1,6 @@
 """The isometry of layers: measures of the distance from it, and corrections that bring sparse layers back to it."""
 
-from spl.isometry.approximate import ApproximateIsometry
+from spl.isometry.approximate import ApproximateIsometry, DefaultIsometry
 from spl.isometry.correction import Change, Corrected, Correction
 from spl.isometry.edge_of_chaos import EdgeOfChaos
 from spl.isometry.givens import EOI
@@ -16,6 +16,7 @@ __all__ = [
     "Change",
     "Corrected",
     "Correction",
+    "DefaultIsometry",
     "EdgeOfChaos",
     "GradientDescentIsometry",
     "OperatorIsometry",

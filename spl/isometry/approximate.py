@@ -90,6 +90,34 @@ class ApproximateIsometry(Correction):
         return [block for block, gap in zip(blocks, norms - floors, strict=True) if gap > self.tolerance]
 
 
+class DefaultIsometry(ApproximateIsometry):
+    """`ApproximateIsometry` as a default, which is left out where a criterion is named and this is not.
+
+    A criterion that is named alone is the method as it was published. To name the correction is to give its class, or
+    another value for one of its arguments.
+
+    Args:
+        gain: σ; see `Correction`.
+        tolerance: see `ApproximateIsometry`.
+        max_iterations: see `ApproximateIsometry`.
+
+    Example:
+        >>> from spl.isometry.approximate import DefaultIsometry
+        >>> DefaultIsometry().beside(criterion=None), DefaultIsometry().beside(criterion="SynFlow")
+        (<spl.isometry.approximate.ApproximateIsometry object at 0x...>, None)
+        >>> DefaultIsometry(gain=1.0).beside(criterion="SynFlow").gain
+        1.0
+    """
+
+    def __init__(self, gain: Gain = "mean_field", tolerance: float = 4e-4, max_iterations: int = 1000) -> None:
+        super().__init__(gain, tolerance, max_iterations)
+
+    def beside(self, criterion: object | None) -> ApproximateIsometry | None:
+        """Return the correction, or None if a criterion is named and no argument of this is."""
+        is_named = vars(self) != vars(DefaultIsometry())
+        return ApproximateIsometry(**vars(self)) if criterion is None or is_named else None
+
+
 @dataclass
 class _Block:
     """The matrix of one group of a layer, in units of σ, with at least as many columns as rows.
