@@ -15,7 +15,7 @@ from spl.callbacks.scoring.sharded_weights import check_whole
 from spl.callbacks.stages import StageListener
 from spl.callbacks.trainer import callbacks_of, datamodule_of, run_folder
 from spl.errors import InputError
-from spl.functional.undisturbed import BatchNormMode
+from spl.functional.undisturbed import BatchNormMode, batch_norm_text
 from spl.jacobian import Spectrum, singular_values
 from spl.masks.masked_weights import MaskedWeights
 from spl.sparsify import Stage
@@ -106,7 +106,9 @@ class JacobianSpectrum(StageListener):
         """Draw the spectra of the stages in one figure."""
         if not self._values:
             return
-        pixels = draw(compare_spectra(self._values))
+        pixels = draw(
+            compare_spectra(self._values, batch_norm_text(MaskedWeights.of(pl_module).network, self.batch_norm))
+        )
         self._values = {}
         if writer := tensorboard.writer(trainer):
             tensorboard.add_picture(writer, "jacobian/spectra", pixels)

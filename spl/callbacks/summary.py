@@ -6,6 +6,7 @@ from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.reporting.tables import layer_table, spectrum_table
 from spl.callbacks.trainer import callbacks_of, run_folder
+from spl.functional.undisturbed import batch_norm_text
 from spl.masks.masked_weights import MaskedWeights
 from spl.pruning.parameters import oriented_masks
 
@@ -42,5 +43,7 @@ class Summary(Callback):
             print("\n" + layer_table(masks, changes[0] if changes else {}))
         for spectrum in callbacks_of(trainer, JacobianSpectrum):
             print("\n" + spectrum_table(spectrum.spectra))
+            if mode := batch_norm_text(MaskedWeights.of(pl_module).network, spectrum.batch_norm):
+                print(mode)
         if folder := run_folder(trainer):
             print(f"\nLook at it: tensorboard --logdir {folder}")

@@ -90,7 +90,7 @@ class Diagnosis:
         statistics = ", ".join(f"{name} {value:.3g}" for name, value in self.jacobian.as_dict().items())
         findings = [
             f"Effective sparsity {self.effective_sparsity:.4f}: weights on no input-output path count as lost.",
-            f"Input-output Jacobian: {statistics}.",
+            f"Input-output Jacobian (batch_norm: batch): {statistics}.",
             f"Outputs reached: {e.reached} of {e.outputs}. Variance of the input seen: {e.seen:.0%}.",
             f"Loss of a copy after a trial of {STEPS} steps: {e.trial:.3g}."
             + (" The network is a linear classifier." if e.linear else ""),

@@ -74,6 +74,21 @@ def undisturbed(network: nn.Module, batch_norm: BatchNormMode = "eval", as_train
             np.random.set_state(streams[1])  # noqa: NPY002
 
 
+def batch_norm_text(network: nn.Module, mode: BatchNormMode) -> str:
+    """Return by what the BatchNorm of a network normalizes, for what is measured in that mode; empty without BatchNorm.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.functional.undisturbed import batch_norm_text
+        >>> batch_norm_text(nn.Sequential(nn.BatchNorm1d(2)), "eval")
+        'BatchNorm by running statistics (batch_norm: eval)'
+    """
+    if not any(isinstance(module, BatchNorm) for module in network.modules()):
+        return ""
+    statistics = "running statistics" if mode == "eval" else "the statistics of each batch"
+    return f"BatchNorm by {statistics} (batch_norm: {mode})"
+
+
 def _refuse_single_example(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if module.training and len(inputs[0]) == 1:
         raise InputError(
