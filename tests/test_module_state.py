@@ -257,3 +257,11 @@ def test_objects_that_hold_each_other_are_kept_once():
         module.table.clear()
         normalize(module)
     assert module.table["itself"] is module.parent
+
+
+def test_tensors_without_content_are_left_alone():
+    network = nn.BatchNorm1d(2, device="meta")
+    state = ModuleState(network)
+    network(torch.empty(3, 2, device="meta"))
+    state.restore()
+    assert network.num_batches_tracked.is_meta

@@ -62,6 +62,8 @@ class ModuleState:
 
     def _keep(self, item: Any) -> None:
         if isinstance(item, Tensor):
+            if item.is_meta:  # it has no content
+                return
             with suppress(RuntimeError, NotImplementedError, ValueError):  # lazy parameters have no content
                 self._tensors.append(_TensorState.of(item))
         elif isinstance(item, dict):
