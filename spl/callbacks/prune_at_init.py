@@ -13,7 +13,7 @@ from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
 from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, check_weights, without_masks
-from spl.callbacks.reporting.pruning_log import log_pruning, warn_of_collapse
+from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import (
     changes_of,
     choices_record,
@@ -226,7 +226,6 @@ class PruneAtInit(Callback):
             **vars(choices),
         )
         collapse = choices.collapse_sparsities(scores, choices.sizes(masks)[0])
-        warn_of_collapse(masks, collapse, scores)
         self.record = choices_record(choices, self.isometry, masks, self.changes) | coverage_record(coverage)
         if batches is not None and needs_data:
             self.record |= data_record(choices, batches, loss, ranks)

@@ -1,6 +1,6 @@
 """Weights by which no layer multiplies: it multiplies by what it computes from them, as weight standardization does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ _OTHER_NUMBERS = {
 """Operations that compute other numbers, and no products with activations."""
 
 
-def computed_from(graph: Graph, parameters: Mapping[str, Tensor]) -> list[str]:
+def computed_from(graph: Graph, parameters: Mapping[str, Tensor], gates: Container[str] = ()) -> list[str]:
     """Return the names of weights that are used only to compute other ones, by which the network then multiplies.
 
     A weight that is also a factor itself does not count, such as one with a penalty on its size. Neither does one that
@@ -30,6 +30,7 @@ def computed_from(graph: Graph, parameters: Mapping[str, Tensor]) -> list[str]:
     Args:
         graph: the graph of the network's outputs or of its loss.
         parameters: weights by name; those of one axis do not count.
+        gates: the names of weights that may also be multiplied element by element.
 
     Example:
         >>> import torch
@@ -42,7 +43,11 @@ def computed_from(graph: Graph, parameters: Mapping[str, Tensor]) -> list[str]:
         ['w']
     """
     uses = {name: _uses(graph, parameter) for name, parameter in parameters.items() if parameter.ndim > 1}
-    return [name for name, kinds in uses.items() if kinds and kinds <= _OTHER_NUMBERS]
+    return [
+        name
+        for name, kinds in uses.items()
+        if kinds and kinds <= _OTHER_NUMBERS - ({"Mul"} if name in gates else set())
+    ]
 
 
 def _uses(graph: Graph, tensor: Tensor) -> set[str]:

@@ -52,6 +52,9 @@ class Graph:
     def __contains__(self, node: object) -> bool:
         return node in self._users
 
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._users)
+
     def leaf(self, tensor: Tensor) -> Node | None:
         """Return the node that collects the gradient of a parameter or other leaf; None if no result depends on it."""
         return self._leaves.get(id(tensor))

@@ -41,7 +41,10 @@ def is_noisy(module: nn.Module) -> bool:
 
 
 def silence(network: nn.Module) -> None:
-    """Put the noisy modules of a network into evaluation mode, and set the dropout of recurrent layers to 0.
+    """Put the noisy modules of a network into evaluation mode, and set the probabilities of dropout to 0.
+
+    These are numbers that modules have under names such as `dropout`, `attn_drop` and `drop_rate`, for functions that
+    they call. Unlike `WithoutDropout`, that also holds where gradient checkpointing runs the network again.
 
     Example:
         >>> from torch import nn
@@ -54,8 +57,9 @@ def silence(network: nn.Module) -> None:
     for module in network.modules():
         if is_noisy(module):
             module.training = False
-        elif isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (_NOISY.search(name) or (name == "p" and isinstance(module, DropoutNd))):
+                vars(module)[name] = 0.0
 
 
 class WithoutDropout(TorchFunctionMode):

@@ -23,7 +23,8 @@ class MaskedWeights:
 
     Some changes are not made by the step of an optimizer: those by an optimizer that wraps another, and weights that
     are loaded, drawn anew or replaced. `keep` undoes them after each batch, and `check` does so earlier if they leave a
-    trace. A warning says once what moved the weights.
+    trace. A warning says once what moved the weights. A copy of the network needs `MaskedWeights` of its own; copies of
+    a LightningModule that was pruned have them.
 
     Args:
         network: the network that has the parameters named by the masks.

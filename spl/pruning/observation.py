@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spl.criteria.objective import Objective
 from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.computed import computed_from
-from spl.functional.graph import Graph
+from spl.functional.graph import Graph, operation
 from spl.functional.layers import is_weighted
 
 
@@ -23,6 +24,7 @@ class Observation(NamedTuple):
         unreached: the names of the weights that no gradient reaches, such as those of copies (averages, teachers) and
             of parts that this loss does not use; None if that is not known.
         batches: the batches, to be read again.
+        is_hidden: whether reentrant gradient checkpointing hides a part of the network.
 
     Example:
         >>> import torch
@@ -39,6 +41,7 @@ class Observation(NamedTuple):
 
     unreached: list[str] | None
     batches: Iterable[Any]
+    is_hidden: bool = False
 
 
 def observe(
@@ -50,8 +53,9 @@ def observe(
 ) -> Observation:
     """Run a network forward until its loss has depended on each of the parameters, usually on one batch.
 
-    No gradient is computed: the graph of the loss shows on which parameters it depends. If a batch cannot be read or
-    the loss raises an error, nothing is known of the network. A criterion that needs both has that error again.
+    No gradient is computed: the graph of the loss shows on which parameters it depends. If a batch cannot be read, the
+    loss raises an error or gradient checkpointing hides the graph, nothing is known of the network. A criterion that
+    needs the loss has that error again.
 
     Args:
         network: the network, in the mode in which to score it.
@@ -70,21 +74,22 @@ def observe(
         shown = list(islice(batches, processes.size))
         batches = chain(shown, batches)
     names = list(parameters)
-    reached, failed, computed = _look(network, parameters, processes.own(shown), loss)
+    look = _Look.at(network, parameters, processes.own(shown), loss)
     with suppress(InputError):  # the loss complains of batches without a loss where it is needed
         loss.finish(processes)
     device = next(iter(parameters.values())).device
-    counts = torch.tensor([float(failed), *(float(name in reached) for name in names)], device=device)
+    counts = torch.tensor([float(look.is_unknown), *(float(name in look.reached) for name in names)], device=device)
     processes.add_up_([counts])
-    if computed:
+    if look.computed and not look.is_unknown:
+        names_of_computed = ", ".join(sorted(look.computed))
         raise InputError(
-            f"{', '.join(computed)}: the network multiplies by a weight that it computes from this one, as weight "
+            f"{names_of_computed}: the network multiplies by a weight that it computes from this one, as weight "
             "standardization and equalized learning rates do, so its zeros or its singular values are not those of the "
             "layer. Leave it out with exclude."
         )
     unreached = [name for name, count in zip(names, counts[1:].tolist(), strict=True) if not count]
     if counts[0] or len(unreached) == len(names):
-        return Observation(None, batches)
+        return Observation(None, batches, look.is_hidden)
     if unreached and shown is not batches:
         raise InputError(
             f"The loss of the first batch does not depend on {', '.join(unreached)}, and an iterator, which gives its "
@@ -94,49 +99,42 @@ def observe(
     return Observation(unreached, batches)
 
 
-def _look(
-    network: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Objective
-) -> tuple[set[str], bool, list[str]]:
-    """Return on which parameters the loss depends, whether an error occurred, and which weights it only computes from.
+_HIDING = "CheckpointFunction"
+"""The operation of torch's reentrant checkpointing, whose parameters are not in the graph."""
 
-    Weights that were named by `include` may be used in any way.
+
+@dataclass
+class _Look:
+    """What one process has seen.
+
+    Attributes:
+        reached: the names of the parameters on which the loss depends.
+        computed: the names of the weights from which others are computed.
+        is_hidden: whether checkpointing hides a part of the network.
+        is_unknown: whether not all could be seen, for whatever reason.
     """
-    factors = {n: p for n, p in parameters.items() if is_weighted(network.get_submodule(n.rpartition(".")[0]))}
-    reached: set[str] = set()
-    computed: list[str] = []
-    try:
-        for batch in batches:
-            graph = Graph(loss(network, batch))
-            reached |= {name for name, parameter in parameters.items() if graph.reaches(parameter)}
-            computed += [name for name in computed_from(graph, factors) if name not in computed]
-            if len(reached) == len(parameters):
-                break
-    except Exception:
-        return reached, True, []
-    return reached, False, computed
 
+    reached: set[str] = field(default_factory=set)
+    computed: set[str] = field(default_factory=set)
+    is_hidden: bool = False
+    is_unknown: bool = False
 
-def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return which weights are equal to an earlier one of the same shape, and to which: copies that a module keeps.
-
-    Example:
-        >>> import copy
-        >>> from torch import nn
-        >>> from spl.pruning.observation import copies
-        >>> network = nn.ModuleDict({"student": nn.Linear(3, 2)})
-        >>> network["teacher"] = copy.deepcopy(network["student"])
-        >>> copies({name: p for name, p in network.named_parameters() if p.ndim > 1})
-        {'teacher.weight': 'student.weight'}
-    """
-    found: dict[str, str] = {}
-    seen: dict[tuple[object, ...], list[str]] = {}
-    for name, weight in parameters.items():
-        start = weight.detach().flatten()[:_START].tolist()
-        alike = seen.setdefault((weight.shape, weight.dtype, *start), [])
-        if len(set(start)) > 1 and (same := [n for n in alike if torch.equal(parameters[n], weight)]):
-            found[name] = same[0]
-        alike.append(name)
-    return found
-
-
-_START = 16  # the numbers that decide whether whole weights are compared; weights that begin constant are no copies
+    @classmethod
+    def at(
+        cls, network: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Objective
+    ) -> "_Look":
+        """Look at the graph of the loss on each batch, until all parameters have been reached."""
+        look = cls()
+        gates = {name for name in parameters if not is_weighted(network.get_submodule(name.rpartition(".")[0]))}
+        try:
+            for batch in batches:
+                graph = Graph(loss(network, batch))
+                look.is_hidden |= any(operation(node) == _HIDING for node in graph)
+                look.reached |= {name for name, parameter in parameters.items() if graph.reaches(parameter)}
+                look.computed |= set(computed_from(graph, parameters, gates))
+                if len(look.reached) == len(parameters):
+                    break
+        except Exception:
+            look.is_unknown = True
+        look.is_unknown |= look.is_hidden
+        return look

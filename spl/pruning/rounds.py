@@ -1,6 +1,5 @@
 """The rounds of pruning: score the weights, find masks, and score again what they leave."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,14 +12,14 @@ from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
 from spl.criteria.objective import Function, LossOfLogits, Objective, SumOfOutputs, objective_of
 from spl.criteria.processes import Processes
 from spl.errors import InputError
-from spl.functional.computed import overriding_layers
 from spl.functional.module_state import constant
 from spl.functional.undisturbed import BatchNormMode, undisturbed
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
 from spl.pruning.choices import PruningChoices
-from spl.pruning.coverage import Coverage, shortened
-from spl.pruning.observation import Observation, copies, observe
+from spl.pruning.coverage import Coverage
+from spl.pruning.observation import observe
+from spl.pruning.remarks import warn_of_collapse, warn_of_dense
 
 
 class Found(NamedTuple):
@@ -87,13 +86,21 @@ def find_masks(
     with undisturbed(network, choices.batch_norm, objective.as_trained):
         shown = SumOfOutputs() if criterion.needs_data and criterion.reads == "shape" else objective
         seen = observe(network, parameters, () if batches is None else batches, shown, processes)
+        if seen.is_hidden and criterion.needs_data:
+            raise InputError(
+                "The network uses reentrant gradient checkpointing, which hides its weights from scoring: use "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), with Hugging Face "
+                "gradient_checkpointing_enable({'use_reentrant': False}), or a criterion without data."
+            )
         if processes.rank == 0:
-            _warn(network, parameters, choices, seen)
+            warn_of_dense(network, parameters, seen.unreached)
         unreached = seen.unreached or []
         weights = {name: constant(p) for name, p in parameters.items() if name not in unreached}
         subject = Subject(network, weights, None, seen.batches, objective, 0, processes=processes)
         masks, scores = _rounds(subject, choices, criterion)
         weights.clear()  # so that the parameters have their memory for themselves again
+    if processes.rank == 0:
+        warn_of_collapse(masks, scores, choices)
     return Found(masks, scores, Coverage.of(network, masks, choices.exclude or (), unreached))
 
 
@@ -130,35 +137,6 @@ def _rounds(first: Subject, choices: PruningChoices, criterion: Criterion) -> tu
         masks = choices.masks(scores, shapes, keep, alive)
     assert masks is not None
     return masks, scores
-
-
-def _warn(network: nn.Module, parameters: Mapping[str, Tensor], choices: PruningChoices, seen: Observation) -> None:
-    """Warn of weights that stay dense because no gradient reaches them, or of what was not observed."""
-    if seen.unreached:
-        warnings.warn(
-            f"{shortened(seen.unreached)}: no gradient of the loss arrives there, so these weights are not scored and "
-            "stay dense, as those of copies (averages, teachers) and of parts that only other steps train do. A copy "
-            "that was made before pruning has dense weights: make it when training starts. To score other parts, pass "
-            "a function loss= that uses them.",
-            stacklevel=3,
-        )
-    if seen.unreached is not None:
-        return
-    if found := copies(parameters):
-        pairs = shortened([f"{later} ({earlier})" for later, earlier in found.items()])
-        warnings.warn(
-            f"{pairs}: a weight equals another one, in brackets. If it is a copy (an average, a teacher) that is not "
-            "trained, leave it out with exclude, or the sparsity counts it too.",
-            stacklevel=3,
-        )
-    if own := overriding_layers(network, parameters):
-        warnings.warn(
-            f"{shortened(own)}: the layer has a forward of its own. If it multiplies by something that it computes "
-            "from its weight (weight standardization, equalized learning rate), its zeros or its singular values are "
-            f"not those of the weight: leave it out with exclude. {type(choices.criterion).__name__} without batches "
-            "cannot see it.",
-            stacklevel=3,
-        )
 
 
 def _check_readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> None:

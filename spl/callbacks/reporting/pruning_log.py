@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from spl.callbacks.reporting import tensorboard
 from spl.callbacks.reporting.record import coverage_text
@@ -52,15 +52,3 @@ def log_pruning(
         seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
         choices = {key: record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
         tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
-
-
-def warn_of_collapse(masks: Masks, sparsities: Mapping[str, float], scores: Scores) -> None:
-    """Warn of layers that have no weight left; `sparsities` are the overall ones from which on that is so."""
-    for name, sparsity in sparsities.items():
-        if not masks[name].any():
-            zero = "" if scores[name].any() else " All its scores are 0: its weights or its gradients are 0."
-            rank_zero_warn(
-                f"Layer collapse: {name} has no weight left, from sparsity {sparsity:.4f} on.{zero} Lower the "
-                "sparsity, exclude the layer, keep a minimum of weights in every layer, or give layers densities of "
-                "their own by a scope such as Uniform or ERK."
-            )
