@@ -2,21 +2,34 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that the tests start
 
+import gc
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from hypothesis import settings
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 collect_ignore = ["support"]  # helpers that the tests share, and the scripts that they run
-torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored when the tests run in the background
-settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("spl")
+
+
+def pytest_collectstart() -> None:
+    """Prepare a process that collects tests; the one that deals them out to others needs neither torch nor hypothesis.
+
+    What is imported and collected is kept, so that looking for garbage among it would be in vain.
+    """
+    if gc.isenabled():  # at the first of many calls
+        gc.disable()
+        import torch
+        from hypothesis import settings
+
+        torch.set_num_threads(1)
+        settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
+        settings.load_profile("spl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,8 +46,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*first, *fast[:half], *second, *fast[half:]]
 
 
+def pytest_collection_finish() -> None:
+    """Exempt what has been imported and collected from garbage collection.
+
+    These are about a million objects that live as long as the process: every full collection would visit all of them.
+    """
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -47,10 +71,11 @@ def spl_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def snapshot() -> Callable[[nn.Module], dict[str, Any]]:
+def snapshot() -> Callable[["nn.Module"], dict[str, Any]]:
     """Return a function that captures the state of a network and the random stream, as values that can be compared."""
+    import torch
 
-    def taken(network: nn.Module) -> dict[str, Any]:
+    def taken(network: "nn.Module") -> dict[str, Any]:
         named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in named.items()}
         gradients = {
