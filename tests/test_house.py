@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -64,42 +65,68 @@ def fresh(code, *args):
     return done.stdout.strip(), seconds
 
 
-def each(*codes):
-    """Return what each of several codes prints, in processes that have imported torch and nothing else."""
+NO_TORCH = "import sys, time; start = time.process_time(); import spl; spent = time.process_time() - start"
+WAYS = ("import spl.sparsify", "from spl.sparsify import sparsify", "import spl.callbacks", "import spl")
+CORE = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning, sparsify"
+HEAVY = "'pytorch_lightning', 'lightning_fabric', 'matplotlib', 'torchvision', 'tensorboard'"
+MOVED = "from spl.scopes import Global; from spl.patterns import NM; from spl.schedules import Linear"
+CHECKS = {  # code by what it is about
+    "spl alone": f"{NO_TORCH}; print('torch' in sys.modules, spent < 0.1)",
+    "every name": "from spl import *; import spl; print(len(spl.__all__), PruneAtInit.__name__)",
+    "core": f"import sys; from spl import {CORE}; print([name for name in ({HEAVY}) if name in sys.modules])",
+    "moved": f"import sys; {MOVED}; from spl.module import sgd; "
+    "print(*(sys.modules[found.__module__].__spec__.name for found in (Global, NM, Linear, sgd)))",
+    **{way: f"{way}; import spl; print(spl.sparsify.__name__, type(spl.sparsify).__name__)" for way in WAYS},
+}
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """Return what each of the checks prints, in a process of its own that has imported nothing of spl before.
+
+    They are forked from one interpreter, which between them imports torch, then Lightning and what else takes seconds.
+    """
+    torch, lightning = (
+        "import torch",
+        "import pytorch_lightning, torchvision, torch.utils.tensorboard, matplotlib.figure",
+    )
+    stages = [("spl alone",), torch, ("core", "import spl", *WAYS[:2]), lightning, ("every name", "moved", WAYS[2])]
     script = (
-        "import os, sys, torch\n"
-        "for code in sys.argv[1:]:\n"
-        "    if os.fork() == 0:\n"
-        "        exec(code, {})\n"
-        "        sys.stdout.flush()\n"
-        "        os._exit(0)\n"
-        "    assert os.wait()[1] == 0, code\n"
+        "import json, os, sys\n"
+        "checks = json.loads(sys.argv[1])\n"
+        "for stage in json.loads(sys.argv[2]):\n"
+        "    if isinstance(stage, str):\n"
+        "        exec(stage)\n"
+        "        continue\n"
+        "    for name in stage:\n"
+        "        print(name, end='\\t', flush=True)\n"
+        "        if os.fork() == 0:\n"
+        "            exec(checks[name], {})\n"
+        "            sys.stdout.flush()\n"
+        "            os._exit(0)\n"
+        "        assert os.wait()[1] == 0, name\n"
     )
-    return fresh("", "-c", script, *codes)[0].splitlines()
+    out, _ = fresh("", "-c", script, json.dumps(CHECKS), json.dumps(stages))
+    found = dict(line.split("\t") for line in out.splitlines())
+    assert found.keys() == CHECKS.keys()
+    return found
 
 
-def test_the_core_loads_neither_lightning_nor_what_draws_and_reads():
-    core = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning, sparsify"
-    heavy = "('pytorch_lightning', 'lightning_fabric', 'matplotlib', 'torchvision', 'tensorboard')"
-    code = f"import sys; from spl import {core}; print([name for name in {heavy} if name in sys.modules])"
-    assert fresh(code)[0] == "[]"
+def test_the_core_loads_neither_lightning_nor_what_draws_and_reads(printed):
+    assert printed["core"] == "[]"
 
 
-def test_names_are_imported_when_they_are_asked_for():
-    code = (
-        "import sys, time; start = time.process_time(); import spl; spent = time.process_time() - start; "
-        "print('torch' in sys.modules, spent < 0.1); from spl import *; print(len(spl.__all__), PruneAtInit.__name__)"
-    )
-    assert fresh(code)[0] == f"False True\n{len(spl.__all__)} PruneAtInit"
+def test_names_are_imported_when_they_are_asked_for(printed):
+    assert printed["spl alone"] == "False True"
+    assert printed["every name"] == f"{len(spl.__all__)} PruneAtInit"
     assert set(spl.__all__) <= set(dir(spl))
     with pytest.raises(AttributeError, match="module 'spl' has no attribute 'nonsense'"):
         spl.nonsense  # noqa: B018
 
 
-def test_sparsify_is_the_function_whichever_way_it_is_imported():
-    ways = ("import spl.sparsify", "from spl.sparsify import sparsify", "import spl.callbacks", "import spl")
-    said = each(*(f"{first}; import spl; print(spl.sparsify.__name__, type(spl.sparsify).__name__)" for first in ways))
-    assert said == ["sparsify function"] * len(ways)
+@pytest.mark.parametrize("way", WAYS)
+def test_sparsify_is_the_function_whichever_way_it_is_imported(printed, way):
+    assert printed[way] == "sparsify function"
 
 
 PUBLIC = ["spl", *(f"spl.{room}" for room in ("callbacks", "criteria", "data", "diagnosis", "export", "isometry"))]
@@ -128,11 +155,6 @@ def test_help_and_version_wait_for_nothing():
     assert all(f"\n  {name} " in out for name in ("fit", "diagnose", "summary", "export", "reproduce"))
 
 
-def test_what_saved_configurations_name_is_found_where_it_has_moved_to():
-    code = (
-        "import sys; from spl.scopes import Global; from spl.patterns import NM; from spl.schedules import Linear; "
-        "from spl.module import sgd; "
-        "print(*(sys.modules[found.__module__].__spec__.name for found in (Global, NM, Linear, sgd)))"
-    )
+def test_what_saved_configurations_name_is_found_where_it_has_moved_to(printed):
     homes = ["spl.pruning.scopes", "spl.pruning.patterns", "spl.criteria.schedules", "spl.functional.optimizer"]
-    assert fresh(code)[0].split() == homes
+    assert printed["moved"].split() == homes
