@@ -104,15 +104,16 @@ class JacobianSpectrum(StageListener):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the spectra of the stages in one figure."""
-        if not self._values:
+        values, self._values = self._values, {}
+        writer = tensorboard.writer(trainer)
+        folder = run_folder(trainer) if trainer.is_global_zero else None
+        if not values or (writer is None and folder is None):  # a figure that nobody would see takes time too
             return
-        pixels = draw(
-            compare_spectra(self._values, batch_norm_text(MaskedWeights.of(pl_module).network, self.batch_norm))
-        )
-        self._values = {}
-        if writer := tensorboard.writer(trainer):
+        mode = batch_norm_text(MaskedWeights.of(pl_module).network, self.batch_norm)
+        pixels = draw(compare_spectra(values, mode))
+        if writer is not None:
             tensorboard.add_picture(writer, "jacobian/spectra", pixels)
-        if trainer.is_global_zero and (folder := run_folder(trainer)):
+        if folder is not None:
             imsave(folder / "spectra.png", pixels)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
