@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,15 @@ def whole(path):
     return included(yaml.safe_load(path.read_text()), path.parent)
 
 
+@cache
+def read(name):
+    """Return what `whole` returns for an experiment; it is changed by nobody."""
+    return whole(CONFIGS / f"{name}.yaml")
+
+
 def small(name):
     """Return a small experiment that has an option of every kind."""
-    config = whole(CONFIGS / f"{name}.yaml")
+    config = copy.deepcopy(read(name))
     config["data"] = {"class_path": "spl.data.MNISTSample", "init_args": {"batch_size": 20}}
     network = config["model"]["network"]["init_args"]
     if "cifar10" in name:
