@@ -4,7 +4,6 @@ import pytest
 import torch
 from onnx_files import infer, infer_all
 from torch import nn
-from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from trained import ResUNet, as_trained_, regnet_y
@@ -35,7 +34,7 @@ def test_a_network_with_zeros(tmp_path):
 
 
 def test_a_compact_residual_network_is_smaller(tmp_path):
-    network = as_trained_(resnet18(num_classes=5))
+    network = as_trained_(TorchvisionResNet(BasicBlock, [1, 1, 1, 1], num_classes=5))
     masks = prune(network, Random(), sparsity=0.8, pattern=Channels(), exclude=["fc.*"])
     masks.apply_(dict(network.named_parameters()))
     smaller = compact(network, masks, torch.randn(1, 3, 32, 32))
