@@ -26,6 +26,7 @@ from spl.reproduction.stacked.stacked_classifier import StackedClassifier
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
 QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]
 QUICK += ["--pruning.batches", "4", "--pruning.isometry.max_iterations", "20"]
+PLAINLY = ["--pruning.isometry", "null", "--spectrum.examples", "1", "--trainer.limit_val_batches", "1"]
 STEPS = ["--trainer.max_epochs", "-1", "--trainer.max_steps"]
 SMALL = [
     *QUICK,
@@ -92,10 +93,11 @@ def both(tmp_path_factory):
     announced = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        runs = [prepare([*QUICK, *STEPS, "100", *args], announced.append) for args in RUNS.values()]
+        common = [*QUICK, "--model.network.width", "50", *STEPS, "100"]
+        runs = [prepare([*common, *args], announced.append) for args in RUNS.values()]
         train(runs, folder / "stack.ckpt")
         for args in RUNS.values():
-            main(["fit", *QUICK, *STEPS, "100", *args, "--name", "single"])
+            main(["fit", *common, *args, "--name", "single"])
     assert announced == [run.folder for run in runs]
     assert not (folder / "stack.ckpt").exists()
     singles = [folder / "lightning_logs" / "single" / f"version_{i}" for i in range(len(runs))]
@@ -126,7 +128,7 @@ class Operators(TorchDispatchMode):
 
 
 def test_a_step_of_many_calls_at_most_twice_the_operators_of_one(here, monkeypatch):
-    steps = [*QUICK, *STEPS, "8", "--trainer.val_check_interval", "4"]
+    steps = [*QUICK, *STEPS, "8", "--trainer.val_check_interval", "4", *PLAINLY]  # counting takes time
     with Operators(monkeypatch, SparseClassifier) as single:
         main(["fit", *steps, "--test_after_fit", "false"])
     runs = [prepare([*steps, "--seed_everything", str(i % 3)]) for i in range(6)]
