@@ -4,6 +4,7 @@ from typing import Any
 
 from matplotlib.image import imsave
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -20,13 +21,17 @@ from spl.jacobian import Spectrum, singular_values
 from spl.masks.masked_weights import MaskedWeights
 from spl.sparsify import Stage
 
+_FACTOR = 3
+
 
 class JacobianSpectrum(StageListener):
     """A callback that measures the singular values of the input-output Jacobian of the network.
 
     It measures the dense, the pruned and the corrected network, and the network while it trains. It logs
     `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a figure of the first three
-    stages, which is also saved as `spectra.png` beside the logs.
+    stages, which is also saved as `spectra.png` beside the logs. It warns if the correction has not brought signals
+    back: the corrected mean is not finite, more than three times as large as both the dense mean and 1, or less than a
+    third of both.
 
     The network is that of a SparseClassifier, or the forward of any other LightningModule, which must map inputs (the
     first tensor of a batch) to [N, C]. A module without a forward is refused when fit starts.
@@ -96,6 +101,8 @@ class JacobianSpectrum(StageListener):
         """Measure the network at `stage`."""
         if trainer.is_global_zero:
             self._values[stage] = self.measure(trainer, pl_module, stage, trainer.global_step)
+            if stage == "corrected" and "dense" in self._values:
+                _warn_of_change(self.spectra["dense"].mean, self.spectra["corrected"].mean)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the dense network if nothing prunes it."""
@@ -140,3 +147,24 @@ class JacobianSpectrum(StageListener):
         if writer := tensorboard.writer(trainer):
             tensorboard.add_singular_values(writer, f"jacobian/{stage}", values, step)
         return values
+
+
+def _warn_of_change(dense: float, corrected: float) -> None:
+    """Warn if signals explode or vanish in the corrected network and did not in the dense one.
+
+    A correction may bring the mean from the dense one to 1, as it does for ReLU and tanh: that is no reason to warn.
+    """
+    if not corrected <= _FACTOR * max(dense, 1.0):
+        wrong, remedy = "explode", "Name a smaller gain of the correction, such as gain=1.0, or another initializer."
+    elif corrected < min(dense, 1.0) / _FACTOR:
+        wrong, remedy = (
+            "vanish",
+            "Look for layers that keep few weights or none, and lower the sparsity, choose another scope (ERK) or "
+            "another criterion; if all layers keep enough, name a larger gain of the correction, such as gain=1.4.",
+        )
+    else:
+        return
+    rank_zero_warn(
+        f"Signals {wrong} in the corrected network: its mean Jacobian singular value is {corrected:.3g}, and that of "
+        f"the dense network was {dense:.3g}. {remedy}"
+    )

@@ -1,16 +1,19 @@
 """The base class of corrections, which change a pruned network before training, and the report of what they changed."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
 from spl.functional.seeds import Seeded
-from spl.isometry.mean_field import layer_gains
+from spl.isometry.activations import Activations, activations_in_order
+from spl.isometry.mean_field import bounded_gain, has_critical_gain
 from spl.isometry.pruned_layer import PrunedLayer, Residuals, convolution_geometry, is_matrix_or_known, oriented
 from spl.isometry.structure import floor_at_rank, structural_rank
 from spl.masks.masks import Masks
@@ -95,10 +98,13 @@ class Correction(Seeded, ABC):
     `spl.functional.seeds.Seeded`.
 
     Args:
-        gain: σ, the singular value to bring every layer to. With `mean_field` it depends on the activation that
-            follows the layer: √2 for ReLU, 1 for none, 1.024 for tanh. It is never more than √2, so that signals
-            cannot explode whatever the activation; see `spl.isometry.mean_field.bounded_gain`. The paper's is 1 for
-            every activation.
+        gain: σ, the singular value to bring every layer to. With `mean_field` it depends on the activation that runs
+            behind the layer: √2 for ReLU, 1.024 for tanh, 1 for none. No gain keeps signals of all sizes in networks
+            of GELU, SiLU, Softplus and the like (see `spl.isometry.mean_field.has_critical_gain`). There, σ is the
+            root-mean-square singular value that the layer had before pruning, so that the correction gives back what
+            pruning has taken and leaves the rest to the initialization. But it is at least 1, because networks that
+            start with less do not train, and at most `bounded_gain`, so that signals cannot explode. The paper's σ is
+            1 for every activation.
 
     Attributes:
         redraws: whether the correction draws masks of its own, which keep as many weights of each layer.
@@ -128,53 +134,93 @@ class Correction(Seeded, ABC):
             raise InputError(f"gain must be positive, got {gain}.")
         self.gain = gain
 
-    def __call__(self, network: nn.Module, masks: Masks) -> Corrected:
+    def __call__(
+        self,
+        network: nn.Module,
+        masks: Masks,
+        activations: Activations | None = None,
+        norms: Mapping[str, float] | None = None,
+    ) -> Corrected:
         """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 afterwards.
 
         Biases, normalization layers, layers without a mask and weights of three or more axes in layers that are not
-        known stay as they are. A progress bar appears if it takes
-        longer than a second.
+        known stay as they are. A progress bar appears if it takes longer than a second.
 
         Args:
             network: the pruned network.
             masks: the masks of its parameters, by parameter name.
+            activations: the activation behind each weight, by name, None for none; see
+                `spl.isometry.activations.activations_behind`. Without them, the order of the network's modules decides.
+            norms: the Frobenius norm of each weight before pruning, by name. Without them, it is that of the weights
+                as they are. This is too little if the pruned entries are 0 already, but σ is never below 1.
 
         Raises:
             InputError: the masks do not fit the network, or weights are not finite.
         """
-        layers = self._layers(network, masks)
+        layers = self._layers(network, masks, activations, norms or {})
         before = [_Before.of(layer, self.redraws) for layer in layers]
         self.correct_(layers)
         changes = {layer.name: given.change(layer) for layer, given in zip(layers, before, strict=True)}
         drawn = {layer.name: oriented(network, layer.name, layer.mask).to(masks[layer.name].device) for layer in layers}
         return Corrected(Masks({**masks, **drawn}), changes)
 
-    def _layers(self, network: nn.Module, masks: Masks) -> list[PrunedLayer]:
+    def singular_value_count(self, layer: PrunedLayer) -> int:
+        """Return how many singular values, σ each, a corrected layer has: ‖V‖² is σ² times as much."""
+        rows, columns = layer.weight.shape[0] // layer.groups, layer.weight[0].numel()
+        return layer.groups * min(rows, columns)
+
+    def _layers(
+        self, network: nn.Module, masks: Masks, activations: Activations | None, norms: Mapping[str, float]
+    ) -> list[PrunedLayer]:
         parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
         masks.check_fits(parameters)
-        gains = layer_gains(network) if isinstance(self.gain, str) else {}
+        if activations is None:
+            activations = activations_in_order(network)
         layers = []
-        unknown = []
+        unknown, unseen = [], []
         for name in masks:
             if masks[name].ndim > 1:
                 weight = parameters[name]
                 mask = masks[name].to(weight.device, copy=True)
+                norm = norms.get(name, float(torch.linalg.vector_norm(weight, dtype=torch.float64)))
                 weight.masked_fill_(~mask, 0.0)
                 if not bool(weight.isfinite().all()):
                     raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
                 if not is_matrix_or_known(network, name, weight):
                     unknown.append(name)
                     continue
-                gain = self.gain if not isinstance(self.gain, str) else gains.get(name, 1.0)
+                if name not in activations:
+                    unseen.append(name)
                 weight, mask = (oriented(network, name, tensor) for tensor in (weight, mask))
-                layers.append(PrunedLayer(name, weight, mask, gain, convolution_geometry(network, name)))
+                layer = PrunedLayer(name, weight, mask, 1.0, convolution_geometry(network, name))
+                layers.append(replace(layer, gain=self._gain_of(layer, activations.get(name), norm)))
         if unknown:
             warnings.warn(
                 f"{type(self).__name__} leaves {', '.join(unknown)} as pruning left it: it is not known of which "
                 "matrices a weight of this shape consists.",
                 stacklevel=3,
             )
+        if unseen and isinstance(self.gain, str):
+            warnings.warn(
+                f"{type(self).__name__} does not see which activation is behind {', '.join(unseen)}, and takes the "
+                "gain 1 there, as behind a layer without an activation. If there is one, name the gain of all layers, "
+                "such as gain=2**0.5 for ReLU, or say which activations there are: "
+                "spl.isometry.activations.activations_behind finds them in one forward pass.",
+                stacklevel=3,
+            )
         return layers
+
+    def _gain_of(self, layer: PrunedLayer, activation: nn.Module | None, norm: float) -> float:
+        if not isinstance(self.gain, str):
+            return self.gain
+        if activation is None:
+            return 1.0
+        bound = bounded_gain(activation)
+        if has_critical_gain(activation):
+            return bound
+        count = self.singular_value_count(layer)
+        own = norm / math.sqrt(count)
+        return min(max(1.0, own), bound * math.sqrt(layer.weight.shape[0] / count))  # the rows have the bound at most
 
     @abstractmethod
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:

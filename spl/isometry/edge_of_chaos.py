@@ -29,6 +29,10 @@ class EdgeOfChaos(Correction):
         2.00
     """
 
+    def singular_value_count(self, layer: PrunedLayer) -> int:
+        """Return the number of outputs: a corrected layer has ‖V‖² = σ_w² times as much."""
+        return layer.weight.shape[0]
+
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Rescale every layer; a layer that lost every weight stays 0."""
         for layer in layers:

@@ -43,6 +43,11 @@ class EOI(Correction):
         super().__init__(gain)
         self.seed = seed
 
+    def singular_value_count(self, layer: PrunedLayer) -> int:
+        """Return how many singular values, σ each, the middle taps of a corrected layer have."""
+        outputs, inputs = layer.weight.shape[:2]
+        return layer.groups * min(outputs // layer.groups, inputs)
+
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Draw the masks and weights of every layer."""
         generator = torch.Generator().manual_seed(self.start)

@@ -1,5 +1,6 @@
 """Mean-field theory at initialization: the gain at which signals neither grow nor shrink from layer to layer."""
 
+import copy
 import math
 from functools import cache
 
@@ -8,10 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spl.functional.layers import ACTIVATIONS, is_weighted
-
 _SMALL_VARIANCE, _LARGE_VARIANCE = 1 / 40, 1e4
 _RELU_MEAN_SQUARE_SLOPE = 1 / 2
+_NEARLY_ONE = 1.2
 
 
 def critical_gain(activation: nn.Module, variance: float = _SMALL_VARIANCE) -> float:
@@ -61,12 +61,49 @@ def bounded_gain(activation: nn.Module) -> float:
     return float(1 / np.sqrt(max(*slopes, _RELU_MEAN_SQUARE_SLOPE)))
 
 
+def has_critical_gain(activation: nn.Module) -> bool:
+    """Return whether a network with this activation can keep signals of all sizes, so that theory decides its gain.
+
+    It can if the activation is homogeneous, φ(2z) = 2φ(z), as ReLU, leaky ReLU and the identity are, or if it changes
+    small signals little and makes no signal larger, as tanh, ELU and SELU do: the critical gain is at most 1.2 and
+    exceeds no limit of `bounded_gain`. GELU, SiLU, Mish, Softplus, Hardswish, ReLU6 and Sigmoid have no such gain.
+
+    Args:
+        activation: φ, an elementwise activation.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.isometry.mean_field import has_critical_gain
+        >>> [has_critical_gain(activation) for activation in (nn.ReLU(), nn.Tanh(), nn.GELU(), nn.ReLU6())]
+        [True, True, False, False]
+    """
+    critical = critical_gain(activation)
+    if bounded_gain(activation) != critical:
+        return False
+    return critical <= _NEARLY_ONE or _is_homogeneous(activation)
+
+
+@torch.no_grad()
+def _is_homogeneous(activation: nn.Module) -> bool:
+    z = torch.tensor(_gauss_hermite()[0])
+    exact = _exact(activation)
+    return torch.allclose(exact(2 * z), 2 * exact(1.0 * z))
+
+
+def _exact(activation: nn.Module) -> nn.Module:
+    """Return an activation that computes in float64 on the CPU, as its parameters must for that."""
+    return (
+        copy.deepcopy(activation).to("cpu", torch.float64) if any(True for _ in activation.parameters()) else activation
+    )
+
+
 def _mean_square_slope(activation: nn.Module, variance: float) -> float:
     """Return E[φ′(√q z)²]."""
     nodes, weights = _gauss_hermite()
     z = torch.tensor(nodes * math.sqrt(variance), requires_grad=True)
+    exact = _exact(activation)
     with torch.enable_grad():
-        (slopes,) = torch.autograd.grad(activation(1.0 * z).sum(), z)  # no leaf: the activation may work in place
+        (slopes,) = torch.autograd.grad(exact(1.0 * z).sum(), z)  # no leaf: the activation may work in place
     return float(np.average(slopes.numpy() ** 2, weights=weights))
 
 
@@ -75,27 +112,3 @@ def _gauss_hermite() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return nodes and weights for E[f(z)], z ~ N(0, 1); their number is even, so that none is at the kink of ReLU."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     return nodes, weights
-
-
-def layer_gains(network: nn.Module) -> dict[str, float]:
-    """Return the gain of every Linear and convolutional weight, by name: `bounded_gain` of the activation after it.
-
-    That activation is the first one between the layer and the next layer, in the order in which the network lists its
-    modules. Without an activation the gain is 1.
-
-    Example:
-        >>> from torch import nn
-        >>> from spl.isometry.mean_field import layer_gains
-        >>> layer_gains(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)))
-        {'0.weight': 1.41, '2.weight': 1.0}
-    """
-    gains: dict[str, float] = {}
-    last = None
-    for name, module in network.named_modules():
-        if is_weighted(module):
-            last = f"{name}.weight" if name else "weight"
-            gains[last] = 1.0
-        elif isinstance(module, ACTIVATIONS) and last is not None:
-            gains[last] = bounded_gain(module)
-            last = None
-    return gains

@@ -1,6 +1,7 @@
 """A correction of convolutions as operators, in the frequency domain."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ class OperatorIsometry(ApproximateIsometry):
         >>> changes["0.weight"].before.operator, changes["0.weight"].after.operator
         (0.96, 0.01)
     """
+
+    def singular_value_count(self, layer: PrunedLayer) -> int:
+        """Return how many singular values, σ each, a corrected layer has at each frequency."""
+        outputs, inputs = layer.weight.shape[0] // layer.groups, layer.weight.shape[1]
+        stride: tuple[int, ...] = layer.geometry.get("stride", ())
+        return layer.groups * min(outputs, inputs * prod(stride))
 
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Correct matrices as `ApproximateIsometry` does, and convolutions one after another."""
