@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from spl import sparsify
 from spl.criteria import ConnectionSensitivity, Magnitude, SynFlow
@@ -262,6 +263,22 @@ def test_weights_that_are_cast_shared_or_unused():
         assert names(Net(lambda net, x: net.l2(F.relu(net.l1(x))))) == ["ReLU", "-"]
     assert names(Net(lambda net, x: net.l1(F.relu(net.l1(x))))) == ["-", "?"]
     assert names(Net(lambda net, x: F.linear(F.relu(F.linear(x, 3.0 * net.l1.weight)), net.l2.weight))) == ["ReLU", "-"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
+def test_networks_with_scripted_checkpointed_and_binary_parts():
+    part = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    assert names(nn.Sequential(torch.jit.script(part), nn.Linear(6, 6))) == ["Tanh", "-"]
+    block = Net(lambda net, x: checkpoint(lambda y: F.relu(net.l2(F.gelu(net.l1(y)))), x, use_reentrant=False))
+    assert names(block) == ["GELU", "ReLU"]
+
+    class Sign(nn.Module):
+        def forward(self, x):
+            return x.sign()
+
+    binary = nn.Sequential(nn.Linear(6, 6), Sign(), nn.Linear(6, 6))
+    changes = sparsify(binary, ConnectionSensitivity(), 0.5, data(), QUICK).changes
+    assert [change.gain for change in changes.values()] == [1.0, 1.0]
 
 
 def test_no_hooks_are_left_behind():

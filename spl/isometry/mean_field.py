@@ -77,10 +77,10 @@ def has_critical_gain(activation: nn.Module) -> bool:
         >>> [has_critical_gain(activation) for activation in (nn.ReLU(), nn.Tanh(), nn.GELU(), nn.ReLU6())]
         [True, True, False, False]
     """
-    critical = critical_gain(activation)
-    if bounded_gain(activation) != critical:
+    slopes = [_mean_square_slope(activation, variance) for variance in (_SMALL_VARIANCE, _LARGE_VARIANCE)]
+    if slopes[0] < max(*slopes, _RELU_MEAN_SQUARE_SLOPE):
         return False
-    return critical <= _NEARLY_ONE or _is_homogeneous(activation)
+    return slopes[0] >= 1 / _NEARLY_ONE**2 or _is_homogeneous(activation)
 
 
 @torch.no_grad()

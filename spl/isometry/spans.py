@@ -1,5 +1,6 @@
 """Parts of a network's graph that are one function: modules that act on each element, and products x · f(x)."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch.autograd.graph import Node
 
 from spl.functional.graph import Graph, nodes_between, operation, sources
 from spl.functional.torch_private import tree_leaves
+from spl.isometry.mean_field import bounded_gain
 from spl.isometry.operations import (
     REDUCTIONS,
     Elementwise,
@@ -94,8 +96,12 @@ class Calls:
 def watched(network: nn.Module) -> Iterator[Calls]:
     """Note the calls of the modules of `network` inside the context."""
     calls = Calls()
-    handles = [network.register_forward_hook(calls.end)]
+    handles = []
     for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            continue
+        if module is network:
+            handles.append(module.register_forward_hook(calls.end))
         if all(parameter.ndim < 2 for parameter in module.parameters()):
             handles += [module.register_forward_pre_hook(calls.enter), module.register_forward_hook(calls.leave)]
     try:
@@ -124,7 +130,7 @@ def spans_of_calls(calls: Iterable[Call]) -> Iterator[Span]:
 
 def _meaning(call: Call) -> Meaning | None:
     if is_activation(call.module):
-        return call.module
+        return call.module if _has_slope(call.module) else "unknown"
     if next(call.module.children(), None) is None and _ignores_scale(call.module, call.shape):
         return "normalization"
     return None
@@ -158,6 +164,14 @@ def is_activation(module: nn.Module) -> bool:
             return False
     bends: Tensor = y[2:] - 2 * y[1:-1] + y[:-2]
     return bool(bends.abs().max() > 1e-5 * y.abs().max())
+
+
+def _has_slope(module: nn.Module) -> bool:
+    """Return whether a gain can be computed, which takes the derivative in float64."""
+    try:
+        return math.isfinite(bounded_gain(module))
+    except Exception:  # its backward pass may be written by hand
+        return False
 
 
 def _tried(module: nn.Module, x: Tensor, otherwise: Tensor | None = None) -> Any:
