@@ -182,7 +182,7 @@ class Correction(Seeded, ABC):
             if masks[name].ndim > 1:
                 weight = parameters[name]
                 mask = masks[name].to(weight.device, copy=True)
-                norm = norms.get(name, float(torch.linalg.vector_norm(weight, dtype=torch.float64)))
+                norm = norms[name] if name in norms else norm_of(weight)
                 weight.masked_fill_(~mask, 0.0)
                 if not bool(weight.isfinite().all()):
                     raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
@@ -225,6 +225,19 @@ class Correction(Seeded, ABC):
     @abstractmethod
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
         """Correct the weights of `layers` in place, and their masks too if the correction redraws them."""
+
+
+def norm_of(weight: Tensor) -> float:
+    """Return the Frobenius norm of a weight.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.correction import norm_of
+        >>> norm_of(torch.tensor([[3.0, 4.0]]))
+        5.0
+    """
+    dtype = torch.complex128 if weight.is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(weight.detach(), dtype=dtype))
 
 
 @dataclass(frozen=True)
