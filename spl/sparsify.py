@@ -10,6 +10,7 @@ from spl.criteria import Criterion, Scores
 from spl.criteria.objective import Function, Objective
 from spl.criteria.processes import Processes
 from spl.isometry import Change, Correction
+from spl.isometry.change import norm_of
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, find_masks
 from spl.pruning.coverage import Coverage
@@ -98,15 +99,16 @@ def sparsify(
     on_stage("dense", None)
 
     with processes.together():
-        masks, scores, coverage = find_masks(network, chosen, batches, loss, processes)
+        masks, scores, coverage, activations = find_masks(network, chosen, batches, loss, processes)
     masks = Masks(processes.from_first(dict(masks)))
+    norms = {name: norm_of(parameters[name]) for name in masks} if isometry else {}
     masks.apply_(parameters)
     on_stage("pruned", masks)
 
     changes: dict[str, Change] = {}
     if isometry is not None and masks.kept < masks.size:
         with processes.together():
-            masks, changes = isometry.seeded(seed)(network, masks)
+            masks, changes = isometry.seeded(seed)(network, masks, activations, norms)
         for name in changes:  # hardware may differ, and processes must not
             parameters[name].data.copy_(processes.from_first(parameters[name].detach().cpu()))
         on_stage("corrected", masks)

@@ -95,7 +95,7 @@ def test_exactly_the_weights_asked_for_are_kept_and_chosen_alike_each_time(crite
     parameters = prunable_parameters(network)
     data = batches(shape, dtype)
     choices = PruningChoices(criterion=criterion, sparsity=0.9, schedule=rounds(criterion))
-    masks, scores, _ = find_masks(network, choices, data)
+    masks, scores, *_ = find_masks(network, choices, data)
     assert masks.kept == round(masks.size * 0.1)
     assert {n: s.shape for n, s in scores.items()} == {n: p.shape for n, p in parameters.items()}
     assert all(torch.isfinite(s).all() and not s.requires_grad for s in scores.values())

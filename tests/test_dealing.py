@@ -116,7 +116,7 @@ def test_the_first_of_two_processes_misses_data_that_is_not_there():
     network = nn.Linear(4, 3)
     with pytest.raises(InputError, match="The scoring data has no batches"):
         find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 0))
-    masks, scores, _ = find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 1))
+    masks, scores, *_ = find_masks(network, PruningChoices(sparsity=0.5), [], processes=OneOf(2, 1))
     assert masks.kept == 6
     assert scores["weight"].count_nonzero() == 0  # nothing was added to these scores
 

@@ -15,6 +15,8 @@ from spl.pruning import prunable_parameters, score
 from spl.pruning.parameters import oriented_masks
 from spl.pruning.patterns import NM, Blocks, Channels
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of these packages
+
 
 def Conv1D(outputs, inputs):
     """Return a linear layer of Hugging Face, with a weight [in, out] of usual size."""

@@ -507,6 +507,6 @@ def test_a_layer_that_an_early_round_emptied_collapses_within_what_that_round_ke
             return {"0.weight": torch.zeros(4, 4), "2.weight": torch.arange(16.0).view(4, 4) + 1}
 
     network, criterion = mlp([4, 4, 4]), SecondOnly()
-    masks, scores, _ = find_masks(network, PruningChoices(criterion=criterion, sparsity=0.9))
+    masks, scores, *_ = find_masks(network, PruningChoices(criterion=criterion, sparsity=0.9))
     assert counts(masks) == [0, 3]
     assert Rule().collapse_sparsities(scores, dict.fromkeys(scores, (4, 4))) == {"0.weight": 0.6875, "2.weight": 1}

@@ -1,7 +1,8 @@
 """The isometry of layers: measures of the distance from it, and corrections that bring sparse layers back to it."""
 
 from spl.isometry.approximate import ApproximateIsometry, DefaultIsometry
-from spl.isometry.correction import Change, Corrected, Correction
+from spl.isometry.change import Change
+from spl.isometry.correction import Corrected, Correction
 from spl.isometry.edge_of_chaos import EdgeOfChaos
 from spl.isometry.givens import EOI
 from spl.isometry.gradient_descent import GradientDescentIsometry

@@ -21,7 +21,7 @@ from spl.isometry.operations import (
     is_sum,
     keeps_signal,
 )
-from spl.isometry.spans import Span, spans_of_calls, spans_of_products, watched
+from spl.isometry.spans import Calls, Span, spans_of_calls, spans_of_products, watched
 
 Activations = Mapping[str, nn.Module | None]
 """The activation behind each weight, by the weight's name; None for none. Names of weights that are not seen miss."""
@@ -68,6 +68,17 @@ def activations_behind(network: nn.Module, run: Callable[[], object]) -> dict[st
     """
     with watched(network) as calls, torch.enable_grad():
         result = run()
+    return activations_of(network, calls, result)
+
+
+def activations_of(network: nn.Module, calls: Calls, result: object) -> dict[str, nn.Module | None]:
+    """Return the activation that ran behind each weight; see `activations_behind`.
+
+    Args:
+        network: the network.
+        calls: what hooks saw while it ran; see `spl.isometry.spans.watched`.
+        result: the result of the run.
+    """
     outputs = [tensor for tensor in calls.outputs if tensor.requires_grad]
     graph = Graph(*(outputs or [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]))
     walk = _Walk(graph, [*spans_of_calls(calls.calls), *spans_of_products(graph)], has_loss=not outputs)

@@ -1,4 +1,4 @@
-"""What a forward pass shows of a network before it is scored: which weights the loss depends on, and in which way."""
+"""What a forward pass shows of a network: which weights the loss depends on, in which way, and what is behind them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +15,8 @@ from spl.errors import InputError
 from spl.functional.computed import computed_from
 from spl.functional.graph import Graph, operation
 from spl.functional.layers import is_weighted
+from spl.isometry.activations import Activations, activations_of
+from spl.isometry.spans import watched
 
 
 class Observation(NamedTuple):
@@ -24,6 +26,7 @@ class Observation(NamedTuple):
         unreached: the names of the weights that no gradient reaches, such as those of copies (averages, teachers) and
             of parts that this loss does not use; None if that is not known.
         batches: the batches, to be read again.
+        activations: the activation behind each weight that was seen, by name; None if they are not known.
         is_hidden: whether reentrant gradient checkpointing hides a part of the network.
 
     Example:
@@ -41,6 +44,7 @@ class Observation(NamedTuple):
 
     unreached: list[str] | None
     batches: Iterable[Any]
+    activations: Activations | None
     is_hidden: bool = False
 
 
@@ -89,14 +93,14 @@ def observe(
         )
     unreached = [name for name, count in zip(names, counts[1:].tolist(), strict=True) if not count]
     if counts[0] or len(unreached) == len(names):
-        return Observation(None, batches, look.is_hidden)
+        return Observation(None, batches, None, look.is_hidden)
     if unreached and shown is not batches:
         raise InputError(
             f"The loss of the first batch does not depend on {', '.join(unreached)}, and an iterator, which gives its "
             "batches once, does not show whether that of another does: pass a list or a DataLoader, or leave these "
             "weights out with exclude."
         )
-    return Observation(unreached, batches)
+    return Observation(unreached, batches, look.activations or None)
 
 
 _HIDING = "CheckpointFunction"
@@ -110,12 +114,14 @@ class _Look:
     Attributes:
         reached: the names of the parameters on which the loss depends.
         computed: the names of the weights from which others are computed.
+        activations: the activation behind each weight that was seen, by name; None if they are not known.
         is_hidden: whether checkpointing hides a part of the network.
         is_unknown: whether not all could be seen, for whatever reason.
     """
 
     reached: set[str] = field(default_factory=set)
     computed: set[str] = field(default_factory=set)
+    activations: dict[str, nn.Module | None] = field(default_factory=dict)
     is_hidden: bool = False
     is_unknown: bool = False
 
@@ -128,10 +134,13 @@ class _Look:
         gates = {name for name in parameters if not is_weighted(network.get_submodule(name.rpartition(".")[0]))}
         try:
             for batch in batches:
-                graph = Graph(loss(network, batch))
+                with watched(network) as calls:
+                    value = loss(network, batch)
+                graph = Graph(value)
                 look.is_hidden |= any(operation(node) == _HIDING for node in graph)
                 look.reached |= {name for name, parameter in parameters.items() if graph.reaches(parameter)}
                 look.computed |= set(computed_from(graph, parameters, gates))
+                look.activations = activations_of(network, calls, value) | look.activations
                 if len(look.reached) == len(parameters):
                     break
         except Exception:

@@ -14,6 +14,7 @@ from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.module_state import constant
 from spl.functional.undisturbed import BatchNormMode, undisturbed
+from spl.isometry.activations import Activations
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
 from spl.pruning.choices import PruningChoices
@@ -30,6 +31,7 @@ class Found(NamedTuple):
         scores: the scores of the last round, which selected the kept weights, of the units that the pattern keeps or
             prunes as a whole; see `spl.masks.top_k.lowered` for units that an earlier round pruned.
         coverage: the share of the network's weights that the masks cover, and those that stay dense.
+        activations: the activation behind each weight, by name, as a forward pass showed it; None if there was none.
 
     Example:
         >>> from torch import nn
@@ -42,6 +44,7 @@ class Found(NamedTuple):
     masks: Masks
     scores: Scores
     coverage: Coverage
+    activations: Activations | None
 
 
 def find_masks(
@@ -75,7 +78,7 @@ def find_masks(
     Example:
         >>> from torch import nn
         >>> from spl.criteria import Magnitude
-        >>> masks, scores, _ = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
+        >>> masks, scores, *_ = find_masks(nn.Linear(10, 10), PruningChoices(sparsity=0.9, criterion=Magnitude()))
         >>> masks.kept
         10
     """
@@ -101,7 +104,7 @@ def find_masks(
         weights.clear()  # so that the parameters have their memory for themselves again
     if processes.rank == 0:
         warn_of_collapse(masks, scores, choices)
-    return Found(masks, scores, Coverage.of(network, masks, choices.exclude or (), unreached))
+    return Found(masks, scores, Coverage.of(network, masks, choices.exclude or (), unreached), seen.activations)
 
 
 def _keeps(choices: PruningChoices, parameters: Mapping[str, Tensor]) -> list[int]:
