@@ -108,7 +108,7 @@ def sparsify(
     changes: dict[str, Change] = {}
     if isometry is not None and masks.kept < masks.size:
         with processes.together():
-            masks, changes = isometry.seeded(seed)(network, masks, activations, norms)
+            masks, changes = isometry.seeded(seed).knowing(activations, norms)(network, masks)
         for name in changes:  # hardware may differ, and processes must not
             parameters[name].data.copy_(processes.from_first(parameters[name].detach().cpu()))
         on_stage("corrected", masks)

@@ -332,7 +332,7 @@ def test_layers_whose_activation_is_not_seen_are_named_once():
     with pytest.warns(UserWarning, match=r"behind l1\.weight, and takes"):
         QUICK(functional, masks)
     ApproximateIsometry(gain=1.4, max_iterations=1)(functional, masks)
-    QUICK(functional, masks, {"l1.weight": nn.ReLU(), "l2.weight": None})
+    QUICK.knowing({"l1.weight": nn.ReLU(), "l2.weight": None}, {})(functional, masks)
 
 
 def test_the_order_of_modules_is_certain_in_a_sequence():
@@ -344,15 +344,15 @@ def test_the_order_of_modules_is_certain_in_a_sequence():
 
 
 def test_the_gain_of_activations_without_a_critical_one_is_that_of_the_initialization_between_1_and_the_bound():
-    def gain(scale: float, correction=QUICK, out: int = 20, **kwargs) -> float:
+    def gain(scale: float, correction=QUICK, out: int = 20) -> float:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(20, out), nn.GELU(), nn.Linear(out, 3))
         nn.init.orthogonal_(network[0].weight, gain=scale)
         mask = torch.rand(out, 20) < 0.5
-        return correction(network, Masks({"0.weight": mask}), **kwargs).changes["0.weight"].gain
+        return correction(network, Masks({"0.weight": mask})).changes["0.weight"].gain
 
     assert [gain(scale) for scale in (0.5, 1.2, 3.0)] == pytest.approx([1.0, 1.2, 2**0.5], rel=1e-4)
     assert gain(1.2, out=40) == pytest.approx(1.2)
     assert gain(1.2, EdgeOfChaos(), out=40) == pytest.approx(1.0)  # σ_w of the rows is 1.2 / √2
     norms: dict[str, float] = {"0.weight": float(Tensor([20]).sqrt() * 1.3)}
-    assert gain(1.0, norms=norms) == pytest.approx(1.3)
+    assert gain(1.0, QUICK.knowing(None, norms)) == pytest.approx(1.3)

@@ -22,6 +22,16 @@ SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.
 SHORT += ["--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2", "--spectrum.examples", "5"]
 SHORT += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2", "--pruning.batches", "2"]
 METHODS = ("dense", "random", "magnitude", "cs", "cs_ai")
+FITTED = (  # with these, each network, initializer and method is fitted
+    *(
+        f"{one}_{method}"
+        for one in ("resnet20", "tanh_ldi")
+        for method in ("dense", "random", "magnitude", "cs", "cs_ai")
+    ),
+    *("resnet32_cs_ai", "resnet56_random", "resnet110_cs", "wrn16_6_cs_ai", "vgg16_cs", "resnet20_cs_operator"),
+    *("linear_ldi_dense", "linear_vs_cs_ai", "tanh_vs_random"),
+    *("sculpt_fewer_wider", "sculpt_larger_blocks", "sculpt_wider", "quickstart"),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,8 +88,8 @@ def correction_of(path, asked):
     return isometry.rpartition(".")[2]
 
 
-@pytest.mark.filterwarnings("ignore:.*Discarding init_args")
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:.*Discarding init_args", "ignore:Signals vanish")
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem in FITTED], ids=lambda path: path.stem)
 def test_an_experiment_runs(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if path.stem.endswith("_magnitude"):
@@ -91,7 +101,35 @@ def test_an_experiment_runs(path, monkeypatch, tmp_path):
     assert record["isometry"] == correction_of(path, asked)
 
 
-@pytest.mark.filterwarnings("ignore:.*Discarding init_args")
+def parts(value, place=""):
+    """Yield each setting of an experiment with its place, apart from the name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from parts(item, f"{place}.{key}")
+    elif place != ".name":
+        yield place, repr(value)
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem not in FITTED], ids=lambda path: path.stem)
+def test_an_experiment_combines_what_others_run_with(path):
+    run_with = {part for fitted in EXPERIMENTS if fitted.stem in FITTED for part in parts(_read(fitted))}
+    config = _read(path)
+    assert config["name"] == path.stem
+    if path.stem.endswith("_magnitude"):
+        dense = path.stem.replace("_magnitude", "_dense")
+        assert config["model"].pop("pretrained") == f"lightning_logs/{dense}/version_0/checkpoints/last.ckpt"
+    assert set(parts(config)) <= run_with
+
+
+def test_the_experiments_that_run_exist():
+    assert set(FITTED) <= {path.stem for path in EXPERIMENTS}
+
+
+def _read(path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.filterwarnings("ignore:.*Discarding init_args", "ignore:Signals vanish")
 @pytest.mark.parametrize("overlay", [*SCHEDULES, *OPTIONS], ids=lambda path: path.stem)
 def test_an_overlay_runs(overlay, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

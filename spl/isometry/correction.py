@@ -4,8 +4,9 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 from torch import nn
 
@@ -77,6 +78,8 @@ class Correction(Seeded, ABC):
     """
 
     redraws: ClassVar[bool] = False
+    _activations: Activations | None = None
+    _norms: Mapping[str, float] = {}
 
     def __init__(self, gain: Gain = "mean_field") -> None:
         if isinstance(gain, str) and gain not in get_args(get_args(Gain)[0]):
@@ -85,13 +88,20 @@ class Correction(Seeded, ABC):
             raise InputError(f"gain must be positive, got {gain}.")
         self.gain = gain
 
-    def __call__(
-        self,
-        network: nn.Module,
-        masks: Masks,
-        activations: Activations | None = None,
-        norms: Mapping[str, float] | None = None,
-    ) -> Corrected:
+    def knowing(self, activations: Activations | None, norms: Mapping[str, float]) -> Self:
+        """Return a copy of the correction that knows the network as it was before pruning.
+
+        Args:
+            activations: the activation behind each weight, by name, None for none; see
+                `spl.isometry.activations.activations_behind`. Without them, the order of the network's modules decides.
+            norms: the Frobenius norm of each weight before pruning, by name. Without them, it is that of the weights
+                as they are. This is too little if the pruned entries are 0 already, but σ is never below 1.
+        """
+        twin = copy(self)
+        twin._activations, twin._norms = activations, norms
+        return twin
+
+    def __call__(self, network: nn.Module, masks: Masks) -> Corrected:
         """Correct the weight matrices and kernels under `masks` in place; pruned entries are exactly 0.0 afterwards.
 
         Biases, normalization layers, layers without a mask and weights of three or more axes in layers that are not
@@ -100,15 +110,11 @@ class Correction(Seeded, ABC):
         Args:
             network: the pruned network.
             masks: the masks of its parameters, by parameter name.
-            activations: the activation behind each weight, by name, None for none; see
-                `spl.isometry.activations.activations_behind`. Without them, the order of the network's modules decides.
-            norms: the Frobenius norm of each weight before pruning, by name. Without them, it is that of the weights
-                as they are. This is too little if the pruned entries are 0 already, but σ is never below 1.
 
         Raises:
             InputError: the masks do not fit the network, or weights are not finite.
         """
-        layers = self._layers(network, masks, activations, norms or {})
+        layers = self._layers(network, masks)
         before = [Before.of(layer, self.redraws) for layer in layers]
         self.correct_(layers)
         changes = {layer.name: given.change(layer) for layer, given in zip(layers, before, strict=True)}
@@ -120,20 +126,17 @@ class Correction(Seeded, ABC):
         rows, columns = layer.weight.shape[0] // layer.groups, layer.weight[0].numel()
         return layer.groups * min(rows, columns)
 
-    def _layers(
-        self, network: nn.Module, masks: Masks, activations: Activations | None, norms: Mapping[str, float]
-    ) -> list[PrunedLayer]:
+    def _layers(self, network: nn.Module, masks: Masks) -> list[PrunedLayer]:
         parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
         masks.check_fits(parameters)
-        if activations is None:
-            activations = activations_in_order(network)
+        activations = activations_in_order(network) if self._activations is None else self._activations
         layers = []
         unknown, unseen = [], []
         for name in masks:
             if masks[name].ndim > 1:
                 weight = parameters[name]
                 mask = masks[name].to(weight.device, copy=True)
-                norm = norms[name] if name in norms else norm_of(weight)
+                norm = self._norms[name] if name in self._norms else norm_of(weight)
                 weight.masked_fill_(~mask, 0.0)
                 if not bool(weight.isfinite().all()):
                     raise InputError(f"{name}: weights are NaN or infinite, and cannot be corrected: initialize anew.")
@@ -155,7 +158,7 @@ class Correction(Seeded, ABC):
             warnings.warn(
                 f"{type(self).__name__} does not see which activation is behind {', '.join(unseen)}, and takes the "
                 "gain 1 there, as behind a layer without an activation. If there is one, name the gain of all layers, "
-                "such as gain=2**0.5 for ReLU, or say which activations there are: "
+                "such as gain=2**0.5 for ReLU, or say which activations there are by knowing(): "
                 "spl.isometry.activations.activations_behind finds them in one forward pass.",
                 stacklevel=3,
             )
