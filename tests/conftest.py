@@ -59,7 +59,7 @@ def pytest_collection_finish() -> None:
 def _seeded() -> None:
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed takes a millisecond to note the seed for other devices
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from spl import InputError, prune
-from spl.criteria import ConnectionSensitivity, GraSP, IterativeSNIP, Magnitude, RedrawnWeights, SynFlow
+from spl.criteria import ConnectionSensitivity, GraSP, Magnitude, RedrawnWeights, SynFlow
 from spl.initializers import HeNormal
 
 
@@ -72,7 +72,7 @@ COMPUTED = {
     "_conv_forward": (lambda: OwnConvolution(3, 4, 3), "0.weight"),
     "not called": (Called, "0.layer.weight"),
 }
-CRITERIA = [ConnectionSensitivity(), GraSP(), IterativeSNIP(), RedrawnWeights(GraSP(), HeNormal())]
+CRITERIA = [ConnectionSensitivity(), GraSP(), RedrawnWeights(GraSP(), HeNormal())]
 BATCH = (torch.rand(8, 3, 9, 9), torch.arange(8) % 4)
 
 

@@ -27,6 +27,7 @@ from spl.criteria import (
     SynFlow,
 )
 from spl.criteria.objective import MeanLoss
+from spl.criteria.schedules import Exponential
 from spl.initializers import HeNormal
 from spl.pruning import PruningChoices
 from spl.pruning.coverage import Coverage, shortened
@@ -63,8 +64,8 @@ NO_GRADIENT = r"^average\.module\.0\.weight, average\.module\.2\.weight: no grad
 @pytest.mark.parametrize("criterion", [ConnectionSensitivity(), GraSP(temperature=1.0), IterativeSNIP()])
 def test_a_copy_without_gradients_is_left_out_and_the_masks_are_those_of_the_network_alone(criterion):
     with pytest.warns(UserWarning, match=NO_GRADIENT):
-        trained = Trained(Averaging, data(), epochs=2, criterion=criterion)
-    alone = Trained(lambda: Plain(mlp()), data(), epochs=1, criterion=criterion)
+        trained = Trained(Averaging, data(), epochs=2, criterion=criterion, schedule=Exponential(2))
+    alone = Trained(lambda: Plain(mlp()), data(), epochs=1, criterion=criterion, schedule=Exponential(2))
     assert trained.masks == alone.masks
     assert trained.masks.kept == round(0.1 * trained.masks.size)
     coverage = trained.pruning.record["coverage"]
@@ -198,7 +199,7 @@ def test_the_warning_of_collapse_says_that_all_scores_are_0():
 @pytest.mark.parametrize("criterion", [Magnitude(), Random(), SynFlow(), NTKSAP()], ids=lambda c: type(c).__name__)
 def test_criteria_without_a_loss_leave_copies_out_too(criterion):
     with pytest.warns(UserWarning, match=NO_GRADIENT):
-        trained = Trained(Averaging, data(), epochs=1, criterion=criterion, sparsity=0.5)
+        trained = Trained(Averaging, data(), epochs=1, criterion=criterion, sparsity=0.5, schedule=Exponential(2))
     assert set(trained.masks) == {"network.0.weight", "network.2.weight"}
 
 

@@ -20,6 +20,7 @@ from torchvision.ops import StochasticDepth
 from spl import InputError, PruneAtInit, prune
 from spl.criteria import ConnectionSensitivity, GraSP, IterativeSNIP
 from spl.criteria.objective import MeanLoss, examples
+from spl.criteria.schedules import Exponential
 from spl.functional.undisturbed import undisturbed
 from spl.functional.without_dropout import WithoutDropout
 from spl.sparsify import sparsify
@@ -63,9 +64,9 @@ def test_a_step_that_moves_teachers_and_weights_moves_nothing_in_scoring(criteri
             seen[self] = [t.detach().clone() for t in (*pl_module.state_dict().values(), *pl_module.average)]
 
     module, before, after = Moving(), Watch(), Watch()
-    L.Trainer(**(PLAIN | {"callbacks": [before, PruneAtInit(0.0, isometry=None, criterion=criterion), after]})).fit(
-        module, DATA
-    )
+    L.Trainer(
+        **(PLAIN | {"callbacks": [before, PruneAtInit(0.0, criterion=criterion, schedule=Exponential(3)), after]})
+    ).fit(module, DATA)
     assert all(torch.equal(a, b) for a, b in zip(seen[before], seen[after], strict=True))
 
 
@@ -74,7 +75,8 @@ def test_each_batch_is_scored_with_what_the_first_one_found(criterion):
     """So the order of batches, or how processes share them, does not decide."""
     items = [image for batch in DATA for image in zip(*batch, strict=True)]
     swapped = DataLoader(items[16:] + items[8:16] + items[:8], batch_size=8)
-    masks = [Trained(Moving, data, criterion=criterion, sparsity=0.5).masks for data in (DataLoader(items, 8), swapped)]
+    choices = {"criterion": criterion, "sparsity": 0.5, "schedule": Exponential(3)}
+    masks = [Trained(Moving, data, **choices).masks for data in (DataLoader(items, 8), swapped)]
     assert masks[0] == masks[1]
 
 
@@ -187,7 +189,6 @@ class Detector(Plain):
 BOXES = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1])}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loss", [None, lambda module, batch: sum(module.network(*batch).values())])
 def test_detectors_are_scored_by_the_losses_that_only_training_has(loss):
     items = [(torch.rand(3, 64, 64), BOXES) for _ in range(3)]

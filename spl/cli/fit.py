@@ -165,8 +165,7 @@ class SplCLI(LightningCLI):
         """Record the network's configuration for checkpoints, and skip pretrained weights if a checkpoint is loaded."""
         if _names_file(self.config[str(self.subcommand)].ckpt_path):
             self.model.pretrained = None
-        primitives = yaml.safe_load(self.parser.dump(self.config))
-        self.model.network_config = primitives[str(self.subcommand)]["model"]["network"]
+        self.model.network_config = _without_none(self.config_dump["model"]["network"])
 
     def predict(self, **kwargs: Any) -> None:
         """Write the class probabilities of every example to predictions.csv in the run's folder."""
@@ -211,6 +210,11 @@ class RepeatedFitCLI(SplCLI):
         if isinstance(datamodule, data.ImageDataModule) and datamodule.splits is not None:
             self._images.clear()
             self._images[source] = datamodule.splits
+
+
+def _without_none(value: Any) -> Any:
+    """Return nested dictionaries without their entries that are None."""
+    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _check_numbers(name: str, value: Any) -> None:

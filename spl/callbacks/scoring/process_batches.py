@@ -54,7 +54,10 @@ def seed_streams(seed: int, number: int) -> None:
     start = (seed + 7919 * number) % 2**32
     random.seed(start)
     np.random.seed(start)  # noqa: NPY002 (datasets draw from this stream)
-    torch.manual_seed(start)
+    if torch.accelerator.is_available():
+        torch.manual_seed(start)
+    else:  # torch.manual_seed would take a millisecond to note the seed for devices that are not there
+        torch.default_generator.manual_seed(start)
 
 
 def _is_cut(loader: Any, size: int) -> bool:
