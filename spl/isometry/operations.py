@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from spl.functional.graph import operation, sources
+from spl.isometry.elementwise import Elementwise
 
 _MOVE = re.compile(
     r"T|Transpose|SwapAxes|Permute|Movedim|View|UnsafeView|ViewAsReal|ViewAsComplex|ReshapeAlias|Reshape|Flatten|ToCopy|"
@@ -92,28 +93,6 @@ def is_constant(node: Node | None) -> bool:
         seen.add(node)
         waiting += sources(node)
     return True
-
-
-class Elementwise(nn.Module):
-    """A function of each element as a module.
-
-    Args:
-        function: the function.
-
-    Example:
-        >>> import torch
-        >>> from spl.isometry.operations import Elementwise
-        >>> Elementwise(torch.sin)(torch.zeros(2))
-        tensor([0., 0.])
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the function of each element."""
-        return self.function(x)
 
 
 def _saved(node: Node, name: str) -> Any:

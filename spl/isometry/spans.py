@@ -12,10 +12,10 @@ from torch.autograd.graph import Node
 
 from spl.functional.graph import Graph, nodes_between, operation, sources
 from spl.functional.torch_private import tree_leaves
+from spl.isometry.elementwise import Elementwise, ignores_scale, is_activation
 from spl.isometry.mean_field import bounded_gain
 from spl.isometry.operations import (
     REDUCTIONS,
-    Elementwise,
     constant_factor,
     is_constant,
     is_move,
@@ -131,39 +131,9 @@ def spans_of_calls(calls: Iterable[Call]) -> Iterator[Span]:
 def _meaning(call: Call) -> Meaning | None:
     if is_activation(call.module):
         return call.module if _has_slope(call.module) else "unknown"
-    if next(call.module.children(), None) is None and _ignores_scale(call.module, call.shape):
+    if next(call.module.children(), None) is None and ignores_scale(call.module, call.shape):
         return "normalization"
     return None
-
-
-@torch.no_grad()
-def is_activation(module: nn.Module) -> bool:
-    """Return whether a module is a function of each element alone, and not an affine one.
-
-    The module is tried on numbers: where one of them changes, only its result may change, and in another order the
-    results must be the same. So identity, dropout, softmax and normalization are no activations.
-
-    Example:
-        >>> from torch import nn
-        >>> from spl.isometry.spans import is_activation
-        >>> [is_activation(module) for module in (nn.Softsign(), nn.Sequential(nn.Softplus(), nn.Tanh()))]
-        [True, True]
-        >>> [is_activation(module) for module in (nn.Identity(), nn.Softmax(-1), nn.LayerNorm(4), nn.Linear(4, 4))]
-        [False, False, False, False]
-    """
-    x = torch.linspace(-4, 4, 33, dtype=torch.float64)
-    y = _tried(module, x)
-    if y is None or not torch.allclose(y, _tried(module, x.flip(0), x).flip(0), rtol=1e-6):
-        return False
-    for place in (3, 16, 29):
-        other = x.clone()
-        other[place] += 0.3
-        same = _tried(module, other, x).isclose(y, rtol=1e-6)
-        same[place] = True
-        if not same.all():
-            return False
-    bends: Tensor = y[2:] - 2 * y[1:-1] + y[:-2]
-    return bool(bends.abs().max() > 1e-5 * y.abs().max())
 
 
 def _has_slope(module: nn.Module) -> bool:
@@ -172,27 +142,6 @@ def _has_slope(module: nn.Module) -> bool:
         return math.isfinite(bounded_gain(module))
     except Exception:  # its backward pass may be written by hand
         return False
-
-
-def _tried(module: nn.Module, x: Tensor, otherwise: Tensor | None = None) -> Any:
-    """Return the result of a module if it is of the shape of `x` and finite, and `otherwise` if not."""
-    try:
-        y = module(x.clone())
-    except Exception:
-        return otherwise
-    is_like = isinstance(y, Tensor) and y.shape == x.shape and y.is_floating_point() and bool(y.isfinite().all())
-    return y.double() if is_like else otherwise
-
-
-@torch.no_grad()
-def _ignores_scale(module: nn.Module, shape: torch.Size) -> bool:
-    """Return whether a module gives nearly the same for twice its input, as normalization by the input's own size."""
-    parameter = next(module.parameters(), None)
-    device = None if parameter is None else parameter.device
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator).to(device)
-    y, twice = _tried(module, x), _tried(module, 2 * x)
-    return y is not None and twice is not None and bool(y.any()) and torch.allclose(y, twice, rtol=1e-2, atol=1e-2)
 
 
 def spans_of_products(graph: Graph) -> Iterator[Span]:
