@@ -85,6 +85,18 @@ def test_the_training_loader_before_training():
     assert seen == [given], message
 
 
+def test_a_loader_that_is_shown_before_training():
+    fit, message = trainer(), gone(pl, "fit_loop._combined_loader and max_batches", "lightning_private.showing")
+    assert (fit.fit_loop._combined_loader, fit.fit_loop.max_batches) == (None, float("inf")), message
+    given = loader()
+    with lightning_private.showing(fit, given):
+        assert fit.train_dataloader is given, message
+        assert fit.num_training_batches == len(given), message
+    assert (fit.train_dataloader, fit.num_training_batches) == (None, float("inf")), message
+    with lightning_private.showing(fit, {"one": given, "two": given}):
+        assert fit.train_dataloader == {"one": given, "two": given}
+
+
 def test_the_network_that_a_callback_averages():
     message = gone(pl, "_average_model of callbacks that average weights", "lightning_private.averaged_network")
     for average in (WeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)):

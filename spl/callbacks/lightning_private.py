@@ -1,10 +1,14 @@
 """The private attributes of Lightning that callbacks need, gathered in one place; all were read in Lightning 2.6.6."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning_fabric.plugins import ClusterEnvironment
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 
 
@@ -33,6 +37,23 @@ def training_loader(trainer: Trainer) -> Any:
     `Trainer.train_dataloader` has one only when training begins, and then the part of this process.
     """
     return trainer.fit_loop._data_source.dataloader()
+
+
+@contextmanager
+def showing(trainer: Trainer, loader: Any) -> Iterator[None]:
+    """Let `train_dataloader` and `num_training_batches` of a Trainer tell of a loader, before its fit loop has one."""
+    loop = trainer.fit_loop
+    before = loop._combined_loader, loop.max_batches
+    if loop._combined_loader is None:
+        loop._combined_loader = loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader)
+        length = None if isinstance(loader, Mapping | list | tuple | CombinedLoader) else sized_len(loader)
+        limit = trainer.limit_train_batches
+        if length is not None:
+            loop.max_batches = min(length, limit) if isinstance(limit, int) else int(length * limit)
+    try:
+        yield
+    finally:
+        loop._combined_loader, loop.max_batches = before
 
 
 def averaged_network(callback: Callback) -> nn.Module | None:

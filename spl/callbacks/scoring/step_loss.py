@@ -10,6 +10,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
+from spl.callbacks.lightning_private import showing, training_loader
 from spl.classifier import SparseClassifier
 from spl.criteria import Targets
 from spl.criteria.objective import LossOfLogits, Objective, total
@@ -53,6 +54,7 @@ class _StepLoss(Objective):
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._state: ModuleState | None = None
+        self._training_loader: Any = None
         self._calls = 0
         self._losses = 0
         self._skipped = ""
@@ -99,13 +101,16 @@ class _StepLoss(Objective):
         """Let `module` run without logging, and give it and its submodules their attributes back at the end."""
         self._state = ModuleState(module)
         trainer, loggers = self._trainer, self._trainer.loggers
+        if self._training_loader is None:
+            self._training_loader = training_loader(trainer)
         trainer.loggers = [DummyLogger() for _ in loggers]
         module._trainer = trainer  # a copy of the module has lost it
         for part in module.modules():
             if isinstance(part, LightningModule):
                 vars(part).update(log=_log_nothing, log_dict=_log_nothing)
         try:
-            yield
+            with showing(trainer, self._training_loader):
+                yield
         finally:
             trainer.loggers = loggers
             self._state.note_writes()
@@ -174,9 +179,8 @@ _REMEDY = "pass PruneAtInit a function, loss=lambda module, batch: ..."
 def _explained(source: str, error: Exception) -> str:
     return (
         f"{source} raised {type(error).__name__} while the weights were scored: {error}\nPruneAtInit calls it on "
-        "training batches when fit starts. Hooks such as on_train_start and on_train_epoch_start have not run yet, and "
-        "trainer.train_dataloader is still None. If it needs these, make what it needs in __init__ or setup, or "
-        f"{_REMEDY}, which is a mean over the batch."
+        "training batches when fit starts. Hooks such as on_fit_start and on_train_epoch_start have not run yet: make "
+        f"what it needs in __init__ or setup, or {_REMEDY}, which is a mean over the batch."
     )
 
 
