@@ -85,7 +85,7 @@ class SumOfOutputs(Objective):
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:
         """Return the sum."""
         leaves = tree_leaves(network(first_tensor(batch)))
-        return torch.stack([o.double().sum() for o in leaves if isinstance(o, Tensor) and o.is_floating_point()]).sum()
+        return torch.stack([o.float().sum() for o in leaves if isinstance(o, Tensor) and o.is_floating_point()]).sum()
 
 
 class MeanLoss(Objective):

@@ -25,6 +25,9 @@ _PRODUCT = torch.nn.functional.scaled_dot_product_attention
 _NOISY = re.compile("drop|stochastic_?depth", re.IGNORECASE)
 
 
+_PROBABILITY = re.compile("(^|_|layer|path)drop|stochastic_?depth", re.IGNORECASE)
+
+
 def is_noisy(module: nn.Module) -> bool:
     """Return whether a module only adds noise in training: dropout, RReLU, or stochastic depth by its class name.
 
@@ -58,7 +61,8 @@ def silence(network: nn.Module) -> None:
         if is_noisy(module):
             module.training = False
         for name, value in vars(module).items():
-            if isinstance(value, float) and (_NOISY.search(name) or (name == "p" and isinstance(module, DropoutNd))):
+            is_named = _PROBABILITY.search(name) or (name == "p" and isinstance(module, DropoutNd))
+            if is_named and isinstance(value, float) and 0 <= value <= 1:
                 vars(module)[name] = 0.0
 
 
