@@ -14,6 +14,7 @@ from spl.isometry.change import norm_of
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, find_masks
 from spl.pruning.coverage import Coverage
+from spl.pruning.weights import check_weights
 
 Stage = Literal["dense", "pruned", "corrected"]
 
@@ -96,6 +97,7 @@ def sparsify(
     seed = torch.initial_seed() if seed is None else seed
     chosen = PruningChoices(criterion=criterion.seeded(seed), sparsity=sparsity, **choices)
     parameters = chosen.parameters(network)
+    check_weights(network, parameters, criterion, isometry)
     on_stage("dense", None)
 
     with processes.together():

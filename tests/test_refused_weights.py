@@ -8,7 +8,7 @@ from foreign import Plain
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from spl import InputError, PruneAtInit
+from spl import InputError, PruneAtInit, prune, sparsify
 from spl.criteria import ConnectionSensitivity, Magnitude, Random, SynFlow
 from spl.isometry import EOI, ApproximateIsometry
 
@@ -107,3 +107,13 @@ def test_complex_weights_are_pruned_and_kept_at_zero_where_no_gradient_scores_th
 def test_complex_weights_may_stay_dense():
     callback = trained(Complex(), torch.randn(16, 12), exclude=["*.first.*"], isometry=ApproximateIsometry())
     assert list(callback.masks) == ["network.last.weight"]
+
+
+def test_functions_refuse_them_too():
+    embedding = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
+    with pytest.raises(InputError, match=r"^0\.weight: an embedding with sparse=True"):
+        prune(embedding, Magnitude(), 0.5, include_embedding=True)
+    layer = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(InputError, match=r"^weight: complex, and ApproximateIsometry is defined for real weights"):
+        sparsify(layer, Magnitude(), 0.5, isometry=ApproximateIsometry())
+    assert prune(layer, Magnitude(), 0.5).kept == 6

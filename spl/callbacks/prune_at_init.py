@@ -12,7 +12,7 @@ from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
-from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, check_weights, without_masks
+from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, without_masks
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import (
     changes_of,
@@ -36,6 +36,7 @@ from spl.isometry.pruned_layer import oriented
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
+from spl.pruning.weights import check_weights
 from spl.sparsify import Stage, sparsify
 
 

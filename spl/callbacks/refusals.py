@@ -1,16 +1,11 @@
 """Surroundings in which PruneAtInit would do wrong, and which it therefore refuses by name."""
 
-from collections.abc import Mapping
-
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelPruning
-from torch import Tensor, nn
 
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.trainer import callbacks_of
-from spl.criteria import Criterion
 from spl.errors import InputError
-from spl.functional.layers import EMBEDDINGS, WEIGHTED
 from spl.isometry import Correction
 from spl.pruning.patterns import Pattern, Unstructured
 
@@ -57,45 +52,6 @@ def check_redrawn(isometry: Correction | None, pattern: Pattern) -> None:
         raise InputError(
             f"{type(isometry).__name__} draws masks of its own, which do not have the pattern "
             f"{type(pattern).__name__}: use pattern: Unstructured, or another isometry."
-        )
-
-
-def check_weights(
-    network: nn.Module, parameters: Mapping[str, Tensor], criterion: Criterion, isometry: Correction | None
-) -> None:
-    """Refuse weights that cannot be scored, corrected or masked, although their layers are of a kind that is pruned.
-
-    Args:
-        network: the network that has the parameters.
-        parameters: the parameters to prune, by name.
-        criterion: what would score them. A criterion without data takes complex weights.
-        isometry: what would correct them; None for nothing.
-
-    Raises:
-        InputError: a weight has sparse gradients, or is complex.
-
-    Example:
-        >>> from spl.criteria import Magnitude
-        >>> embedding = nn.Embedding(4, 2, sparse=True)
-        >>> check_weights(embedding, {"weight": embedding.weight}, Magnitude(), None)
-        Traceback (most recent call last):
-        spl.errors.InputError: weight: an embedding with sparse=True has sparse gradients, ...
-    """
-    layers = [module for module in network.modules() if isinstance(module, WEIGHTED)]
-    dense = {id(layer.weight) for layer in layers}  # a gradient to which a Linear layer adds its part is dense
-    embeddings = [module for module in network.modules() if isinstance(module, tuple(EMBEDDINGS))]
-    sparse = {id(module.weight) for module in embeddings if module.sparse} - dense
-    if named := [name for name, parameter in parameters.items() if id(parameter) in sparse]:
-        raise InputError(
-            f"{', '.join(named)}: an embedding with sparse=True has sparse gradients, which can be neither scored nor "
-            "masked. Make it with sparse=False, or leave it dense, by include_embedding: false or by exclude."
-        )
-    named = [name for name, parameter in parameters.items() if parameter.is_complex()]
-    if named and (criterion.needs_data or isometry is not None):
-        what = type(isometry).__name__ if isometry is not None else type(criterion).__name__
-        raise InputError(
-            f"{', '.join(named)}: complex, and {what} is defined for real weights. Use a criterion without data "
-            "(Magnitude, Random) and isometry: null, or leave complex weights dense by exclude."
         )
 
 

@@ -21,6 +21,7 @@ from spl.pruning.choices import PruningChoices
 from spl.pruning.coverage import Coverage
 from spl.pruning.observation import observe
 from spl.pruning.remarks import warn_of_collapse, warn_of_dense
+from spl.pruning.weights import check_weights
 
 
 class Found(NamedTuple):
@@ -73,7 +74,8 @@ def find_masks(
 
     Raises:
         InputError: the criterion needs data and gets none, or reads it more often than it can be read; the choices
-            cannot have that sparsity; or a layer multiplies by a weight that it computes from its parameter.
+            cannot have that sparsity; or weights cannot be pruned, see `spl.pruning.weights.check_weights` and
+            `spl.pruning.observation.observe`.
 
     Example:
         >>> from torch import nn
@@ -83,6 +85,7 @@ def find_masks(
         10
     """
     parameters = choices.parameters(network)
+    check_weights(network, parameters, choices.criterion)
     criterion = choices.criterion.seeded(torch.initial_seed())
     objective = choices.loss if loss is None else objective_of(loss)
     _check_readable(criterion, batches, rounds=len(_keeps(choices, parameters)))
