@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    spl ")]
-SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 20"
+SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 5"
+SHORT += " --trainer.limit_train_batches 5 --trainer.limit_val_batches 2"
 
 
 def run(monkeypatch, command):

@@ -176,9 +176,10 @@ def test_auxiliary_outputs_that_only_training_has_are_scored():
 
 class Detector(Plain):
     def __init__(self):
+        few = {"rpn_post_nms_top_n_train": 20, "box_batch_size_per_image": 8}  # proposals
         super().__init__(
             fasterrcnn_mobilenet_v3_large_320_fpn(
-                weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
+                weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64, **few
             )
         )
 

@@ -24,8 +24,8 @@ from spl.reproduction.stacked.linear import RoundAsSingle
 from spl.reproduction.stacked.stacked_classifier import StackedClassifier
 
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
-QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "50"]
-QUICK += ["--pruning.batches", "4", "--pruning.isometry.max_iterations", "20"]
+QUICK += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--spectrum.examples", "5"]
+QUICK += ["--pruning.batches", "4", "--pruning.isometry.max_iterations", "3", "--trainer.limit_val_batches", "2"]
 PLAINLY = ["--pruning.isometry", "null", "--spectrum.examples", "1", "--trainer.limit_val_batches", "1"]
 STEPS = ["--trainer.max_epochs", "-1", "--trainer.max_steps"]
 SMALL = [
@@ -93,7 +93,7 @@ def both(tmp_path_factory):
     announced = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        common = [*QUICK, "--model.network.width", "50", *STEPS, "100"]
+        common = [*QUICK, "--model.network.depth", "4", "--model.network.width", "50", *STEPS, "100"]
         runs = [prepare([*common, *args], announced.append) for args in RUNS.values()]
         train(runs, folder / "stack.ckpt")
         for args in RUNS.values():

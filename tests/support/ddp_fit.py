@@ -40,7 +40,7 @@ def main(folder: Path, devices: int, seed_ranks_alike: bool, fail_on: int) -> No
 
         correction = Fails()
     else:
-        correction = ApproximateIsometry(max_iterations=20)
+        correction = ApproximateIsometry(max_iterations=4)
     L.seed_everything(0 if seed_ranks_alike else rank)
     model = SparseClassifier(MLP(depth=3, width=20), initializer=Orthogonal())
     witness, check = Witness(), ZerosStay()
