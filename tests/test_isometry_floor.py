@@ -43,7 +43,7 @@ def test_every_layer_of_mlp_7_comes_to_its_floor(sparsity):
 
 
 @pytest.mark.parametrize(
-    ("network", "sparsity"), [(lambda: ResNet(5), 0.9), (lambda: ResNet(5), 0.98), (lambda: VGG16(0.25), 0.95)]
+    ("network", "sparsity"), [(lambda: ResNet(3), 0.9), (lambda: ResNet(5), 0.98), (lambda: VGG16(0.125), 0.95)]
 )
 def test_every_layer_of_convolutional_networks_comes_to_its_floor(network, sparsity):
     built = network()
