@@ -1,7 +1,13 @@
 """PruneAtInit: it prunes once, before training, exactly, and records what it did."""
 
+import os
+import pickle
 from dataclasses import replace
+from multiprocessing.context import set_spawning_popen
+from multiprocessing.popen_spawn_posix import _DupFd
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as L
@@ -358,8 +364,26 @@ def test_a_strategy_whose_weights_masks_cannot_follow_is_refused(strategy, messa
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_a_strategy_that_trains_copies_is_refused(strategy):
-    """The masks of the copies would be missing in checkpoints, and the next fit would prune trained weights."""
+def test_a_strategy_that_trains_copies_is_refused(strategy, monkeypatch):
+    """The masks of the copies would be missing in checkpoints, and the next fit would prune trained weights.
+
+    What ddp_spawn pickles for a new process is unpickled in a forked one, which need not import everything again.
+    """
+    if strategy == "ddp_spawn":
+        start = torch.multiprocessing.start_processes
+
+        def start_forked(function, args, start_method, **options):
+            assert start_method == "spawn"
+            # queues and shared tensors are pickled only for a process that is about to start
+            set_spawning_popen(SimpleNamespace(DupFd=_DupFd, duplicate_for_child=os.dup))
+            try:
+                pickled = ForkingPickler.dumps((function, args))
+            finally:
+                set_spawning_popen(None)
+            function, args = pickle.loads(pickled)
+            return start(function, args, start_method="fork", **options)
+
+        monkeypatch.setattr(torch.multiprocessing, "start_processes", start_forked)
     model, callback = classifier(), pruning(criterion=Magnitude())
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(
