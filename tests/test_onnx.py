@@ -68,7 +68,7 @@ class Together(nn.Module):
 def test_compact_networks_with_trained_statistics(make, dense, tmp_path):
     smaller, pruned = [], []
     example = torch.randn(2, 3, 32, 32)
-    for sparsity in (0.6, 0.97):
+    for sparsity in (0.6, 0.9, 0.97):
         own = as_trained_(make())
         masks = prune(own, Random(), sparsity=sparsity, exclude=dense)
         for name in masks:  # training compensates for pruned weights
