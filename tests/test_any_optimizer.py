@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import threading
 import warnings
 from functools import partial
 
@@ -564,3 +565,17 @@ def test_masks_may_be_deleted_while_an_optimizer_runs_through_its_hooks():
         handle.remove()
     assert others == []
     assert masks.revived(held.parameters) == {}
+
+
+def test_a_copy_that_has_failed_leaves_the_training_of_others_alone():
+    network = nn.Linear(6, 3)
+    network.held = MaskedWeights(network)
+    network.held.hold(prune(network, Random(), sparsity=0.5))
+    network.lock = threading.Lock()  # which cannot be copied
+    with pytest.raises(TypeError, match="lock") as caught:
+        copy.deepcopy(network)
+    other = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    other(torch.ones(1, 2)).sum().backward()
+    optimizer.step()  # the half-made copy lives on in the traceback
+    assert caught.traceback

@@ -159,7 +159,11 @@ class MaskedWeights:
             return False
         if self._binding is not None:
             return self._binding.is_trained_by(optimizer)
-        return has_any(optimizer, ids_of(self.network.parameters()))
+        try:
+            parameters = list(self.network.parameters())
+        except AttributeError:  # a copy that was never completed, because making it has failed
+            return False
+        return has_any(optimizer, ids_of(parameters))
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the masks to a checkpoint, bool tensors by name at `masks`, after setting the pruned weights to 0.0."""
