@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from spl import InputError, MaskedWeights, prune, sparsify
-from spl.criteria import ConnectionSensitivity, Magnitude, SynFlow
+from spl.criteria import ConnectionSensitivity, Criterion, Magnitude, SynFlow
 from spl.criteria.schedules import OneShot
+from spl.isometry import ApproximateIsometry
 
 
 def mlp():
@@ -197,3 +198,42 @@ def test_an_included_parameter_is_refused_where_its_zeros_prune_nothing():
     with pytest.raises(InputError, match=r"^log_decay: the network multiplies by a weight that it computes"):
         prune(Decaying(), ConnectionSensitivity(), 0.5, data(), include=["log_decay"])
     assert "gate" in prune(Decaying(), ConnectionSensitivity(), 0.5, data(), include=["gate"])
+
+
+class Casting(nn.Module):
+    """A network that casts its signals to float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.first(x.float()).relu().float())
+
+
+def test_synflow_scores_networks_that_cast():
+    network = Casting()
+    plain = nn.Sequential(network.first, nn.ReLU(), network.head)
+    masks, same = (prune(net, SynFlow(), 0.8, data()) for net in (network, plain))
+    assert [mask.tolist() for mask in masks.values()] == [mask.tolist() for mask in same.values()]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_of_width_0_is_left_out():
+    network = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 0), nn.Linear(0, 3))
+    sparse = sparsify(network, Magnitude(), 0.5, isometry=ApproximateIsometry(gain=1.0))
+    assert (list(sparse.masks), sparse.coverage.covered) == (["0.weight"], 1.0)
+    with pytest.raises(InputError, match="has no weights to prune"):
+        prune(network[1:], Magnitude(), 0.5)
+
+
+class Own(Criterion):
+    def __call__(self, subject):
+        return {name: weight.abs() for name, weight in subject.weights.items()}
+
+
+def test_a_criterion_of_ones_own_may_leave_out_what_it_needs():
+    network = mlp()
+    assert prune(network, Own(), 0.5, data()) == prune(network, Magnitude(), 0.5)
+    with pytest.raises(InputError, match=r"Own scores weights on data and got none.* needs_data = False"):
+        prune(mlp(), Own(), 0.5)

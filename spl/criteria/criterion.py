@@ -102,7 +102,7 @@ class Criterion(Seeded, ABC):
         Masks(1 parameters, kept 10 of 100, sparsity 0.9000)
     """
 
-    needs_data: bool
+    needs_data: bool = True
     reads: Reads = "loss"
     passes: int = 1
     revives: bool = False

@@ -120,6 +120,7 @@ class _FlowLayer:
     def forward(self, module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
         """Return the layer's output, without bias."""
         axis = -1 if isinstance(module, nn.Linear) else 1
+        x = x.to(self.leaf.dtype)  # the network may cast its signals
         x = x if self.is_whole else x.index_select(axis, self.columns)
         product = _Product.apply(x, self.leaf, self) if isinstance(module, nn.Linear) else self._convolved(module, x)
         return self._spread(product, axis)

@@ -52,7 +52,7 @@ class Coverage(NamedTuple):
         sizes, reasons = {}, {}
         layers = dict(network.named_modules())
         for own, parameter in network.named_parameters():
-            if is_lazy(parameter) or parameter.ndim < 2:
+            if is_lazy(parameter) or parameter.ndim < 2 or not parameter.numel():
                 continue
             name = whole_name(own)
             sizes[name] = parameter.numel()

@@ -22,8 +22,9 @@ def prunable_parameters(
 ) -> dict[str, nn.Parameter]:
     """Return the weights of Linear, convolutional, attention and recurrent layers, by name.
 
-    Tied weights are returned once. The linear layers of Hugging Face (`Conv1D`) and PyTorch Geometric (`Linear`) count
-    too. Weights of other layers are returned if they are asked for by name.
+    Tied weights are returned once, and those of layers of width 0 not at all. The linear layers of Hugging Face
+    (`Conv1D`) and PyTorch Geometric (`Linear`) count too. Weights of other layers are returned if they are asked for by
+    name.
     Embeddings stay dense unless they are asked for: a batch scores only the rows of its own tokens, and all other rows
     would score 0 and be pruned. An embedding that is tied to a Linear layer is that layer's weight, and is pruned.
 
@@ -48,7 +49,8 @@ def prunable_parameters(
     named = [pair for name, module in network.named_modules() for table in tables for pair in _own(name, module, table)]
     computed = [name for name, parameter in named if parameter is None]
     wanted = {id(parameter) for _, parameter in named} | _included(network, include)
-    found = {n: p for n, p in network.named_parameters() if id(p) in wanted and p.requires_grad}
+    trainable = {n: p for n, p in network.named_parameters() if p.requires_grad and (is_lazy(p) or p.numel())}
+    found = {n: p for n, p in trainable.items() if id(p) in wanted}
     if not found and not computed:
         raise InputError(
             f"{type(network).__name__} has no weights to prune: it needs trainable Linear or convolutional layers, "

@@ -153,7 +153,8 @@ def _check_readable(criterion: Criterion, batches: Iterable[Any] | None, rounds:
     if batches is None:
         raise InputError(
             f"{name} scores weights on data and got none: pass batches, or a DataModule to the Trainer, or use a "
-            "criterion without data (Magnitude, Random, PHEW)."
+            "criterion without data (Magnitude, Random, PHEW). A criterion of your own that reads none says so by "
+            "needs_data = False."
         )
     if isinstance(batches, Iterator) and (rounds > 1 or criterion.passes > 1):
         raise InputError(
