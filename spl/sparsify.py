@@ -101,8 +101,8 @@ def sparsify(
     on_stage("dense", None)
 
     with processes.together():
-        masks, scores, coverage, activations = find_masks(network, chosen, batches, loss, processes)
-    masks = Masks(processes.from_first(dict(masks)))
+        found = find_masks(network, chosen, batches, loss, processes, follow=isometry is not None)
+    masks = Masks(processes.from_first(dict(found.masks)))
     norms = {name: norm_of(parameters[name]) for name in masks} if isometry else {}
     masks.apply_(parameters)
     on_stage("pruned", masks)
@@ -110,8 +110,8 @@ def sparsify(
     changes: dict[str, Change] = {}
     if isometry is not None and masks.kept < masks.size:
         with processes.together():
-            masks, changes = isometry.seeded(seed).knowing(activations, norms)(network, masks)
+            masks, changes = isometry.seeded(seed).knowing(found.activations, norms)(network, masks)
         for name in changes:  # hardware may differ, and processes must not
             parameters[name].data.copy_(processes.from_first(parameters[name].detach().cpu()))
         on_stage("corrected", masks)
-    return Sparsified(masks, changes, scores, coverage)
+    return Sparsified(masks, changes, found.scores, found.coverage)

@@ -49,9 +49,6 @@ class Graph:
                 if source is not None:
                     self._users[source].append((node, place))
 
-    def __contains__(self, node: object) -> bool:
-        return node in self._users
-
     def __iter__(self) -> Iterator[Node]:
         return iter(self._users)
 

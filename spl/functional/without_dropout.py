@@ -23,8 +23,6 @@ _TRAINING = (
 )
 _PRODUCT = torch.nn.functional.scaled_dot_product_attention
 _NOISY = re.compile("drop|stochastic_?depth", re.IGNORECASE)
-
-
 _PROBABILITY = re.compile("(^|_|layer|path)drop|stochastic_?depth", re.IGNORECASE)
 
 

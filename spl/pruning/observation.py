@@ -26,7 +26,8 @@ class Observation(NamedTuple):
         unreached: the names of the weights that no gradient reaches, such as those of copies (averages, teachers) and
             of parts that this loss does not use; None if that is not known.
         batches: the batches, to be read again.
-        activations: the activation behind each weight that was seen, by name; None if they are not known.
+        activations: the activation behind each weight that was seen, by name; None if they are not known or were not
+            asked for.
         is_hidden: whether reentrant gradient checkpointing hides a part of the network.
 
     Example:
@@ -54,6 +55,7 @@ def observe(
     batches: Iterable[Any],
     loss: Objective,
     processes: Processes = Processes(),
+    follow: bool = False,
 ) -> Observation:
     """Run a network forward until its loss has depended on each of the parameters, usually on one batch.
 
@@ -68,6 +70,7 @@ def observe(
             process, and `Observation.batches` has them again.
         loss: the loss, or another number that depends on the network's outputs.
         processes: the processes that share the batches.
+        follow: whether to find the activation behind each weight too.
 
     Raises:
         InputError: a layer multiplies by a weight that it computes from its parameter; or the first batch of an
@@ -78,7 +81,7 @@ def observe(
         shown = list(islice(batches, processes.size))
         batches = chain(shown, batches)
     names = list(parameters)
-    look = _Look.at(network, parameters, processes.own(shown), loss)
+    look = _Look.at(network, parameters, processes.own(shown), loss, follow)
     with suppress(InputError):  # the loss complains of batches without a loss where it is needed
         loss.finish(processes)
     device = next(iter(parameters.values())).device
@@ -127,7 +130,12 @@ class _Look:
 
     @classmethod
     def at(
-        cls, network: nn.Module, parameters: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Objective
+        cls,
+        network: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        batches: Iterable[Any],
+        loss: Objective,
+        follow: bool,
     ) -> "_Look":
         """Look at the graph of the loss on each batch, until all parameters have been reached."""
         look = cls()
@@ -140,7 +148,8 @@ class _Look:
                 look.is_hidden |= any(operation(node) == _HIDING for node in graph)
                 look.reached |= {name for name, parameter in parameters.items() if graph.reaches(parameter)}
                 look.computed |= set(computed_from(graph, parameters, gates))
-                look.activations = activations_of(network, calls, value) | look.activations
+                if follow:
+                    look.activations = activations_of(network, calls, value) | look.activations
                 if len(look.reached) == len(parameters):
                     break
         except Exception:

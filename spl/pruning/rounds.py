@@ -32,7 +32,8 @@ class Found(NamedTuple):
         scores: the scores of the last round, which selected the kept weights, of the units that the pattern keeps or
             prunes as a whole; see `spl.masks.top_k.lowered` for units that an earlier round pruned.
         coverage: the share of the network's weights that the masks cover, and those that stay dense.
-        activations: the activation behind each weight, by name, as a forward pass showed it; None if there was none.
+        activations: the activation behind each weight, by name, as a forward pass showed it; None if there was none, or
+            they were not asked for.
 
     Example:
         >>> from torch import nn
@@ -54,6 +55,7 @@ def find_masks(
     batches: Iterable[Any] | None = None,
     loss: Objective | Function | None = None,
     processes: Processes = Processes(),
+    follow: bool = False,
 ) -> Found:
     """Return the masks of `network`, with the scores that decided them.
 
@@ -71,6 +73,7 @@ def find_masks(
             [N, ...], labels [N]).
         processes: the processes that score together. All of them call this function with equal arguments, each scores
             its share of the batches, and the masks are those that one process would find.
+        follow: whether to find the activation behind each weight too, for a correction.
 
     Raises:
         InputError: the criterion needs data and gets none, or reads it more often than it can be read; the choices
@@ -91,7 +94,7 @@ def find_masks(
     _check_readable(criterion, batches, rounds=len(_keeps(choices, parameters)))
     with undisturbed(network, choices.batch_norm, objective.as_trained):
         shown = SumOfOutputs() if criterion.needs_data and criterion.reads == "shape" else objective
-        seen = observe(network, parameters, () if batches is None else batches, shown, processes)
+        seen = observe(network, parameters, () if batches is None else batches, shown, processes, follow)
         if seen.is_hidden and criterion.needs_data:
             raise InputError(
                 "The network uses reentrant gradient checkpointing, which hides its weights from scoring: use "
