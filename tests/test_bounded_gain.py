@@ -12,7 +12,7 @@ from torch import nn
 from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
 from spl.callbacks.jacobian_spectrum import _warn_of_change
 from spl.functional.layers import ACTIVATIONS
-from spl.initializers import Orthogonal
+from spl.initializers import Initializer, Orthogonal
 from spl.isometry.mean_field import bounded_gain, critical_gain, has_critical_gain
 
 
@@ -64,10 +64,10 @@ def network(activation: type[nn.Module]) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 
-def fitted(activation: type[nn.Module]) -> tuple[JacobianSpectrum, list[float], float]:
+def fitted(activation: type[nn.Module], initializer: Initializer | None) -> tuple[JacobianSpectrum, list[float], float]:
     """Return the spectra of a pruned and corrected network, its losses in one epoch, and its accuracy after it."""
     L.seed_everything(0, verbose=False)
-    model = SparseClassifier(network(activation), initializer=Orthogonal())
+    model = SparseClassifier(network(activation), initializer=initializer)
     spectrum, losses = JacobianSpectrum(examples=50, every_n_epochs=None), []
 
     class Noting(L.Callback):
@@ -80,7 +80,7 @@ def fitted(activation: type[nn.Module]) -> tuple[JacobianSpectrum, list[float], 
 
 @pytest.mark.parametrize("kind", [nn.GELU, nn.Hardswish], ids=lambda kind: kind.__name__)
 def test_a_pruned_and_corrected_network_trains(kind):
-    spectrum, losses, accuracy = fitted(kind)
+    spectrum, losses, accuracy = fitted(kind, Orthogonal())
     assert spectrum.spectra["corrected"].mean / spectrum.spectra["dense"].mean == pytest.approx(1.5, rel=0.67)
     assert all(math.isfinite(loss) and loss < 5 for loss in losses)
     assert accuracy > 0.25
@@ -89,8 +89,43 @@ def test_a_pruned_and_corrected_network_trains(kind):
 def test_masks_that_let_no_signal_through_are_warned_about():
     # the criterion keeps almost no weights in the first layer, so no gain helps
     with pytest.warns(UserWarning, match=r"Signals vanish .* corrected network: .* of the dense network was 0\.\d+"):
-        _, losses, _ = fitted(nn.Softplus)
+        _, losses, _ = fitted(nn.Softplus, Orthogonal())
     assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.filterwarnings("always:Signals change")
+def test_a_change_by_more_than_a_factor_of_three_is_warned_about_once_where_no_gain_is_critical(recwarn):
+    spectrum, _, accuracy = fitted(nn.GELU, None)
+    dense, corrected = (spectrum.spectra[stage].mean for stage in ("dense", "corrected"))
+    (message,) = [str(warning.message) for warning in recwarn if "Signals" in str(warning.message)]
+    assert f"is {corrected:.3g}, and that of the dense network was {dense:.3g}" in message
+    assert dense < corrected / 3 < 1
+    assert accuracy > 0.25
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.ReLU], ids=lambda kind: kind.__name__)
+def test_signals_that_come_nearer_to_1_are_no_reason_to_warn_where_a_gain_is_critical(kind):
+    spectrum, _, _ = fitted(kind, None)
+    assert spectrum.spectra["corrected"].mean > 3 * spectrum.spectra["dense"].mean
+
+
+@pytest.mark.parametrize(
+    ("dense", "corrected", "word"),
+    [
+        (0.1, 0.31, "change"),
+        (0.3, 0.101, None),
+        (1.0, 0.34, None),
+        (0.2, 0.21, None),
+        (4.0, 1.3, "change"),
+        (0.0, 0.5, "change"),
+        (0.0, 0.0, None),
+        (0.1, 4.0, "explode"),
+        (0.1, 0.03, "vanish"),
+    ],
+)
+def test_without_a_critical_gain_each_change_by_more_than_three_is_warned_about(dense, corrected, word, recwarn):
+    _warn_of_change(dense, corrected, no_critical_gain=True)
+    assert [f"Signals {word} in" in str(warning.message) for warning in recwarn] == [True] * bool(word)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +145,7 @@ def test_masks_that_let_no_signal_through_are_warned_about():
     ],
 )
 def test_signals_that_explode_or_vanish_are_warned_about_with_both_numbers(dense, corrected, word, recwarn):
-    _warn_of_change(dense, corrected)
+    _warn_of_change(dense, corrected, no_critical_gain=False)
     assert [word is not None and f"Signals {word}" in str(warning.message) for warning in recwarn] == [True] * bool(
         word
     )

@@ -31,7 +31,8 @@ class JacobianSpectrum(StageListener):
     `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a figure of the first three
     stages, which is also saved as `spectra.png` beside the logs. It warns if the correction has not brought signals
     back: the corrected mean is not finite, more than three times as large as both the dense mean and 1, or less than a
-    third of both.
+    third of both. It also warns if the corrected mean differs from the dense one by more than a factor of 3 in a
+    network with activations that have no critical gain, such as GELU and SiLU.
 
     The network is that of a SparseClassifier, or the forward of any other LightningModule, which must map inputs (the
     first tensor of a batch) to [N, C]. A module without a forward is refused when fit starts.
@@ -101,8 +102,6 @@ class JacobianSpectrum(StageListener):
         """Measure the network at `stage`."""
         if trainer.is_global_zero:
             self._values[stage] = self.measure(trainer, pl_module, stage, trainer.global_step)
-            if stage == "corrected" and "dense" in self._values:
-                _warn_of_change(self.spectra["dense"].mean, self.spectra["corrected"].mean)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the dense network if nothing prunes it."""
@@ -110,8 +109,12 @@ class JacobianSpectrum(StageListener):
             self.on_stage(trainer, pl_module, "dense")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the spectra of the stages in one figure."""
+        """Warn of signals that the correction has not brought back, and draw the spectra of the stages."""
         values, self._values = self._values, {}
+        if {"dense", "corrected"} <= values.keys():
+            changes = callbacks_of(trainer, PruneAtInit)[0].changes.values()
+            no_critical_gain = any(change.gain_of_dense for change in changes)
+            _warn_of_change(self.spectra["dense"].mean, self.spectra["corrected"].mean, no_critical_gain)
         writer = tensorboard.writer(trainer)
         folder = run_folder(trainer) if trainer.is_global_zero else None
         if not values or (writer is None and folder is None):  # a figure that nobody would see takes time too
@@ -149,10 +152,11 @@ class JacobianSpectrum(StageListener):
         return values
 
 
-def _warn_of_change(dense: float, corrected: float) -> None:
+def _warn_of_change(dense: float, corrected: float, no_critical_gain: bool) -> None:
     """Warn if signals explode or vanish in the corrected network and did not in the dense one.
 
     A correction may bring the mean from the dense one to 1, as it does for ReLU and tanh: that is no reason to warn.
+    In networks with `no_critical_gain` it is one, because no theory says that the corrected mean is the better one.
     """
     if not corrected <= _FACTOR * max(dense, 1.0):
         wrong, remedy = "explode", "Name a smaller gain of the correction, such as gain=1.0, or another initializer."
@@ -161,6 +165,12 @@ def _warn_of_change(dense: float, corrected: float) -> None:
             "vanish",
             "Look for layers that keep few weights or none, and lower the sparsity, choose another scope (ERK) or "
             "another criterion; if all layers keep enough, name a larger gain of the correction, such as gain=1.4.",
+        )
+    elif no_critical_gain and not (dense <= _FACTOR * corrected and corrected <= _FACTOR * dense):
+        wrong, remedy = (
+            "change",
+            "With activations such as GELU and SiLU no gain keeps signals of all sizes. If the network does not train "
+            "well, choose another initializer (Orthogonal, LeCunNormal), or name a gain of the correction.",
         )
     else:
         return

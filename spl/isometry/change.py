@@ -21,6 +21,8 @@ class Change(NamedTuple):
         gain: σ, the singular value that the correction aimed at.
         moved: ‖ΔW‖ / ‖W‖, the relative change of the weights.
         vanished: the number of kept weights that fell below 1e-4 of the layer's largest.
+        gain_of_dense: whether `gain` was taken from the layer before pruning, because the activation behind it has no
+            critical gain.
 
     Example:
         >>> import torch
@@ -44,6 +46,7 @@ class Change(NamedTuple):
     gain: float
     moved: float
     vanished: int
+    gain_of_dense: bool = False
 
     def certificate(self) -> dict[str, float]:
         """Return the numbers that say how good the correction is, by name, for the record of a run."""
@@ -100,6 +103,7 @@ class Before:
             gain=layer.gain,
             moved=self._moved(layer),
             vanished=max(0, _count_vanishing(layer) - self.vanishing),
+            gain_of_dense=layer.gain_of_dense,
         )
 
     def _moved(self, layer: PrunedLayer) -> float:

@@ -147,7 +147,7 @@ class Correction(Seeded, ABC):
                     unseen.append(name)
                 weight, mask = (oriented(network, name, tensor) for tensor in (weight, mask))
                 layer = PrunedLayer(name, weight, mask, 1.0, convolution_geometry(network, name))
-                layers.append(replace(layer, gain=self._gain_of(layer, activations.get(name), norm)))
+                layers.append(self._with_gain(layer, activations.get(name), norm))
         if unknown:
             warnings.warn(
                 f"{type(self).__name__} leaves {', '.join(unknown)} as pruning left it: it is not known of which "
@@ -164,17 +164,18 @@ class Correction(Seeded, ABC):
             )
         return layers
 
-    def _gain_of(self, layer: PrunedLayer, activation: nn.Module | None, norm: float) -> float:
+    def _with_gain(self, layer: PrunedLayer, activation: nn.Module | None, norm: float) -> PrunedLayer:
         if not isinstance(self.gain, str):
-            return self.gain
+            return replace(layer, gain=self.gain)
         if activation is None:
-            return 1.0
+            return layer
         bound = bounded_gain(activation)
         if has_critical_gain(activation):
-            return bound
+            return replace(layer, gain=bound)
         count = self.singular_value_count(layer)
-        own = norm / math.sqrt(count)
-        return min(max(1.0, own), bound * math.sqrt(layer.weight.shape[0] / count))  # the rows have the bound at most
+        largest = bound * math.sqrt(layer.weight.shape[0] / count)  # the rows have the bound at most
+        gain = min(max(1.0, norm / math.sqrt(count)), largest)
+        return replace(layer, gain=gain, gain_of_dense=True)
 
     @abstractmethod
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:

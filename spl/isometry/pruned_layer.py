@@ -45,6 +45,7 @@ class PrunedLayer:
         mask: bool tensor in the shape of the weight, True where it is kept.
         gain: σ, the singular value to bring the layer to.
         geometry: the stride, dilation and groups of a convolution; empty for other layers.
+        gain_of_dense: whether `gain` is that of the layer before pruning, because no theory gives one.
 
     Example:
         >>> import torch
@@ -60,6 +61,7 @@ class PrunedLayer:
     mask: Tensor
     gain: float
     geometry: dict[str, Any] = field(default_factory=dict)
+    gain_of_dense: bool = False
 
     @property
     def groups(self) -> int:
