@@ -13,6 +13,12 @@ from torch import Tensor, nn
 _LIBRARIES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "spl"}
 """The packages whose objects are not looked into, unless they are modules: a Trainer, datasets, optimizers."""
 
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+"""Objects that hold nothing and cannot be changed; most attributes of modules are such."""
+
+_CONTAINERS = (dict, list, deque, set, tuple, frozenset)
+_CONTENTS = (np.ndarray, torch.Generator, random.Random, np.random.Generator)
+
 _MANY = 10_000
 """The number of items above which a container is kept as it is, but not what its items hold."""
 
@@ -33,20 +39,20 @@ def held_objects(module: nn.Module) -> Iterator[Any]:
     waiting: list[Any] = [module]
     while waiting:
         item = waiting.pop()
-        if item is None or isinstance(item, str | bytes | int | float | complex) or id(item) in seen:
+        if isinstance(item, _PLAIN) or id(item) in seen:
             continue
         seen[id(item)] = item
-        if isinstance(item, Tensor):
+        if isinstance(item, _CONTAINERS):  # the most frequent case comes first: each module has a dozen tables
+            yield item
+            if item and len(item) <= _MANY:
+                waiting.extend(item.values() if isinstance(item, dict) else item)
+            if hasattr(item, "__dict__"):
+                waiting.append(vars(item))
+        elif isinstance(item, Tensor):
             yield item
             if item.is_leaf and item.grad is not None:
                 waiting.append(item.grad)
-        elif isinstance(item, dict | list | deque | set | tuple | frozenset):
-            yield item
-            if len(item) <= _MANY:
-                waiting.extend(item.values() if isinstance(item, dict) else item)
-                if hasattr(item, "__dict__"):
-                    waiting.append(vars(item))
-        elif isinstance(item, np.ndarray | torch.Generator | random.Random | np.random.Generator):
+        elif isinstance(item, _CONTENTS):
             yield item
         elif isinstance(item, nn.Module) or (hasattr(item, "__dict__") and _is_plain(type(item))):
             waiting.append(vars(item))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,13 @@ class ModuleState:
             self._keep(item)
 
     def _keep(self, item: Any) -> None:
-        if isinstance(item, Tensor):
+        if isinstance(item, dict):
+            self._tables.append((item, dict(item)))
+        elif isinstance(item, Tensor):
             if item.is_meta:  # it has no content
                 return
             with suppress(RuntimeError, NotImplementedError, ValueError):  # lazy parameters have no content
                 self._tensors.append(_TensorState.of(item))
-        elif isinstance(item, dict):
-            self._tables.append((item, dict(item)))
         elif isinstance(item, list | deque):
             self._lists.append((item, list(item)))
         elif isinstance(item, set):
@@ -93,8 +94,8 @@ class ModuleState:
             if list(table) != list(entries):
                 table.clear()
                 table.update(entries)
-            for key, value in entries.items():
-                if table[key] is not value:
+            elif any(map(is_not, table.values(), entries.values())):
+                for key, value in entries.items():
                     table[key] = value
         for items, held in self._lists:
             if len(items) != len(held) or any(a is not b for a, b in zip(items, held, strict=True)):

@@ -54,7 +54,9 @@ class Binding:
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer has one of the parameters, or of those that have replaced them."""
-        return has_any(optimizer, ids_of(self._network.parameters()) if self.replaced() else self._own)
+        if has_any(optimizer, self._own):
+            return True
+        return self.replaced() and has_any(optimizer, ids_of(self._network.parameters()))
 
     def replaced(self) -> bool:
         """Return whether another parameter has replaced one of these in the network."""

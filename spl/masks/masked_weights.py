@@ -155,15 +155,13 @@ class MaskedWeights:
 
     def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer trains weights that have masks."""
-        if self.masks is None or self._paused:
-            return False
-        if self._binding is not None:
-            return self._binding.is_trained_by(optimizer)
         try:
-            parameters = list(self.network.parameters())
+            binding = self.acting()
         except AttributeError:  # a copy that was never completed, because making it has failed
             return False
-        return has_any(optimizer, ids_of(parameters))
+        except InputError:  # masks that no longer fit are an error where the network itself is trained
+            return has_any(optimizer, ids_of(self.network.parameters()))
+        return binding is not None and binding.is_trained_by(optimizer)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the masks to a checkpoint, bool tensors by name at `masks`, after setting the pruned weights to 0.0."""

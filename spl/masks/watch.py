@@ -1,6 +1,7 @@
 """A watch on parameters, which notices that they were written to or replaced."""
 
 from collections.abc import Iterator, Mapping
+from operator import is_not
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ class ParameterWatch:
 
     def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         self._parameters = list(parameters.values())
-        places = {(id(table), key): (table, key, held) for table, key, held in _places(network, parameters)}
-        self._places = list(places.values())
+        places = {(id(table), key): (table, held) for table, key, held in _places(network, parameters)}
+        self._tables = [table for table, _ in places.values()]
+        self._keys = [key for _, key in places]
+        self._held = [held for _, held in places.values()]
         self.note()
 
     def note(self) -> None:
@@ -36,13 +39,14 @@ class ParameterWatch:
 
     def replaced(self) -> bool:
         """Return whether a parameter, or a module that contains one, was replaced since the watch was made."""
-        return any(table.get(key) is not held for table, key, held in self._places)
+        held = map(dict[str, Any].get, self._tables, self._keys)
+        return any(map(is_not, held, self._held))  # maps, because it is asked before and after every step
 
     def _marks(self) -> tuple[list[int], list[int]]:
         return write_counts(self._parameters), [p.data_ptr() for p in self._parameters]
 
 
-def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
+def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Yield each step on the way from the network to its parameters: a table of a module, a key, and what is there."""
     for name, parameter in parameters.items():
         *path, last = name.split(".")
