@@ -2,6 +2,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that the tests start
 
+import functools
 import gc
 import signal
 from collections.abc import Callable
@@ -26,7 +27,9 @@ def pytest_collectstart() -> None:
         gc.disable()
         import torch
         from hypothesis import settings
+        from lightning_fabric.utilities import registry
 
+        registry.entry_points = functools.cache(registry.entry_points)  # each Trainer reads those of all packages
         torch.set_num_threads(1)
         settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)
         settings.load_profile("spl")

@@ -21,7 +21,7 @@ from spl.diagnosis import Diagnosis
 QUICK = ["--config", str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")]
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 SHORT += ["--spectrum.examples", "50", "--pruning.batches", "4", "--model.network.depth", "3"]
-SHORT += ["--trainer.limit_train_batches", "2", "--test_after_fit", "false"]
+SHORT += ["--trainer.limit_train_batches", "2", "--test_after_fit", "false", "--model.network.width", "30"]
 
 
 @pytest.fixture(scope="module")

@@ -92,13 +92,13 @@ def test_relu_networks_propagate_signals_at_their_gain_and_lose_them_at_the_pape
     means = {}
     for gain in ("mean_field", 1.0):
         torch.manual_seed(0)
-        network = MLP(depth=10, width=100, activation="relu", in_features=100)
+        network = MLP(depth=10, width=60, activation="relu", in_features=60)
         Orthogonal()(network)
         masks = Masks(
             {f"fc{i}.weight": torch.rand_like(network.get_submodule(f"fc{i}").weight) < 0.3 for i in range(1, 11)}
         )
         ApproximateIsometry(gain)(network, masks)
-        means[gain] = float(singular_values(network, torch.randn(20, 100)).mean())
+        means[gain] = float(singular_values(network, torch.randn(20, 60)).mean())
     # a ReLU halves the mean square in each of nine layers
     assert means["mean_field"] / means[1.0] == pytest.approx(2**4.5, rel=1e-3)
     assert 0.3 < means["mean_field"] < 3

@@ -74,6 +74,7 @@ def test_the_command_says_which_criterion_and_correction_it_used(caplog, monkeyp
     given = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     given += ["--trainer.enable_progress_bar", "false", "--spectrum.examples", "2", "--test_after_fit", "false"]
     given += ["--trainer.limit_val_batches", "1", "--pruning.batches", "1"]
+    given += ["--model.network.depth", "3", "--model.network.width", "20"]
     runs = [
         ([*QUICK, *given], "ConnectionSensitivity", ", corrected by ApproximateIsometry"),
         ([*QUICK, *given, "--pruning.criterion", "SNIP"], "SNIP", ""),

@@ -58,7 +58,9 @@ def test_every_stage_is_told_with_its_weights_in_place():
         weights = {name: p.detach().clone() for name, p in sparse.named_parameters()}
         seen[stage] = (masks, weights)
 
-    masks, changes, *_ = sparsify(sparse, ConnectionSensitivity(), 0.9, BATCHES, ApproximateIsometry(), on_stage=look)
+    masks, changes, *_ = sparsify(
+        sparse, ConnectionSensitivity(), 0.9, BATCHES, ApproximateIsometry(max_iterations=20), on_stage=look
+    )
     assert list(seen) == ["dense", "pruned", "corrected"]
     assert seen["dense"][0] is None
     assert seen["pruned"][0] == seen["corrected"][0] == masks
