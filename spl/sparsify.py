@@ -103,6 +103,7 @@ def sparsify(
     with processes.together():
         found = find_masks(network, chosen, batches, loss, processes, follow=isometry is not None)
     masks = Masks(processes.from_first(dict(found.masks)))
+    parameters = dict(network.named_parameters())  # coupled channels have masks of biases and normalization too
     norms = {name: norm_of(parameters[name]) for name in masks} if isometry else {}
     masks.apply_(parameters)
     on_stage("pruned", masks)

@@ -72,10 +72,20 @@ def _regular(kept: Tensor) -> bool:
 
 def _has_pattern(masks: Masks, choices: PruningChoices) -> bool:
     """Return whether the pattern that is asked for can have made the masks."""
+    if choices.pattern.coupled:  # whole rows and whole columns
+        return all(torch.equal(mask, _crossed(mask)) for mask in masks.values())
     rule = Rule(pattern=choices.pattern)
     kept = {name: mask.float() for name, mask in masks.items()}
     shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
     return rule.masks(rule.pooled(kept), shapes, masks.kept) == masks
+
+
+def _crossed(mask: Tensor) -> Tensor:
+    """Return the mask of the rows and columns in which a mask keeps any weight."""
+    if mask.ndim == 1:
+        return mask
+    rows, columns = mask.flatten(1).any(1), mask.transpose(0, 1).flatten(1).any(1)
+    return (rows[:, None] & columns).view(*mask.shape[:2], *(1,) * (mask.ndim - 2)).expand_as(mask)
 
 
 def _message(masks: Masks, layers: list[str], choices: PruningChoices) -> str:

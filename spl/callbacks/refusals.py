@@ -7,7 +7,8 @@ from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.trainer import callbacks_of
 from spl.errors import InputError
 from spl.isometry import Correction
-from spl.pruning.patterns import Pattern, Unstructured
+from spl.pruning.pattern import Pattern
+from spl.pruning.patterns import Unstructured
 
 COPIES = (
     "The strategy trains copies of the module in processes that it spawns or forks, and the masks would be lost with "

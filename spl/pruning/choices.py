@@ -11,7 +11,8 @@ from spl.criteria.schedules import Schedule
 from spl.errors import InputError
 from spl.functional.undisturbed import BatchNormMode
 from spl.pruning.parameters import prunable_parameters, transposed_parameters
-from spl.pruning.patterns import Shape, Unstructured
+from spl.pruning.pattern import Shape
+from spl.pruning.patterns import Unstructured
 from spl.pruning.rule import Rule, check_sparsity, keep_count
 
 

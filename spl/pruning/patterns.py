@@ -5,7 +5,7 @@ whose weights have them the other way round.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -13,40 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spl.errors import InputError
+from spl.pruning.pattern import Pattern, Shape
 from spl.pruning.tiles import LARGEST_TILE, best_tile_masks
-
-Shape = tuple[int, ...]
-
-
-class Pattern(ABC):
-    """The structure of the masks. Weights are [out, in, ...], biases [out]."""
-
-    def check(self, shapes: Mapping[str, Shape], keep: int) -> None:  # noqa: B027
-        """Raise an `InputError` if weights of `shapes`, of which `keep` are kept, cannot have the pattern."""
-
-    @abstractmethod
-    def pooled(self, scores: Tensor) -> Tensor:
-        """Return one score for each unit that is kept or pruned as a whole: the mean over its weights."""
-
-    @abstractmethod
-    def spread(self, units: Tensor, shape: Shape) -> Tensor:
-        """Return the mask of the weights of `shape` that keeps the `units`."""
-
-    @abstractmethod
-    def units(self, shape: Shape) -> int:
-        """Return the number of units."""
-
-    def sizes(self, shape: Shape) -> Tensor | None:
-        """Return how many weights each unit has, in the shape of the pooled scores; None if each has one."""
-        return None
-
-    def least(self, shape: Shape) -> int:
-        """Return how many units are kept whatever the scores."""
-        return 0
-
-    def first(self, scores: Tensor) -> Tensor | None:
-        """Return which units are kept before all others; None if there are none."""
-        return None
 
 
 class Unstructured(Pattern):
@@ -235,10 +203,21 @@ class Channels(Rectangles):
     next channel. A unit whose row is pruned still adds its bias, if it has one. Exclude the layer whose outputs are
     the classes (`exclude: [fc7.*]`), or the network cannot tell some of them apart.
 
+    Where several layers write into one stream (residual sums, gates, depthwise convolutions), nearly every channel of
+    the stream stays alive in some layer. With `coupled` such channels are one: its score is the mean of those of all
+    weights that write to it or read it, and if it is pruned, these are all pruned. The network is traced to find them.
+    At least one channel of each stream stays, and so do the outputs of the network.
+
+    Args:
+        coupled: whether to prune channels that belong together as one.
+
     Example:
         >>> Channels().units((10, 784))
         10
     """
+
+    def __init__(self, coupled: bool = False) -> None:
+        self.coupled = coupled
 
     def sides(self, shape: Shape) -> tuple[int, int]:
         """Return the sides of one row."""

@@ -18,9 +18,11 @@ from spl.isometry.activations import Activations
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
 from spl.pruning.choices import PruningChoices
+from spl.pruning.coupled_rule import CoupledRule, rule_of
 from spl.pruning.coverage import Coverage
 from spl.pruning.observation import observe
 from spl.pruning.remarks import warn_of_collapse, warn_of_dense
+from spl.pruning.rule import Rule
 from spl.pruning.weights import check_weights
 
 
@@ -106,7 +108,8 @@ def find_masks(
         unreached = seen.unreached or []
         weights = {name: constant(p) for name, p in parameters.items() if name not in unreached}
         subject = Subject(network, weights, None, seen.batches, objective, 0, processes=processes)
-        masks, scores = _rounds(subject, choices, criterion)
+        rule = rule_of(choices, network, weights, seen.batches)
+        masks, scores = _rounds(subject, choices, rule, criterion)
         weights.clear()  # so that the parameters have their memory for themselves again
     if processes.rank == 0:
         warn_of_collapse(masks, scores, choices)
@@ -125,7 +128,9 @@ def _keeps(choices: PruningChoices, parameters: Mapping[str, Tensor]) -> list[in
     return keeps
 
 
-def _rounds(first: Subject, choices: PruningChoices, criterion: Criterion) -> tuple[Masks, Scores]:
+def _rounds(
+    first: Subject, choices: PruningChoices, rule: Rule | CoupledRule, criterion: Criterion
+) -> tuple[Masks, Scores]:
     """Score what the round before has left, and find masks, until the last round; return its masks and scores."""
     keeps = _keeps(choices, first.weights)
     shapes = choices.sizes(first.weights)[0]
@@ -138,14 +143,14 @@ def _rounds(first: Subject, choices: PruningChoices, criterion: Criterion) -> tu
                 p.detach().copy_(first.weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
         scores = criterion(replace(first, masks=masks, keep=keep))
         first.loss.finish(first.processes)
-        scores = choices.pooled(scores)
-        alive = None if masks is None or criterion.revives else choices.alive(masks)
+        scores = rule.pooled(scores)
+        alive = None if masks is None or criterion.revives else rule.alive(masks)
         if number == len(keeps):
             check_finite(scores)
             scores, alive = criterion.rearranged(lowered(scores, alive)), None
-        masks = choices.masks(scores, shapes, keep, alive)
+        masks = rule.masks(scores, shapes, keep, alive)
     assert masks is not None
-    return masks, scores
+    return masks, rule.spread(scores, shapes) if isinstance(rule, CoupledRule) else scores
 
 
 def _check_readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> None:

@@ -15,7 +15,8 @@ from spl.criteria import Scores
 from spl.errors import InputError
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered, top_k
-from spl.pruning.patterns import Pattern, Shape, Unstructured
+from spl.pruning.pattern import Pattern, Shape
+from spl.pruning.patterns import Unstructured
 from spl.pruning.scopes import Global, LayerUnits, Scope
 
 
@@ -79,6 +80,8 @@ class Rule:
     def check(self, shapes: Mapping[str, Shape], keep: int) -> None:
         """Raise an `InputError` if no scores let `keep` weights be kept of layers of these shapes."""
         self.pattern.check(shapes, keep)
+        if self.pattern.coupled:  # the network decides how many weights its channels have; see `CoupledRule.masks`
+            return
         layers = self._layers(shapes)
         bounds = self.scope.bounds(layers)
         # units of different sizes count with their mean size here; `masks` counts those that are kept
@@ -101,7 +104,10 @@ class Rule:
 
     def could_have_made(self, shapes: Mapping[str, Shape], keep: int, kept: int) -> bool:
         """Return whether this rule, asked for `keep` weights, can have made masks that keep `kept`."""
-        largest = max(1 if (size := self.pattern.sizes(s)) is None else int(size.max()) for s in shapes.values())
+        sizes = [1 if (size := self.pattern.sizes(s)) is None else int(size.max()) for s in shapes.values()]
+        # a coupled channel has at most a row and a column of each weight
+        columns = [math.prod(shape) // shape[min(1, len(shape) - 1)] for shape in shapes.values()]
+        largest = sum(sizes) + sum(columns) if self.pattern.coupled else max(1, *sizes)
         return keep - largest < kept <= keep
 
     def masks(self, scores: Scores, shapes: Mapping[str, Shape], keep: int, among: Masks | None = None) -> Masks:
@@ -135,6 +141,8 @@ class Rule:
 
     def collapse_sparsities(self, scores: Scores, shapes: Mapping[str, Shape]) -> dict[str, float]:
         """Return by layer the overall sparsity from which on it has no weight left; 1 if it always has. Skip biases."""
+        if self.pattern.coupled:
+            return {name: 1.0 for name, shape in shapes.items() if len(shape) > 1}
         layers = self._layers(shapes)
         weight = self._weight(scores, layers, None, None)  # a layer that keeps some in any case is never empty
         size = sum(math.prod(shape) for shape in shapes.values())

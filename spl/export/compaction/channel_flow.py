@@ -1,6 +1,5 @@
 """The channels of all values of a network: which belong together, and which are constant."""
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +14,17 @@ from spl.export.compaction.channels import (
     ShrinkableLayer,
     ValueChannels,
     convolved,
+    has_border,
     is_depthwise,
     normalized,
 )
+from spl.export.compaction.layer_norm import NormalizedChannels
 from spl.export.compaction.partial_sums import Sum
 from spl.export.compaction.tracing import Traced
 from spl.functional.torch_private import BatchNorm
+
+OUTPUTS = "the network's outputs"
+"""The reason why channels stay that are the outputs of the network."""
 
 
 class ChannelFlow:
@@ -34,6 +38,7 @@ class ChannelFlow:
         layers: the layers whose rows may be removed, in the order of execution.
         ties: pairs of ids that are kept or removed together.
         sums: the sums whose addends need not have all channels of the sum.
+        norms: the LayerNorms over channels.
         pins: the ids that stay, and the reasons.
         id_count: number of ids.
     """
@@ -44,24 +49,32 @@ class ChannelFlow:
         self.layers: list[LayerChannels] = []
         self.ties: list[tuple[Tensor, Tensor]] = []
         self.sums: list[Sum] = []
+        self.norms: list[NormalizedChannels] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.id_count = 0
-        self._shared = _shared_modules(traced)
+        self._shared = traced.shared_modules()
         for node in traced.network.graph.nodes:
             self.channels[node] = self._channels_after(node)
 
     def _channels_after(self, node: fx.Node) -> ValueChannels | None:
         module, target = self.traced.module(node), operations.called(node)
         inputs = self.channels.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-        overwrites = operations.is_in_place(node, module) and any(len(a.users) > 1 for a in node.all_input_nodes)
-        if overwrites or module in self._shared:
+        if node in self.traced.identities and inputs is not None:
+            return inputs
+        overwritten = self.traced.overwritten.get(node, [])
+        for earlier in overwritten:
+            if (channels := self.channels[earlier]) is not None:
+                self.channels[earlier] = channels.varying()
+        if overwritten or module in self._shared:
             return self._pin_inputs(node)
-        if isinstance(module, ShrinkableLayer) and self._is_plain(node, module) and getattr(module, "groups", 1) == 1:
+        if isinstance(module, ShrinkableLayer) and self._is_plain(node, module) and not is_depthwise(module):
             return self._layer(node, module, inputs)
         if target in operations.CONCATENATIONS:
             return self._concatenated(node)
         if inputs is not None and (isinstance(module, nn.Flatten) or target in operations.RESHAPES):
             return self._reshaped(node, inputs)
+        if (norm := NormalizedChannels.of(node, self.traced, inputs)) is not None:
+            return self._normalized(norm)
         if inputs is None or len(node.all_input_nodes) > 1:
             return self._combined(node) if target in operations.COMBINING_CALLS else self._pin_inputs(node)
         if operations.is_elementwise(node, module):
@@ -84,16 +97,23 @@ class ChannelFlow:
             return _averaged(node, inputs, value.ndim)
         if target is F.pad:
             return self._padded(node, inputs, value.ndim)
-        return None
+        axis = operations.moved_axis(node, value.ndim, inputs.axis)
+        return None if axis is None else replace(inputs, axis=axis)
 
     def _pin_inputs(self, node: fx.Node) -> ValueChannels | None:
         """Pin the inputs of an operation that is unknown, or that reads all channels together."""
-        why = "the network's outputs" if node.op == "output" else f"read by {_operation_name(node, self.traced)}"
+        why = OUTPUTS if node.op == "output" else f"read by {self.traced.describe(node)}"
         for argument in node.all_input_nodes:
             channels = self.channels[argument]
             if channels is not None and not operations.reads_shape_only(node, channels.axis):
                 self.pins.append((channels.ids, why))
         return None
+
+    def _normalized(self, norm: NormalizedChannels) -> ValueChannels:
+        """Return the channels after LayerNorm, and pin those that are not always 0, because its mean needs them."""
+        self.norms.append(norm)
+        self.pins.append((norm.inputs.ids[norm.inputs.constants != 0], f"read by {self.traced.describe(norm.node)}"))
+        return norm.outputs()
 
     def _new_ids(self, count: int) -> Tensor:
         """Return new ids."""
@@ -110,12 +130,24 @@ class ChannelFlow:
         if inputs is not None and inputs.axis != axis:
             self._pin_inputs(node)
             inputs = None
+        groups = getattr(module, "groups", 1)
+        if inputs is not None and groups > 1 and has_border(module):
+            inputs = inputs.bordered_by(0.0)  # one channel could not carry the constants to all groups
         layer = LayerChannels(str(node.target), module, inputs, self._new_ids(len(module.weight)))
         self.layers.append(layer)
+        for ids in [layer.ids] if inputs is None else [layer.ids, inputs.ids]:
+            self._tie_places(ids, groups)
         return ValueChannels(layer.ids, layer.emitted, axis)
+
+    def _tie_places(self, ids: Tensor, groups: int) -> None:
+        """Tie the channels at the same place of each group, so that all groups stay equally large."""
+        first, *others = ids.chunk(groups)
+        self.ties.extend((first, other) for other in others)
 
     def _combined(self, node: fx.Node) -> ValueChannels | None:
         """Return the channels after a sum or product of two values, channel by channel."""
+        if self._adopts_numbers(node):
+            return self._applied(node)
         given = [self.channels[argument] for argument in node.all_input_nodes]
         known = [channels for channels in given if channels is not None]
         axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
@@ -126,6 +158,20 @@ class ChannelFlow:
         for other in known[1:]:
             self.ties.append((known[0].ids, other.ids))
         return self._applied(node)
+
+    def _adopts_numbers(self, node: fx.Node) -> bool:
+        """Take a tensor of the network as constant channels if it has one number for each channel, as scales have."""
+        own = [argument for argument in node.all_input_nodes if argument.op == "get_attr" and len(argument.users) == 1]
+        values = [argument for argument in node.all_input_nodes if self.channels[argument] is not None]
+        if len(own) != 1 or len(values) != 1:
+            return False
+        channels, numbers = self.channels[values[0]], self.traced.values[own[0]]
+        assert channels is not None
+        axis = channels.axis - self.traced.values[values[0]].ndim + numbers.ndim
+        if axis < 0 or not numbers.numel() == numbers.shape[axis] == len(channels.ids):
+            return False
+        self.channels[own[0]] = ValueChannels(channels.ids, numbers.detach().double().cpu().flatten(), axis)
+        return True
 
     def _summed(self, node: fx.Node, a: ValueChannels, b: ValueChannels) -> ValueChannels:
         """Return the channels after a sum, each addend of which needs only the channels that vary in it."""
@@ -144,7 +190,7 @@ class ChannelFlow:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: constants[argument][known])
         target: Any = self.traced.module(node) or node.target
         result = getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
-        first = next(channels for channels in given.values() if channels is not None)
+        first = next(channels for node, channels in given.items() if channels is not None and node.op != "get_attr")
         after = torch.full_like(first.constants, torch.nan).masked_scatter(known, result)
         return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
 
@@ -187,23 +233,3 @@ def _averaged(node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels 
         return None
     axes, keeps = found
     return inputs if keeps else replace(inputs, axis=inputs.axis - sum(axis < inputs.axis for axis in axes))
-
-
-def _shared_modules(traced: Traced) -> set[nn.Module]:
-    """Return the modules with parameters that are used in more than one place."""
-    uses = Counter(str(node.target) for node in traced.network.graph.nodes if node.op == "call_module")
-    owners = Counter(id(p) for module in traced.network.modules() for p in module.parameters(recurse=False))
-    owners.update(id(traced.values[node]) for node in traced.network.graph.nodes if node.op == "get_attr")
-    called = {name: traced.network.get_submodule(name) for name in uses}
-    return {
-        module
-        for name, module in called.items()
-        if any(uses[name] > 1 or owners[id(p)] > 1 for p in module.parameters())
-    }
-
-
-def _operation_name(node: fx.Node, traced: Traced) -> str:
-    module = traced.module(node)
-    if module is not None:
-        return f"{node.target} ({type(module).__name__})"
-    return str(getattr(node.target, "__name__", node.target))

@@ -31,6 +31,10 @@ class ValueChannels:
         """Return a bool tensor [C]: True where a channel is not constant."""
         return self.constants.isnan()
 
+    def varying(self) -> "ValueChannels":
+        """Return the channels without constants."""
+        return replace(self, constants=torch.full_like(self.constants, torch.nan))
+
     def bordered_by(self, fill: float) -> "ValueChannels":
         """Return the channels with a border of `fill` around them: only channels of that constant stay constant."""
         return replace(self, constants=self.constants.masked_fill(self.constants != fill, torch.nan))
@@ -55,12 +59,12 @@ class LayerChannels:
     @cached_property
     def reads(self) -> Tensor:
         """Return a bool tensor [out, in]: True where the row has a weight other than 0 for the input."""
-        return (_taps(self.module) != 0).any(-1)
+        return _of_all_groups((_taps(self.module) != 0).any(-1), self.module)
 
     @cached_property
     def sums(self) -> Tensor:
         """Return a float64 tensor [out, in]: the factor of an input that is the same at all taps."""
-        return _taps(self.module).double().sum(-1)
+        return _of_all_groups(_taps(self.module).double().sum(-1), self.module)
 
     @cached_property
     def emitted(self) -> Tensor:
@@ -96,7 +100,7 @@ def convolved(convolution: Convolution, inputs: ValueChannels) -> ValueChannels:
 def normalized(norm: BatchNorm, inputs: ValueChannels) -> ValueChannels:
     """Return the channels after BatchNorm; none is constant where it normalizes by each batch's own statistics."""
     if norm.running_mean is None or norm.running_var is None:
-        return replace(inputs, constants=torch.full_like(inputs.constants, torch.nan))
+        return inputs.varying()
     state = {name: t.detach().double().cpu() for name, t in [*norm.named_parameters(), *norm.named_buffers()]}
     scale = (state["running_var"] + norm.eps).rsqrt() * state.get("weight", torch.ones(1))
     shift = state.get("bias", torch.zeros(1))
@@ -107,6 +111,15 @@ def _taps(layer: ShrinkableLayer) -> Tensor:
     """Return the weight as [out, in, taps], on the CPU."""
     weight = layer.weight.detach().cpu()
     return weight.reshape(*weight.shape[:2], -1)
+
+
+def _of_all_groups(matrix: Tensor, layer: ShrinkableLayer) -> Tensor:
+    """Return a matrix [out, in] with 0 where a row reads nothing, from a matrix [out, in / groups]."""
+    groups = getattr(layer, "groups", 1)
+    if groups == 1:
+        return matrix
+    dense: Tensor = torch.block_diag(*matrix.chunk(groups))  # type: ignore[no-untyped-call]
+    return dense
 
 
 def _bias(layer: ShrinkableLayer) -> Tensor:

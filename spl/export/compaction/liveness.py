@@ -41,7 +41,7 @@ def find_liveness(flow: ChannelFlow) -> Liveness:
     to it. One such channel stays to carry all of them: the weights of column j, times v_j / v_c, are added to those of
     the carrier c.
     """
-    groups = _group_tied(flow)
+    groups = group_tied(flow)
     kept = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.bool)
     why: dict[int, str] = {}
     for ids, reason in flow.pins:
@@ -64,7 +64,8 @@ def find_liveness(flow: ChannelFlow) -> Liveness:
     return Liveness(groups, kept, why, carriers)
 
 
-def _group_tied(flow: ChannelFlow) -> Tensor:
+def group_tied(flow: ChannelFlow) -> Tensor:
+    """Return the group of each id, long [ids]: those of channels that are kept or removed together are equal."""
     if not flow.ties:
         return torch.arange(flow.id_count)
     a, b = (torch.cat([pair[side] for pair in flow.ties]).numpy() for side in (0, 1))

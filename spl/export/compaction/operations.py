@@ -21,10 +21,11 @@ _ELEMENTWISE_CALLS: set[Any] = {
 
 COMBINING_CALLS: set[Any] = {
     *(operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div),
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
 }
 
-_SUMS: set[Any] = {operator.add, torch.add, "add", "add_"}
+_SUMS: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 POOLINGS = (MaxPoolNd, AvgPoolNd, AdaptiveAvgPoolNd, AdaptiveMaxPoolNd)
 _AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
@@ -36,6 +37,8 @@ POOLING_CALLS: set[Any] = {
 
 MEANS: set[Any] = {torch.mean, "mean"}
 RESHAPES: set[Any] = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
+_PERMUTATIONS: set[Any] = {torch.permute, "permute"}
+_TRANSPOSITIONS: set[Any] = {torch.transpose, "transpose"}
 CONCATENATIONS: set[Any] = {torch.cat, torch.concat}
 
 
@@ -48,12 +51,6 @@ def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
     """Return whether a node that reads one value does the same to every number; dropout in training does not."""
     known = called(node) in _ELEMENTWISE_CALLS or called(node) in COMBINING_CALLS
     return (known and not node.kwargs.get("training")) or isinstance(module, _ELEMENTWISE)
-
-
-def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Return whether a node overwrites its input."""
-    by_name = node.op == "call_method" and str(node.target).endswith("_")
-    return by_name or bool(node.kwargs.get("inplace")) or bool(getattr(module, "inplace", False))
 
 
 def is_plain_sum(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
@@ -72,6 +69,19 @@ def changes_constants(node: fx.Node, module: nn.Module | None) -> bool:
         return False
     padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
     return (padded and bool(counted)) or divisor is not None
+
+
+def moved_axis(node: fx.Node, ndim: int, axis: int) -> int | None:
+    """Return where a permutation moves an axis; None if the node is no permutation of all axes."""
+    if called(node) in _PERMUTATIONS:
+        axes = node.args[1] if len(node.args) == 2 and not isinstance(node.args[1], int) else node.args[1:]
+        order = [a % ndim for a in axes if isinstance(a, int)] if isinstance(axes, (tuple, list)) else []
+    elif called(node) in _TRANSPOSITIONS and len(node.args) == 3:
+        order, (a, b) = [*range(ndim)], (int(a) % ndim for a in node.args[1:])  # type: ignore[arg-type]
+        order[a], order[b] = b, a
+    else:
+        return None
+    return order.index(axis) if sorted(order) == [*range(ndim)] else None
 
 
 def mean_axes(node: fx.Node, ndim: int) -> tuple[list[int], bool] | None:

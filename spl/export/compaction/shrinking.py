@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from spl.export.compaction import operations
 from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
+from spl.export.compaction.layer_norm import NormalizedChannels
 from spl.export.compaction.liveness import Liveness
 from spl.export.compaction.partial_sums import PartialSum, Sum
 from spl.export.compaction.tracing import Traced
@@ -35,9 +36,13 @@ def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
             with flow.traced.network.graph.inserting_after(node):
                 flat = flow.traced.network.graph.call_function(torch.flatten, (node.args[0], 1))
             node.replace_all_uses_with(flat)
+        elif node.op == "get_attr":
+            _shrink_attribute_(flow.traced.network, str(node.target), liveness.is_kept(channels.ids), channels.axis)
+    for norm in flow.norms:
+        _narrow_norm_(norm, flow.traced.network, liveness.is_kept(norm.inputs.ids))
     for added in flow.sums:
         _narrow_sum_(added, flow.traced, liveness)
-    flow.traced.network.graph.eliminate_dead_code()
+    flow.traced.eliminate_dead_code()
     flow.traced.network.delete_all_unused_submodules()
     flow.traced.network.recompile()
 
@@ -64,15 +69,15 @@ def _shrink_layer_(layer: LayerChannels, liveness: Liveness) -> None:
     module = layer.module
     rows, columns = liveness.is_kept(layer.ids), torch.ones(module.weight.shape[1], dtype=torch.bool)
     if layer.inputs is not None:
-        columns = liveness.is_kept(layer.inputs.ids)
+        columns = liveness.is_kept(layer.inputs.ids)[: len(columns)]  # the same of all groups
     if bool(rows.all()) and bool(columns.all()):
         return
     _replace_(module, "weight", module.weight[rows.to(module.weight.device)][:, columns.to(module.weight.device)])
     if module.bias is not None:
         _replace_(module, "bias", module.bias[rows.to(module.bias.device)])
     ends = ("in_features", "out_features") if isinstance(module, nn.Linear) else ("in_channels", "out_channels")
-    for end, kept in zip(ends, (columns, rows), strict=True):
-        setattr(module, end, int(kept.sum()))
+    for end, kept in zip(ends, (int(columns.sum()) * getattr(module, "groups", 1), int(rows.sum())), strict=True):
+        setattr(module, end, kept)
 
 
 def _shrink_channelwise_(module: nn.Module, kept: Tensor) -> int:
@@ -87,6 +92,27 @@ def _replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
     old = getattr(module, name)
     new = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
     setattr(module, name, new)
+
+
+def _shrink_attribute_(network: nn.Module, name: str, kept: Tensor, axis: int) -> None:
+    """Remove channels from a parameter or buffer that the network itself reads."""
+    path, _, own = name.rpartition(".")
+    owner = network.get_submodule(path)
+    tensor = getattr(owner, own)
+    _replace_(owner, own, tensor.index_select(axis, kept.nonzero()[:, 0].to(tensor.device)))
+
+
+def _narrow_norm_(norm: NormalizedChannels, network: fx.GraphModule, kept: Tensor) -> None:
+    """Replace a LayerNorm by one of the channels that stay."""
+    if bool(kept.all()):
+        return
+    name = str(norm.node.target) if norm.node.op == "call_module" else f"norm_{norm.node.name}"
+    if norm.node.op == "call_module":
+        network.set_submodule(name, norm.without(kept))
+    else:
+        network.add_module(name, norm.without(kept))
+        with network.graph.inserting_before(norm.node):
+            norm.node.replace_all_uses_with(network.graph.call_module(name, (norm.node.args[0],)))
 
 
 def _shrink_padding_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:

@@ -1,6 +1,7 @@
 """The graph of a network's operations, traced by torch.fx, with the value of each for an example."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter, getitem
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spl.errors import InputError
+from spl.functional.torch_private import tree_leaves, write_counts
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,41 @@ class Traced:
     Attributes:
         network: the graph, with nodes in the order of execution, and the modules that it calls.
         values: the value of each node for the example.
+        identities: the nodes that return their input as it is, such as stochastic depth in evaluation mode.
+        overwritten: by node, earlier nodes whose values it overwrites although they are read later.
     """
 
     network: fx.GraphModule
     values: dict[fx.Node, Any]
+    identities: set[fx.Node]
+    overwritten: dict[fx.Node, list[fx.Node]]
+
+    def eliminate_dead_code(self) -> None:
+        """Remove the nodes whose values nothing reads, except those that overwrite what is read later."""
+        self.network.graph.eliminate_dead_code(lambda node: node in self.overwritten or node.is_impure())
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """Return the module that a node calls; None where it calls a function."""
         return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def describe(self, node: fx.Node) -> str:
+        """Return the name and class of the module that a node calls, or the name of the function."""
+        module = self.module(node)
+        if module is not None:
+            return f"{node.target} ({type(module).__name__})"
+        return str(getattr(node.target, "__name__", node.target))
+
+    def shared_modules(self) -> set[nn.Module]:
+        """Return the modules with parameters that are used in more than one place."""
+        uses = Counter(str(node.target) for node in self.network.graph.nodes if node.op == "call_module")
+        owners = Counter(id(p) for module in self.network.modules() for p in module.parameters(recurse=False))
+        owners.update(id(self.values[node]) for node in self.network.graph.nodes if node.op == "get_attr")
+        called = {name: self.network.get_submodule(name) for name in uses}
+        return {
+            module
+            for name, module in called.items()
+            if any(uses[name] > 1 or owners[id(p)] > 1 for p in module.parameters())
+        }
 
 
 def trace(network: nn.Module, example: Tensor) -> Traced:
@@ -50,8 +79,10 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             "branches that depend on values."
         ) from error
     traced = fx.GraphModule(network, graph, f"Compact{type(network).__name__}")
-    graph.eliminate_dead_code()
-    return Traced(traced, tracer.values)
+    overwritten = _overwritten(graph, tracer.values, tracer.writes)
+    found = Traced(traced, tracer.values, tracer.identities, overwritten)
+    found.eliminate_dead_code()
+    return found
 
 
 class _Tracer(fx.Tracer):
@@ -61,6 +92,8 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.example = example
         self.values: dict[fx.Node, Any] = {}
+        self.identities: set[fx.Node] = set()
+        self.writes: dict[fx.Node, list[Tensor]] = {}
         self.running = False
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
@@ -71,7 +104,14 @@ class _Tracer(fx.Tracer):
         node = proxy.node
         self.running = True
         given, by_name = fx.node.map_arg((node.args, node.kwargs), self._value)
+        tensors = [leaf for leaf in tree_leaves((given, by_name)) if isinstance(leaf, Tensor)]
+        before = write_counts(tensors)
         self.values[node] = self._result(kind, target, given, by_name)
+        written = [t for t, count, now in zip(tensors, before, write_counts(tensors), strict=True) if count != now]
+        if written:
+            self.writes[node] = written
+        elif kind != "output" and given and self.values[node] is given[0]:
+            self.identities.add(node)
         self.running = False
         return proxy
 
@@ -111,3 +151,22 @@ class _Tracer(fx.Tracer):
         """Iterate over as many elements as there are for the example."""
         count = len(self.values[obj.node])
         return iter([self.create_proxy("call_function", getitem, (obj, i), {}) for i in range(count)])
+
+
+def _overwritten(
+    graph: fx.Graph, values: Mapping[fx.Node, Any], writes: Mapping[fx.Node, list[Tensor]]
+) -> dict[fx.Node, list[fx.Node]]:
+    """Return, for each node that writes to tensors, the earlier nodes that share their memory and are read later."""
+    nodes = list(graph.nodes)
+    found = {}
+    for writer, tensors in writes.items():
+        memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        place = nodes.index(writer)
+        earlier = {
+            node
+            for node in nodes[:place]
+            if isinstance(value := values.get(node), Tensor) and value.untyped_storage().data_ptr() in memory
+        }
+        if any(earlier & {*node.all_input_nodes} for node in nodes[place + 1 :]):
+            found[writer] = list(earlier)
+    return found
