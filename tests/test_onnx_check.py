@@ -8,7 +8,8 @@ from torch import nn
 
 from spl.errors import InputError
 from spl.export import onnx_check, save_onnx
-from spl.export.onnx_check import check_onnx, random_inputs
+from spl.export.comparison import random_inputs
+from spl.export.onnx_check import check_onnx
 from spl.networks import MLP
 
 

@@ -1,14 +1,80 @@
-"""The comparison of the outputs of two networks, relative to the size of these outputs."""
+"""The comparison of an exported network with its source, on random inputs and relative to the size of the outputs."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from spl.functional.torch_private import tree_leaves
 
+_TOLERANCE = 1e-4  # relative to the largest output; rounding errors are far below
+_BATCHES = (1, 3)  # exporters treat a batch of one as a special case
 _TF32 = 2.0**-10  # the rounding unit of TF32, in which CUDA devices compute convolutions of float32
 _ROUNDINGS = 10  # how many rounding errors may add up
+
+
+def difference_of_outputs(
+    network: nn.Module, example: Tensor, run: Callable[[list[Tensor]], Sequence[object]], least: float = _TOLERANCE
+) -> str:
+    """Return how the outputs of an exported network differ from those of its source, for two batches of random inputs.
+
+    Args:
+        network: the source, in evaluation mode.
+        example: one batch of inputs; the random ones resemble it.
+        run: runs the exported network on each of the batches, and returns its outputs.
+        least: the largest relative difference that rounding explains in full precision.
+
+    Returns:
+        A sentence with the largest relative difference; it is empty if rounding explains all differences.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.comparison import difference_of_outputs
+        >>> layer, example = torch.nn.Linear(3, 2), torch.ones(1, 3)
+        >>> difference_of_outputs(layer, example, lambda batches: [layer(inputs) for inputs in batches])
+        ''
+        >>> difference_of_outputs(layer, example, lambda batches: [2 * layer(inputs) for inputs in batches])
+        'for a batch of 1, outputs differ by 1 relative to the largest one, and rounding explains 0.0001.'
+    """
+    batches = [random_inputs(example, count) for count in _BATCHES]
+    with torch.no_grad():
+        computed = run(batches)
+        for inputs, outputs in zip(batches, computed, strict=True):
+            expected = network(inputs)
+            difference, most = relative_difference(outputs, expected), tolerance(network, expected, least)
+            if not difference <= most:
+                return (
+                    f"for a batch of {len(inputs)}, outputs differ by {difference:.2g} relative to the largest one, "
+                    f"and rounding explains {most:.2g}."
+                )
+    return ""
+
+
+def random_inputs(example: Tensor, count: int) -> Tensor:
+    """Return `count` random inputs that resemble those of the example, the same ones at each call.
+
+    Floating-point numbers lie between 0 and a number of the example at the same place. If the example is all zeros,
+    they are normally distributed. Other numbers, such as tokens, are drawn from the example at the same place.
+
+    Args:
+        example: one batch of inputs that the network takes.
+        count: number of inputs.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.comparison import random_inputs
+        >>> random_inputs(torch.tensor([[3, 8], [3, 9]]), 4).shape
+        torch.Size([4, 2])
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = (count, *example.shape[1:])
+    if not example.is_floating_point():
+        return example.gather(0, torch.randint(len(example), sizes, generator=generator).to(example.device))
+    if not bool(example.any()):
+        return torch.randn(sizes, generator=generator).to(example)
+    rows = torch.arange(count, device=example.device) % len(example)
+    return example[rows] * torch.rand(sizes, generator=generator).to(example)
 
 
 def relative_difference(outputs: object, expected: object) -> float:

@@ -12,6 +12,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from spl.errors import InputError
+from spl.export.comparison import difference_of_outputs
 from spl.export.cost import pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
@@ -130,7 +132,8 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
         example_input: one batch of inputs, on the device and of the size that the copy is to be fast for.
 
     Raises:
-        InputError: a mask does not fit the network.
+        InputError: a mask does not fit the network, or outputs for random inputs differ from those of the dense network
+            by more than rounding explains.
 
     Example:
         >>> import torch
@@ -153,7 +156,19 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
         timings.append(Timing(name, density, dense, *(csr or [math.inf])))
         if timings[-1].csr_wins:
             copied.set_submodule(name, sparse)
+    _check_outputs(copied, pruned_copy(network, masks), example_input)
     return CSRResult(copied, timings)
+
+
+def _check_outputs(faster: nn.Module, dense: nn.Module, example: Tensor) -> None:
+    """Refuse a network on CSR kernels whose outputs for random inputs are not those of the dense one."""
+    with undisturbed(faster):
+        difference = difference_of_outputs(dense, example, lambda batches: [faster(inputs) for inputs in batches])
+    if difference:
+        raise InputError(
+            f"On CSR kernels, {type(dense).__name__} would compute something else: {difference} Export it as dense or "
+            "compact."
+        )
 
 
 def _layer_inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -> dict[str, Tensor]:

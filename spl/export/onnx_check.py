@@ -7,10 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
-from spl.export.comparison import relative_difference, tolerance
-
-_TOLERANCE = 1e-4  # relative to the largest output; rounding errors are far below
-_BATCHES = (1, 3)  # exporters treat a batch of one as a special case
+from spl.export.comparison import difference_of_outputs
 
 
 def check_onnx(model: bytes, network: nn.Module, example_input: Tensor) -> None:
@@ -34,50 +31,22 @@ def check_onnx(model: bytes, network: nn.Module, example_input: Tensor) -> None:
             stacklevel=3,
         )
         return
-    batches = [random_inputs(example_input, count) for count in _BATCHES]
+    outputs = difference_of_outputs(network, example_input, lambda batches: _run(model, name, batches))
+    if outputs:
+        raise InputError(
+            f"The ONNX file of {name} would compute something else in onnxruntime: {outputs} Nothing was written. "
+            "Export the network as a PyTorch program: --to dense or compact."
+        )
+
+
+def _run(model: bytes, name: str, batches: list[Tensor]) -> list[list[Tensor]]:
     try:
-        computed = _onnx_outputs(model, batches)
+        return _onnx_outputs(model, batches)
     except Exception as error:
         raise InputError(
             f"onnxruntime cannot run the ONNX file of {name}: {first_line(error)} Nothing was written. Export the "
             "network as a PyTorch program: --to dense or compact."
         ) from error
-    for inputs, outputs in zip(batches, computed, strict=True):
-        with torch.no_grad():
-            expected = network(inputs)
-        difference, most = relative_difference(outputs, expected), tolerance(network, expected, _TOLERANCE)
-        if not difference <= most:
-            raise InputError(
-                f"The ONNX file of {name} would compute something else in onnxruntime: for a batch of {len(inputs)}, "
-                f"outputs differ by {difference:.2g} relative to the largest one, and rounding explains {most:.2g}. "
-                "Nothing was written. Export the network as a PyTorch program: --to dense or compact."
-            )
-
-
-def random_inputs(example: Tensor, count: int) -> Tensor:
-    """Return `count` random inputs that resemble those of the example, the same ones at each call.
-
-    Floating-point numbers lie between 0 and a number of the example at the same place. If the example is all zeros,
-    they are normally distributed. Other numbers, such as tokens, are drawn from the example at the same place.
-
-    Args:
-        example: one batch of inputs that the network takes.
-        count: number of inputs.
-
-    Example:
-        >>> import torch
-        >>> from spl.export.onnx_check import random_inputs
-        >>> random_inputs(torch.tensor([[3, 8], [3, 9]]), 4).shape
-        torch.Size([4, 2])
-    """
-    generator = torch.Generator().manual_seed(0)
-    sizes = (count, *example.shape[1:])
-    if not example.is_floating_point():
-        return example.gather(0, torch.randint(len(example), sizes, generator=generator).to(example.device))
-    if not bool(example.any()):
-        return torch.randn(sizes, generator=generator).to(example)
-    rows = torch.arange(count, device=example.device) % len(example)
-    return example[rows] * torch.rand(sizes, generator=generator).to(example)
 
 
 def _onnx_outputs(model: bytes, batches: list[Tensor]) -> list[list[Tensor]]:

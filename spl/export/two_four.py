@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.errors import InputError, first_line
+from spl.export.comparison import difference_of_outputs
 from spl.export.cost import pruned_copy
 from spl.masks.masks import Masks
 
@@ -49,7 +51,8 @@ def to_two_four(network: nn.Module, masks: Masks) -> TwoFourResult:
     In each row, a 2:4 mask keeps at most two of every four consecutive inputs (`spl.pruning.patterns.NM`). The layers
     need a CUDA device with sparse tensor cores (Ampere or later), half precision (float16 or bfloat16), and sizes that
     the kernels support. Convolutions stay dense. The copy cannot be trained, so convert after fit; during fit,
-    `spl.callbacks.TwoFourTraining` uses these cores.
+    `spl.callbacks.TwoFourTraining` uses these cores. A layer stays dense if its outputs for random inputs would change
+    by more than ten rounding units.
 
     Args:
         network: the network, on the device and in the precision for inference; it is not changed.
@@ -145,7 +148,18 @@ def _convert_(layer: nn.Linear) -> str:
     try:
         with without_prototype_warning():
             weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
+        difference = _difference(layer, weight)
     except (RuntimeError, ValueError) as error:  # an unsupported size, or a device without the kernels
         return first_line(error)
+    if difference:
+        return f"its 2:4 kernel computes something else: {difference.removesuffix('.')}"
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return ""
+
+
+def _difference(layer: nn.Linear, weight: Tensor) -> str:
+    """Return how the outputs of a layer for random inputs change with the semi-structured weight."""
+    example = layer.weight.new_zeros(1, layer.in_features)
+    return difference_of_outputs(
+        layer, example, lambda batches: [F.linear(inputs, weight, layer.bias) for inputs in batches]
+    )
