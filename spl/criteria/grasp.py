@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.gradient_sum import GradientSum, rounded
+from spl.criteria.second_derivatives import differentiable_gradient, named_operators
 from spl.errors import InputError
 
 
@@ -17,7 +18,8 @@ class GraSP(Criterion):
 
     Wang et al. 2020 (arXiv:2002.07376): removing w changes ‖g‖² by −2 w (H g) to first order. The weights with the
     largest such change go first, so scores have a sign. g and H are the gradient and the Hessian of the loss over all
-    examples, at logits divided by a temperature. H g is exact. It reads labelled data, twice.
+    examples, at logits divided by a temperature. H g is exact. It reads labelled data, twice. Networks and losses with
+    an operator that has no second derivative are refused, such as the CTC loss.
 
     Args:
         temperature: the divisor of the logits.
@@ -62,7 +64,8 @@ class GraSP(Criterion):
         for gradient in [first] if count == 1 else self._gradients(subject):
             slope = torch.stack([(g * v).sum() for g, v in zip(gradient, total, strict=True)]).sum()
             if slope.requires_grad:  # it does not if the batch had no loss
-                products.add_gradient_of(slope)
+                with named_operators():
+                    products.add_gradient_of(slope)
         scores = products.over(subject.processes)
         torch._foreach_mul_(scores, list(subject.weights.values()))
         return rounded(scores, subject.weights)
@@ -73,9 +76,7 @@ class GraSP(Criterion):
 
     def _gradient(self, subject: Subject, batch: Any) -> list[Tensor]:
         """Return the gradient of the loss on a batch; it is differentiable itself."""
-        tensors = list(subject.parameters.values())
-        loss = self._loss(subject, batch)
-        return list(torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True))
+        return differentiable_gradient(self._loss(subject, batch), list(subject.parameters.values()))
 
     def _loss(self, subject: Subject, batch: Any) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
