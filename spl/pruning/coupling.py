@@ -115,7 +115,7 @@ def _normalized(flow: ChannelFlow) -> dict[str, Tensor]:
         if channels is not None and isinstance(flow.traced.module(node), BatchNorm):
             found |= {f"{node.target}.{own}": channels.ids for own in ("weight", "bias")}
     for norm in flow.norms:
-        found |= {name: norm.inputs.ids for name in norm.parameters if name is not None}
+        found |= {f"{norm.name}.{own}": norm.inputs.ids for own in ("weight", "bias")}
     return found
 
 

@@ -73,8 +73,6 @@ class ChannelFlow:
             return self._concatenated(node)
         if inputs is not None and (isinstance(module, nn.Flatten) or target in operations.RESHAPES):
             return self._reshaped(node, inputs)
-        if (norm := NormalizedChannels.of(node, self.traced, inputs)) is not None:
-            return self._normalized(norm)
         if inputs is None or len(node.all_input_nodes) > 1:
             return self._combined(node) if target in operations.COMBINING_CALLS else self._pin_inputs(node)
         if operations.is_elementwise(node, module):
@@ -87,6 +85,8 @@ class ChannelFlow:
         target = operations.called(node)
         if isinstance(module, BatchNorm) and inputs.axis == 1:
             return normalized(module, inputs)
+        if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1 and inputs.axis == value.ndim - 1:
+            return self._normalized(node, NormalizedChannels(str(node.target), module, inputs))
         if isinstance(module, Convolution) and is_depthwise(module) and self._is_plain(node, module):
             return convolved(module, inputs) if inputs.axis == 1 else None
         if isinstance(module, operations.POOLINGS) or target in operations.POOLING_CALLS:
@@ -109,10 +109,10 @@ class ChannelFlow:
                 self.pins.append((channels.ids, why))
         return None
 
-    def _normalized(self, norm: NormalizedChannels) -> ValueChannels:
+    def _normalized(self, node: fx.Node, norm: NormalizedChannels) -> ValueChannels:
         """Return the channels after LayerNorm, and pin those that are not always 0, because its mean needs them."""
         self.norms.append(norm)
-        self.pins.append((norm.inputs.ids[norm.inputs.constants != 0], f"read by {self.traced.describe(norm.node)}"))
+        self.pins.append((norm.inputs.ids[norm.inputs.constants != 0], f"read by {self.traced.describe(node)}"))
         return norm.outputs()
 
     def _new_ids(self, count: int) -> Tensor:

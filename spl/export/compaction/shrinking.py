@@ -7,7 +7,6 @@ from torch import Tensor, fx, nn
 from spl.export.compaction import operations
 from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.channels import Convolution, LayerChannels, has_border, is_depthwise
-from spl.export.compaction.layer_norm import NormalizedChannels
 from spl.export.compaction.liveness import Liveness
 from spl.export.compaction.partial_sums import PartialSum, Sum
 from spl.export.compaction.tracing import Traced
@@ -39,7 +38,8 @@ def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
         elif node.op == "get_attr":
             _shrink_attribute_(flow.traced.network, str(node.target), liveness.is_kept(channels.ids), channels.axis)
     for norm in flow.norms:
-        _narrow_norm_(norm, flow.traced.network, liveness.is_kept(norm.inputs.ids))
+        if not bool((kept := liveness.is_kept(norm.inputs.ids)).all()):
+            flow.traced.network.set_submodule(norm.name, norm.without(kept))
     for added in flow.sums:
         _narrow_sum_(added, flow.traced, liveness)
     flow.traced.eliminate_dead_code()
@@ -82,7 +82,7 @@ def _shrink_layer_(layer: LayerChannels, liveness: Liveness) -> None:
 
 def _shrink_channelwise_(module: nn.Module, kept: Tensor) -> int:
     """Remove channels from a module whose tensors have one element or kernel per channel; return how many are left."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if tensor.ndim:
             _replace_(module, name, tensor[kept.to(tensor.device)])
     return int(kept.sum())
@@ -100,19 +100,6 @@ def _shrink_attribute_(network: nn.Module, name: str, kept: Tensor, axis: int) -
     owner = network.get_submodule(path)
     tensor = getattr(owner, own)
     _replace_(owner, own, tensor.index_select(axis, kept.nonzero()[:, 0].to(tensor.device)))
-
-
-def _narrow_norm_(norm: NormalizedChannels, network: fx.GraphModule, kept: Tensor) -> None:
-    """Replace a LayerNorm by one of the channels that stay."""
-    if bool(kept.all()):
-        return
-    name = str(norm.node.target) if norm.node.op == "call_module" else f"norm_{norm.node.name}"
-    if norm.node.op == "call_module":
-        network.set_submodule(name, norm.without(kept))
-    else:
-        network.add_module(name, norm.without(kept))
-        with network.graph.inserting_before(norm.node):
-            norm.node.replace_all_uses_with(network.graph.call_module(name, (norm.node.args[0],)))
 
 
 def _shrink_padding_(node: fx.Node, kept: Tensor, axis: int, ndim: int) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from spl.errors import InputError
-from spl.functional.torch_private import tree_leaves, write_counts
+from spl.export.compaction.functional_layers import use_layers_
+from spl.functional.torch_private import BatchNorm, ConvNd, tree_leaves, write_counts
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             "branches that depend on values."
         ) from error
     traced = fx.GraphModule(network, graph, f"Compact{type(network).__name__}")
+    use_layers_(traced, network, tracer.values)
     overwritten = _overwritten(graph, tracer.values, tracer.writes)
     found = Traced(traced, tracer.values, tracer.identities, overwritten)
     found.eliminate_dead_code()
@@ -95,6 +97,13 @@ class _Tracer(fx.Tracer):
         self.identities: set[fx.Node] = set()
         self.writes: dict[fx.Node, list[Tensor]] = {}
         self.running = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is taken as it is; one with a forward of its own is traced inside."""
+        if isinstance(m, nn.Linear | ConvNd | BatchNorm) and not any(True for _ in m.children()):
+            methods = [getattr(m, name, None) for name in ("forward", "_conv_forward")]
+            return all(method.__module__.startswith("torch.nn.") for method in methods if method is not None)
+        return super().is_leaf_module(m, module_qualified_name)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         """Return the proxy of an operation, once its value is known."""
