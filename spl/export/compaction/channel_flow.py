@@ -62,11 +62,10 @@ class ChannelFlow:
         if node in self.traced.identities and inputs is not None:
             return inputs
         overwritten = self.traced.overwritten.get(node, [])
-        for earlier in overwritten:
-            if (channels := self.channels[earlier]) is not None:
-                self.channels[earlier] = channels.varying()
         if overwritten or module in self._shared:
-            return self._pin_inputs(node)
+            self._pin_inputs(node)
+            self._pin_overwritten(overwritten)
+            return None
         if isinstance(module, ShrinkableLayer) and self._is_plain(node, module) and not is_depthwise(module):
             return self._layer(node, module, inputs)
         if target in operations.CONCATENATIONS:
@@ -108,6 +107,13 @@ class ChannelFlow:
             if channels is not None and not operations.reads_shape_only(node, channels.axis):
                 self.pins.append((channels.ids, why))
         return None
+
+    def _pin_overwritten(self, nodes: list[fx.Node]) -> None:
+        """Pin the channels of values that are overwritten and read again, and forget the constants that they were."""
+        for node in nodes:
+            if (channels := self.channels[node]) is not None:
+                self.pins.append((channels.ids, "overwritten in place and read again"))
+                self.channels[node] = channels.varying()
 
     def _normalized(self, node: fx.Node, norm: NormalizedChannels) -> ValueChannels:
         """Return the channels after LayerNorm, and pin those that are not always 0, because its mean needs them."""

@@ -168,7 +168,7 @@ def _overwritten(
     """Return, for each node that writes to tensors, the earlier nodes that share their memory and are read later."""
     nodes = list(graph.nodes)
     found = {}
-    for writer, tensors in writes.items():
+    for writer, tensors in ((node, writes[node]) for node in nodes if node in writes):
         memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         place = nodes.index(writer)
         earlier = {
