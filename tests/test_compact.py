@@ -588,8 +588,31 @@ def test_a_network_that_cannot_be_traced_is_refused():
             return super().forward(x) if x.sum() > 0 else x
 
     network = nn.Sequential(Branching(2, 2))
-    with pytest.raises(InputError, match=r"torch\.fx cannot trace Sequential: a branch depends on the numbers"):
+    with pytest.raises(InputError) as refused:
         compact(network, Masks({}), torch.ones(1, 2))
+    said = str(refused.value)
+    assert said.startswith("torch.fx cannot trace Sequential: a branch depends on the numbers in a tensor, in 0 (Branc")
+    assert said.endswith("without a trace: --to dense, or spl.export.save_program or save_onnx.")
+
+
+def test_a_unit_that_is_removed_by_mistake_is_noticed(monkeypatch):
+    monkeypatch.setattr("spl.export.compaction.shrinking._fold_constants_", lambda layer, liveness: None)
+    network = chain(fc1=nn.Linear(2, 4), fc2=nn.Linear(4, 2))
+    with pytest.raises(
+        InputError, match=r"A compact Sequential would differ by .*, because a unit was removed that ma"
+    ):
+        compact(network, without(network, fc1=[1]), torch.randn(3, 2))
+
+
+def test_the_reason_names_the_module_in_which_a_function_reads_the_channels():
+    class Softmax(nn.Module):
+        def forward(self, x):
+            return x.softmax(1)
+
+    network = Toy(nn.Sequential(nn.Identity(), Softmax()))
+    network(torch.randn(2, 2, 8, 8))
+    result = compact(network, without(network, first=[1]), torch.randn(2, 2, 8, 8))
+    assert reasons(result)["first"] == "1 dead: read by softmax in middle.1"
 
 
 def test_numbers_read_out_of_a_tensor_are_refused():
@@ -620,7 +643,7 @@ class Hiding(nn.Module):
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_a_network_that_hides_what_it_does_is_refused(scale):
     network = Hiding(scale)
-    with pytest.raises(InputError, match=r"A compact Hiding would differ by .* of its largest output: .* Export it d"):
+    with pytest.raises(InputError, match=r"Hiding would differ by .* in fc \(Linear\)\. Export the network d"):
         compact(network, without(network, fc=[0]), torch.ones(1, 2))
 
 

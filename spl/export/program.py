@@ -1,6 +1,7 @@
 """Networks as programs that run without the code that defines them: PyTorch programs and ONNX files."""
 
 import io
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from spl.errors import InputError, first_line
 from spl.export.onnx_check import check_onnx
+from spl.export.plain_outputs import plain_outputs
 from spl.export.program_check import check_program
 from spl.files import write_whole
 from spl.functional.undisturbed import undisturbed
@@ -18,7 +20,8 @@ from spl.functional.undisturbed import undisturbed
 def save_program(path: str | Path, network: nn.Module, example_input: Tensor) -> None:
     """Write the network as a PyTorch program, a `.pt2` file.
 
-    `torch.export.load(path).module()` is the network again, for batches of any size. If it has layers on CSR kernels,
+    `torch.export.load(path).module()` is the network again, for batches of any size. Named outputs, such as those of
+    Hugging Face, become a dictionary. If it has layers on CSR kernels,
     `import spl.export` must come before, because this package defines the operator that they call.
 
     Before the file is written, its contents are loaded and run on two batches of random inputs, and the outputs are
@@ -28,7 +31,8 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
     Args:
         path: the file to write; it is written whole or not at all.
         network: the network; it is exported as it is in evaluation mode, and it is not changed.
-        example_input: one batch of inputs; the program takes inputs of its sizes, except that of the batch.
+        example_input: one batch of inputs, such as images or tokens; the program takes inputs of its sizes, except that
+            of the batch.
 
     Raises:
         InputError: torch.export cannot export the network, the program computes something else, or `path` cannot be
@@ -45,7 +49,7 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
         >>> torch.equal(program(inputs), network(inputs))
         True
     """
-    with undisturbed(network):
+    with undisturbed(network), plain_outputs(network):
         stream = io.BytesIO()
         torch.export.save(_export(network, example_input), stream)
         data = stream.getvalue()
@@ -56,7 +60,8 @@ def save_program(path: str | Path, network: nn.Module, example_input: Tensor) ->
 def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> None:
     """Write the network as an ONNX file with one input, `inputs`, for batches of any size.
 
-    The file contains the weights:
+    A network with several outputs, such as one of Hugging Face, has them in the order in which it returns them. The
+    file contains the weights:
 
         session = onnxruntime.InferenceSession(path)
         (outputs,) = session.run(None, {"inputs": batch})
@@ -69,7 +74,8 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
         path: the file to write; it is written whole or not at all.
         network: the network; it is exported as it is in evaluation mode, and it is not changed. A compact one has fewer
             operations, while zeros are multiplied like any other number.
-        example_input: one batch of inputs; the file takes inputs of its sizes, except that of the batch.
+        example_input: one batch of inputs, such as images or tokens; the file takes inputs of its sizes, except that of
+            the batch.
 
     Raises:
         InputError: onnxscript is not installed, the network cannot be exported or has operations that ONNX lacks, it
@@ -90,7 +96,7 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
     """
     if find_spec("onnxscript") is None:
         raise InputError("Writing ONNX files needs onnxscript, which is not installed: pip install 'spl[onnx]'.")
-    with undisturbed(network):
+    with undisturbed(network), plain_outputs(network):
         data = _onnx_model(network, example_input)
         check_onnx(data, network, example_input)
     write_whole(path, data)
@@ -117,10 +123,12 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:
-        raise InputError(
-            f"torch.export cannot export {type(network).__name__}: {first_line(error)} Export only its "
-            "weights: --to sparse."
-        ) from error
+        unknown = re.search(r"Found <class '(.+?)'> in output", str(error))
+        why = first_line(error) if unknown is None else f"its outputs hold a {unknown[1]}, which is no tensor."
+        remedy = "Export only its weights: --to sparse."
+        if unknown is not None:
+            remedy = "Let it return tensors alone. For a network of Hugging Face: network.config.use_cache = False."
+        raise InputError(f"torch.export cannot export {type(network).__name__}: {why} {remedy}") from error
 
 
 def _first_cause(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.liveness import find_liveness
 from spl.export.compaction.report import CompactionReport, LayerReport, find_reasons, make_report
 from spl.export.compaction.shrinking import shrink_
+from spl.export.compaction.trace_check import check_trace
 from spl.export.compaction.tracing import trace
 from spl.export.comparison import relative_difference, tolerance
 from spl.export.cost import network_cost, pruned_copy
@@ -46,6 +47,9 @@ class CompactResult:
 
 def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactResult:
     """Return a smaller network, without the units and channels that its masks have killed, with equal outputs.
+
+    A network that torch.fx cannot trace is refused, such as those of Hugging Face. `save_program` and `save_onnx` write
+    it as it is.
 
     Outputs are those in evaluation mode. A unit is removed if nothing reads it any more, or if it is constant
     because it reads nothing but constants; its contribution to the layers that read it moves into their biases. Linear
@@ -103,7 +107,9 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
         expected = pruned(example_input)
-        flow = ChannelFlow(trace(pruned, example_input))
+        traced = trace(pruned, example_input)
+        flow = ChannelFlow(traced)
+    check_trace(traced, pruned, example_input)
     liveness = find_liveness(flow)
     why = find_reasons(flow, liveness, masks)
     shrink_(flow, liveness)
@@ -112,7 +118,8 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
         difference = relative_difference(smaller(example_input), expected)
     if not difference <= tolerance(smaller, expected, _TOLERANCE):
         raise InputError(
-            f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output: its forward "
-            "does something that torch.fx does not see, such as changing tensors in place. Export it dense."
+            f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output, because a unit "
+            "was removed that matters. Leave the layers whose units do not act one by one out of pruning (exclude=), "
+            "or export the network dense: --to dense, or spl.export.save_program or save_onnx."
         )
     return CompactResult(smaller, make_report(before, network_cost(smaller, example_input), why, difference))

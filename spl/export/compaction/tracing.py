@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
 from spl.export.compaction.functional_layers import use_layers_
 from spl.functional.torch_private import BatchNorm, ConvNd, tree_leaves, write_counts
 
@@ -39,11 +39,12 @@ class Traced:
         return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def describe(self, node: fx.Node) -> str:
-        """Return the name and class of the module that a node calls, or the name of the function."""
+        """Return the name and class of the module that a node calls, or the name of the function and of its module."""
         module = self.module(node)
         if module is not None:
             return f"{node.target} ({type(module).__name__})"
-        return str(getattr(node.target, "__name__", node.target))
+        within = next(reversed(node.meta.get("nn_module_stack", {})), "")
+        return str(getattr(node.target, "__name__", node.target)) + (f" in {within}" if within else "")
 
     def shared_modules(self) -> set[nn.Module]:
         """Return the modules with parameters that are used in more than one place."""
@@ -76,8 +77,9 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             graph = tracer.trace(network)
     except Exception as error:
         raise InputError(
-            f"torch.fx cannot trace {type(network).__name__}: {error}. Its forward must take one tensor, and have no "
-            "branches that depend on values."
+            f"torch.fx cannot trace {type(network).__name__}: {first_line(error).rstrip('.')}{tracer.place()}. To be "
+            "made compact, a network must take one tensor and have no branches that depend on values. Export it as it "
+            "is, without a trace: --to dense, or spl.export.save_program or save_onnx."
         ) from error
     traced = fx.GraphModule(network, graph, f"Compact{type(network).__name__}")
     use_layers_(traced, network, tracer.values)
@@ -97,6 +99,11 @@ class _Tracer(fx.Tracer):
         self.identities: set[fx.Node] = set()
         self.writes: dict[fx.Node, list[Tensor]] = {}
         self.running = False
+
+    def place(self) -> str:
+        """Return in which module the trace is; empty if it is in the network itself."""
+        name = next(reversed(self.module_stack), "")
+        return f", in {name} ({type(self.root.get_submodule(name)).__name__})" if name else ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is taken as it is; one with a forward of its own is traced inside."""
@@ -139,6 +146,8 @@ class _Tracer(fx.Tracer):
 
     def _result(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         if kind == "placeholder":
+            if self.values and not args:
+                raise fx.proxy.TraceError(f"its forward takes a second argument, {target}")
             return self.example if not self.values else args[0]
         if kind == "output":
             return args[0]

@@ -1,0 +1,65 @@
+"""The check that a traced network computes what the network does, and the first layer where it does not."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spl.errors import InputError
+from spl.export.compaction.tracing import Traced
+from spl.export.comparison import relative_difference, tolerance
+from spl.functional.torch_private import tree_leaves
+from spl.functional.undisturbed import undisturbed
+
+_TOLERANCE = 1e-3  # relative to the largest output; rounding errors are far below, mistakes far above
+
+
+def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
+    """Refuse a traced network that computes something else than the network for the example.
+
+    Args:
+        traced: the traced network, which shares the modules of `network`.
+        network: the network, in evaluation mode.
+        example: one batch of inputs.
+
+    Raises:
+        InputError: the outputs differ by more than rounding explains. The message names the first layer of which this
+            can be said.
+    """
+    names = {str(node.target) for node in traced.network.graph.nodes if node.op == "call_module"}
+    expected, of_layers = _outputs(network, names, example)
+    outputs, of_traced_layers = _outputs(traced.network, names, example)
+    difference, most = relative_difference(outputs, expected), tolerance(network, expected, _TOLERANCE)
+    if difference <= most:
+        return
+    differing = (
+        f"{name} ({type(network.get_submodule(name)).__name__})"
+        for name, own in of_layers.items()
+        if name in of_traced_layers and not relative_difference(of_traced_layers[name], own) <= most
+    )
+    raise InputError(
+        f"A compact {type(network).__name__} would differ by {difference:.3g} of its largest output: its forward does "
+        "something that torch.fx does not see, such as asking for the type of a value or reading a global variable. "
+        f"The first difference is in {next(differing, 'what follows the last layer')}. Export the network dense: --to "
+        "dense, or spl.export.save_program or save_onnx."
+    )
+
+
+def _outputs(network: nn.Module, names: set[str], example: Tensor) -> tuple[object, dict[str, Any]]:
+    """Return the outputs of a network, and those of its modules of these names in the order of the first calls."""
+    found: dict[str, Any] = {}
+
+    def keep(name: str, output: object) -> None:  # a copy, because the next module may overwrite it
+        found.setdefault(name, [leaf.clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+
+    def hook(name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(lambda _, inputs, output: keep(name, output))
+
+    modules = dict(network.named_modules(remove_duplicate=False))
+    with undisturbed(network), torch.no_grad():
+        handles = [hook(name, modules[name]) for name in names if name in modules]
+        outputs = network(example)
+        for handle in handles:
+            handle.remove()
+    return outputs, found
