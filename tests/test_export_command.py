@@ -16,7 +16,7 @@ from spl.export import load_sparse, summarize
 from spl.files import serialized
 from spl.networks import MLP, VGG16
 from spl.pruning import prune
-from spl.pruning.patterns import Channels
+from spl.pruning.patterns import Channels, Unstructured
 
 CONFIG = {"class_path": "spl.networks.MLP", "init_args": {"depth": 3, "width": 30}}
 
@@ -33,12 +33,12 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def untrained(path, network, config, sparsity=0.9):
+def untrained(path, network, config, sparsity=0.9, pattern=Unstructured()):
     """Write the checkpoint of an untrained classifier, pruned only if a sparsity is given."""
     model = SparseClassifier(network)
     model.network_config = config
     if sparsity is not None:
-        model.set_masks(prune(model.network, Random(), sparsity=sparsity))
+        model.set_masks(prune(model.network, Random(), sparsity=sparsity, pattern=pattern))
     trainer = Trainer(**PLAIN)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path)
@@ -81,6 +81,30 @@ def test_the_sparse_file_is_the_state_of_the_network(checkpoint, tmp_path):
     loaded = load_sparse(output)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
     assert output.stat().st_size < 0.25 * 4 * sum(p.numel() for p in network.parameters())
+
+
+def test_each_kind_says_what_it_gains_and_where_it_gains_nothing(checkpoint, tmp_path, capsys):
+    model = SparseClassifier.load_from_checkpoint(checkpoint)
+    pruned = model.masks.size - model.masks.kept
+    for to, begins in {"dense": f"dense gains nothing: it stores {pruned:,} pruned", "sparse": "sparse takes "}.items():
+        main(["export", "--ckpt_path", str(checkpoint), "--to", to, "--output", str(tmp_path / to)])
+        assert f"bytes\n{begins}" in capsys.readouterr().out
+    main(["export", "--ckpt_path", str(checkpoint), "--to", "csr", "--output", str(tmp_path / "csr")])
+    assert re.search(r"^csr (gains nothing here|is faster here in)", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("pattern", "advised"), [(Unstructured(), True), (Channels(), False)])
+def test_a_network_that_hardly_shrinks_is_advised_to_prune_whole_units(tmp_path, capsys, pattern, advised):
+    path = untrained(tmp_path / "last.ckpt", MLP(depth=3, width=30), CONFIG, pattern=pattern)
+    main(["summary", "--ckpt_path", str(path)])
+    summary = " ".join(capsys.readouterr().out.split())
+    main(["export", "--ckpt_path", str(path), "--to", "compact", "--output", str(tmp_path / "n.pt2")])
+    said = capsys.readouterr().out
+    assert max(map(len, said[said.index("\ncompact removes ") :].splitlines())) < 80
+    for text in (summary, " ".join(said.split())):
+        assert re.search(r"compact removes \d+\.\d % of 24,790 parameters", text)
+        assert ("prune whole units: spl fit --pruning.pattern Channels." in text) == advised
+        assert ("the network is smaller and faster on any device" in text) != advised
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is refused where there is no CUDA device")

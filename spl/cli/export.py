@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from spl.classifier import SparseClassifier
+from spl.cli.gains import compact_gain, csr_gain, dense_gain, report_gain, sparse_gain, two_four_gain
 from spl.errors import InputError
 from spl.export.compaction import compact
 from spl.export.csr import to_csr
@@ -16,6 +17,7 @@ from spl.export.program import save_onnx, save_program
 from spl.export.sparse_file import save_sparse
 from spl.export.summary import summarize
 from spl.export.two_four import to_two_four
+from spl.files import serialized_size
 from spl.masks.masks import Masks
 from spl.networks import FullyConnected
 
@@ -50,10 +52,11 @@ def export(
     network, masks = _pruned(ckpt_path, trust)
     if to == "sparse":
         save_sparse(output, network.state_dict(), masks)
+        gain = sparse_gain(output.stat().st_size, serialized_size(network.state_dict()))
     else:
-        network, example = _converted(network, masks, to, _example(network, batch_size, input_shape))
+        network, example, gain = _converted(network, masks, to, _example(network, batch_size, input_shape))
         (save_onnx if to == "onnx" else save_program)(output, network, example)
-    print(f"{to}: {output}, {output.stat().st_size:,} bytes")
+    print(f"{to}: {output}, {output.stat().st_size:,} bytes\n{gain}")
 
 
 def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[str, ...] | str = ()) -> None:
@@ -66,26 +69,28 @@ def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[
             [mynet.Net, mynet.Block]. Apart from these and spl.networks, nothing that the checkpoint names is imported.
     """
     network, masks = _pruned(ckpt_path, trust)
-    print(summarize(network, masks, _example(network, 1, input_shape)).table())
+    costs = summarize(network, masks, _example(network, 1, input_shape))
+    print(costs.table())
     print(f"checkpoint: {ckpt_path}, {ckpt_path.stat().st_size:,} bytes")
+    print(compact_gain("compact", costs.parameters, costs.compact_parameters, masks))
 
 
-def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return the network to write and an example of its inputs, after printing what was done to its layers."""
+def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tuple[nn.Module, Tensor, str]:
+    """Return the network to write, an example of its inputs and what is gained; print what was done to its layers."""
     if to in ("compact", "onnx"):
         smaller = compact(network, masks, example)
         print(smaller.report.table())
-        return smaller.network, example
+        return smaller.network, example, report_gain(to, smaller.report, masks)
     if to == "csr":
         faster = to_csr(network, masks, example)
         print(f"{faster.table()}\nmeasured here, batch {len(example)}, threads {torch.get_num_threads()}")
-        return faster.network, example
+        return faster.network, example, csr_gain(faster)
     if to == "2:4":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         halves = to_two_four(network.to(device, torch.float16), masks)
         print(halves.table())
-        return halves.network, example.to(device, torch.float16)
-    return network, example
+        return halves.network, example.to(device, torch.float16), two_four_gain(halves)
+    return network, example, dense_gain(masks)
 
 
 def _check_free(output: Path) -> None:
