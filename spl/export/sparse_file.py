@@ -10,7 +10,6 @@ of the bytes of dense float32 weights at any sparsity, and up to a sparsity of 9
 weight.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spl.errors import InputError
+from spl.errors import InputError, first_line
+from spl.export.sparse_contents import check_contents, unpack
 from spl.files import read, serialized, write_whole
 from spl.masks.masks import Masks
 
@@ -140,16 +140,15 @@ def restored(contents: Any) -> dict[str, Any]:
     kind = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
     if kind != _FORMAT:
         raise InputError(f"This is not a sparse weights file ({_FORMAT}) but {kind}: give one that save_sparse wrote.")
+    check_contents(contents)
     try:
-        known = contents["dense"] | {name: _unpack(name, **packed) for name, packed in contents["sparse"].items()}
-        return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
-    except InputError:
-        raise
-    except Exception as error:
+        known = contents["dense"] | {name: unpack(name, packed) for name, packed in contents["sparse"].items()}
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise InputError(
-            f"The sparse weights file was changed after it was written ({type(error).__name__}: {error}): export it "
-            "again."
+            f"The sparse weights file was changed after it was written ({type(error).__name__}: {first_line(error)}): "
+            "export it again."
         ) from error
+    return {name: known[contents["tied"].get(name, name)] for name in contents["names"]}
 
 
 def _memory_key(tensor: Tensor) -> tuple[Any, ...]:
@@ -162,16 +161,3 @@ def _pack(weight: Tensor, mask: Tensor) -> dict[str, Any]:
     places = mask | weight.signbit()  # a pruned -0.0 equals 0.0, but its bits differ
     bits = np.packbits(places.contiguous().numpy())
     return {"shape": list(weight.shape), "places": torch.from_numpy(bits), "values": weight[places]}
-
-
-def _unpack(name: str, shape: list[int], places: Tensor, values: Tensor) -> Tensor:
-    size = math.prod(shape)
-    bits = np.unpackbits(places.numpy(), count=min(size, 8 * len(places)))
-    if len(bits) != size or int(bits.sum()) != len(values):
-        raise InputError(
-            f"The file has {len(bits)} places, {int(bits.sum())} of them kept, and {len(values)} values for the "
-            f"{size} weights of {name}: it is damaged, export it again."
-        )
-    weight = torch.zeros(shape, dtype=values.dtype)
-    weight[torch.from_numpy(bits).bool().view(shape)] = values
-    return weight
