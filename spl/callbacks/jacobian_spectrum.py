@@ -83,7 +83,10 @@ class JacobianSpectrum(StageListener):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the statistics of each stage."""
-        self.spectra = {stage: Spectrum(**statistics) for stage, statistics in state_dict.items()}
+        self.spectra = {
+            stage: Spectrum(**{name: float(number) for name, number in statistics.items()})
+            for stage, statistics in state_dict.items()
+        }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check, before anything runs, that the module can be measured.

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from lightning_fabric.plugins import ClusterEnvironment
 from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loops import progress
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
@@ -60,3 +62,10 @@ def averaged_network(callback: Callback) -> nn.Module | None:
     """Return the network whose weights a WeightAveraging or StochasticWeightAveraging averages; None for any other."""
     average = getattr(callback, "_average_model", None)
     return average if isinstance(average, nn.Module) else None
+
+
+@cache
+def methods_of_progress() -> frozenset[str]:
+    """Return the names of the methods of Lightning's counters, which take any attribute that a checkpoint has."""
+    classes = [cls for cls in vars(progress).values() if isinstance(cls, type)]
+    return frozenset(name for cls in classes for name in dir(cls) if callable(getattr(cls, name)))

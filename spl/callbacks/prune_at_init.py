@@ -15,12 +15,12 @@ from spl.callbacks.pruned_already import masks_of_zeros
 from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, without_masks
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import (
-    changes_of,
     choices_record,
     coverage_record,
     coverage_text,
     data_record,
-    plain_changes,
+    restored_state,
+    saved_state,
 )
 from spl.callbacks.scoring.batches import scoring_batches
 from spl.callbacks.scoring.ranks import Ranks
@@ -120,12 +120,11 @@ class PruneAtInit(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record, and the isometry residuals for the table of a resumed run."""
-        return {"record": self.record, "changes": plain_changes(self.changes)}
+        return saved_state(self.record, self.changes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the record and the residuals from the checkpoint."""
-        self.record = dict(state_dict["record"])
-        self.changes = changes_of(state_dict.get("changes", {}))  # checkpoints of earlier versions have none
+        self.record, self.changes = restored_state(state_dict)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the callbacks that keep the masks and tell the costs; refuse what cannot be pruned, before all else."""

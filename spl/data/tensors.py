@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from spl.errors import InputError
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -135,6 +137,16 @@ class TrainLoader(DataLoader[Batch]):
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next pass at `state`, if it is of the same epoch."""
+        """Start the next pass at `state`, if it is of the same epoch.
+
+        Raises:
+            InputError: the state is not one that `state_dict` returns.
+        """
+        numbers = [state.get(key) for key in ("epoch", "batches")] if isinstance(state, dict) else [None]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise InputError(
+                f"A loader of batches cannot go on from {ascii(state)[:60]}, which is no number of an epoch and of its "
+                "batches: the checkpoint was changed after it was written. Give another one."
+            )
         self._resume_from = dict(state)
         self._position = dict(state)

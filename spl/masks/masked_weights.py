@@ -10,6 +10,7 @@ from spl.errors import InputError
 from spl.masks.binding import Binding, has_any, ids_of
 from spl.masks.masked_steps import MaskedSteps, is_power_of_two, warn
 from spl.masks.masks import Masks
+from spl.masks.saved_masks import check_digest, save_masks
 from spl.masks.sharding import whole_name
 
 
@@ -167,7 +168,7 @@ class MaskedWeights:
         """Add the masks to a checkpoint, bool tensors by name at `masks`, after setting the pruned weights to 0.0."""
         if self.masks is not None:
             self.masks.apply_(self.parameters)
-            checkpoint["masks"] = dict(self.masks)
+            save_masks(self.masks, checkpoint)
 
     def load(self, checkpoint: dict[str, Any], prefix: str = "") -> None:
         """Restore the masks of a checkpoint, if it has any.
@@ -178,7 +179,8 @@ class MaskedWeights:
             prefix: what precedes the names of the network's parameters in the `state_dict`.
 
         Raises:
-            InputError: the masks do not fit the network, or prune weights that are not 0 in the checkpoint.
+            InputError: the masks are not those that were saved, do not fit the network, or prune weights that are not
+                0 in the checkpoint.
         """
         if "masks" not in checkpoint:
             return
@@ -193,6 +195,7 @@ class MaskedWeights:
                 f"The masks of the checkpoint prune weights that are not 0 in it: {counts}. It was changed after it "
                 "was written: give another one."
             )
+        check_digest(masks, checkpoint)
 
     def _begin(self) -> None:
         self.kept_by_callback = False

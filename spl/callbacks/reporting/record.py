@@ -8,7 +8,7 @@ from spl.criteria.objective import LossOfLogits, Objective
 from spl.criteria.processes import Processes
 from spl.isometry import Change, Correction, Residuals
 from spl.masks.masks import Masks
-from spl.pruning import PruningChoices
+from spl.pruning import PruningChoices, check_sparsity
 from spl.pruning.coverage import Coverage
 
 
@@ -72,21 +72,39 @@ def coverage_text(record: Mapping[str, Any]) -> str:
     return f". {coverage}" if coverage is not None and coverage.dense else ""
 
 
-def plain_changes(changes: Mapping[str, Change]) -> dict[str, list[Any]]:
-    """Return changes as lists of numbers, for a checkpoint."""
-    return {
+def saved_state(record: dict[str, Any], changes: Mapping[str, Change]) -> dict[str, Any]:
+    """Return a record and the changes by a correction as plain values, for a checkpoint."""
+    plain = {
         name: [list(value) if isinstance(value, Residuals) else value for value in change]
         for name, change in changes.items()
     }
+    return {"record": record, "changes": plain}
 
 
-def changes_of(plain: Mapping[str, list[Any]]) -> dict[str, Change]:
-    """Return the changes that `plain_changes` made lists of; leave out those of versions that kept less."""
-    return {
-        name: Change(Residuals(*before), Residuals(*after), *rest)
-        for name, (before, after, *rest) in plain.items()
+def restored_state(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Change]]:
+    """Return the record and the changes of `saved_state`, after reading in them what a resumed fit will need.
+
+    Changes that earlier versions kept less of are left out.
+
+    Raises:
+        Exception: they are not what this package writes.
+    """
+    record: dict[str, Any] = dict(state["record"])
+    if record:
+        check_sparsity(record["sparsity"])
+        coverage_text(record)
+    changes = {
+        name: Change(Residuals(*map(_number, before)), Residuals(*map(_number, after)), *map(_number, rest))
+        for name, (before, after, *rest) in state.get("changes", {}).items()  # earlier versions have none
         if rest
     }
+    return record, changes
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float):
+        raise TypeError(f"a change by the correction is {type(value).__name__}, not a number")
+    return value
 
 
 def described(role: str, choice: object) -> dict[str, Any]:

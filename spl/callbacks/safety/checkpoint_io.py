@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from spl.callbacks.safety.training_state import check_training_state
 from spl.errors import InputError
 from spl.files import read_checkpoint, serialized, write_whole
 
@@ -45,8 +46,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Read a checkpoint without executing anything in it, whatever `weights_only` says.
 
         Raises:
-            InputError: the file is incomplete, or is no checkpoint.
+            InputError: the file is incomplete, is no checkpoint, or has a state from which training cannot go on.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        check_training_state(checkpoint, path)
+        return checkpoint

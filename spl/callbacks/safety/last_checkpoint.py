@@ -8,6 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
+from spl.callbacks.safety.restored_optimizers import check_restored, refused
 from spl.callbacks.trainer import run_folder
 
 
@@ -19,7 +20,11 @@ class LastCheckpoint(Checkpoint):
     checkpoint written there, Lightning resumes a fit that counts steps (`max_steps`) at the wrong epoch, and so in
     another order (its issue 19617).
 
-    The callback also makes the Trainer write every checkpoint completely or not at all: see `WholeCheckpoints`.
+    The callback also makes the Trainer write every checkpoint completely or not at all: see `WholeCheckpoints`. It
+    refuses checkpoints from whose optimizer state training cannot go on.
+
+    Raises:
+        InputError: in a resumed `fit`, the state of an optimizer or a schedule is not that of this fit.
 
     Example:
         >>> import tempfile
@@ -36,11 +41,26 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self) -> None:
         self._step_before: int | None = None
+        self._resumed_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace Lightning's own plugin for checkpoints; leave another one that the user has chosen."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        self._resumed_step = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what a resumed fit has restored."""
+        if trainer.ckpt_path:
+            check_restored(trainer)
+            self._resumed_step = trainer.global_step
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say of a resumed fit whose first step fails in its optimizer that the checkpoint is not of this fit."""
+        if self._resumed_step is not None and trainer.global_step <= self._resumed_step + 1:
+            error = refused(trainer, exception)
+            if error is not None:
+                raise error from exception
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the step at which the epoch begins."""

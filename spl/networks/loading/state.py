@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spl.errors import InputError
@@ -25,7 +26,9 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
 
 
 def check_state_fits(state: Mapping[str, Tensor], module: nn.Module, source: str | Path) -> None:
-    """Raise an `InputError` that names every entry of `state` which `module` does not have in this shape, or lacks.
+    """Raise an `InputError` that names every entry of `state` which does not fit an entry of `module`.
+
+    Names and shapes must be the same, and the kinds of numbers: floating point (in any precision), complex or whole.
 
     Args:
         state: what would be loaded, by name.
@@ -34,9 +37,9 @@ def check_state_fits(state: Mapping[str, Tensor], module: nn.Module, source: str
     """
     own = module.state_dict()
     wrong = [
-        f"{name} ({_shape(state[name]) if name in state else 'absent'}, wanted {_shape(tensor)})"
+        f"{name} ({_difference(state[name], tensor) if name in state else f'absent, wanted {_shape(tensor)}'})"
         for name, tensor in own.items()
-        if name not in state or _shape(state[name]) != _shape(tensor)
+        if name not in state or _form(state[name]) != _form(tensor)
     ]
     wrong += [f"{name} (not wanted)" for name in state if name not in own]
     if wrong:
@@ -49,3 +52,21 @@ def check_state_fits(state: Mapping[str, Tensor], module: nn.Module, source: str
 def _shape(value: Any) -> Any:
     """Return the shape of a tensor, or the name of the type of anything else, which an edited checkpoint may have."""
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _form(value: Any) -> tuple[Any, ...]:
+    """Return what must be equal of two values of which one replaces the other."""
+    return (_shape(value), *(_kind(value) if isinstance(value, Tensor) else ()))
+
+
+def _kind(tensor: Tensor) -> tuple[str, ...]:
+    number = "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else "whole"
+    stored = [] if tensor.layout == torch.strided else [str(tensor.layout)]
+    return (f"{number} numbers", *stored)
+
+
+def _difference(value: Any, wanted: Tensor) -> str:
+    """Return in words how a value differs from the tensor whose place it would take."""
+    if _shape(value) != _shape(wanted):
+        return f"{_shape(value)}, wanted {_shape(wanted)}"
+    return f"{', '.join(_kind(value))}, wanted {', '.join(_kind(wanted))}"
