@@ -10,6 +10,7 @@ from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loops import progress
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector as CheckpointConnector
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 
@@ -69,3 +70,26 @@ def methods_of_progress() -> frozenset[str]:
     """Return the names of the methods of Lightning's counters, which take any attribute that a checkpoint has."""
     classes = [cls for cls in vars(progress).values() if isinstance(cls, type)]
     return frozenset(name for cls in classes for name in dir(cls) if callable(getattr(cls, name)))
+
+
+class _NamedCheckpoints(CheckpointConnector):
+    """Lightning's connector, which reads `hpc_ckpt_N.ckpt` only where the user asks for it by the word hpc."""
+
+    _asked = False
+
+    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        self._asked = ckpt_path == "hpc"
+        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **kwargs)
+
+    @property
+    def _hpc_resume_path(self) -> str | None:
+        return super()._hpc_resume_path if self._asked else None
+
+
+def ignore_stray_checkpoints(trainer: Trainer) -> None:
+    """Let a new Trainer start from no checkpoint that it was not given.
+
+    Under SLURM, Lightning would resume from any `hpc_ckpt_N.ckpt` in the Trainer's folder, whichever job wrote it. The
+    callback `Requeue` writes no such files.
+    """
+    trainer._checkpoint_connector = _NamedCheckpoints(trainer)

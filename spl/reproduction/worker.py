@@ -16,6 +16,7 @@ import torch
 import yaml
 from pytorch_lightning import LightningDataModule, Trainer
 
+from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.trainer import run_folder
 from spl.classifier import SparseClassifier
 from spl.cli.fit import RepeatedFitCLI
@@ -158,7 +159,9 @@ def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[
         key: wanted[key] for key in ("accelerator", "devices", "limit_test_batches") if key in wanted
     }
     model = SparseClassifier.load_from_checkpoint(checkpoint)
-    (metrics,) = Trainer(**_QUIET, **settings).test(model, datamodule=data, verbose=False)
+    trainer = Trainer(**_QUIET, **settings)
+    ignore_stray_checkpoints(trainer)
+    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
     return {name.removesuffix("/test"): value for name, value in metrics.items()}
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from spl.callbacks.lightning_private import cluster_environment
 from spl.callbacks.trainer import run_folder, runs_folder
+from spl.errors import InputError
+from spl.files import read_text, read_yaml
 
 
 class Requeue(Callback):
@@ -74,9 +75,17 @@ def requeued_checkpoint(root: str | Path | None, config: dict[str, Any]) -> Path
         config: the configuration of the fit; a job may have several fits, and each goes on from its own checkpoint.
     """
     runs = _runs_of_job(root)
-    folders = map(Path, reversed(runs.read_text().splitlines() if runs.is_file() else []))
+    folders = map(Path, reversed(_lines(runs)))
     found = (folder / "checkpoints" / "last.ckpt" for folder in folders if _has_config(folder, config))
     return next(filter(Path.is_file, found), None)
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a file; none if there is no such file, or it is no text."""
+    try:
+        return read_text(file).splitlines()
+    except InputError:
+        return []
 
 
 def _runs_of_job(root: str | Path | None) -> Path:
@@ -92,9 +101,11 @@ def _record(folder: Path, runs: Path) -> None:
 
 def _has_config(folder: Path, config: dict[str, Any]) -> bool:
     """Return whether the run in a folder has this configuration."""
-    yaml_file = folder / "config.yaml"
-    asked = (yaml.safe_load(yaml_file.read_text()) if yaml_file.is_file() else None) or {}  # empty if the disk was full
-    return bool(asked | {"ckpt_path": None} == config | {"ckpt_path": None})
+    try:
+        asked = read_yaml(folder / "config.yaml")
+    except InputError:  # there is none, or it is damaged or half, because the disk was full or the job was killed
+        return False
+    return isinstance(asked, dict) and bool(asked | {"ckpt_path": None} == config | {"ckpt_path": None})
 
 
 def _job() -> str:

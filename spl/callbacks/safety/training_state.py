@@ -18,6 +18,7 @@ from spl.errors import InputError
 from spl.files.checkpoint import is_count
 
 _FLOATS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "sum")
+_COUNTS = ("ready", "started", "processed", "completed", "_batches_that_stepped")
 _NUMBERS = ("gamma", "step_size", "factor", "T_max", "eta_min", "start_factor", "end_factor", "total_iters", "power")
 
 
@@ -55,9 +56,11 @@ def _loop_faults(state: Any, name: str, counts: bool = False) -> Iterator[str]:
             yield f"{name} is {_short(state)}, not a whole number from 0 to 2⁵³"
         return
     for key, value in state.items():
-        below = counts or str(key).endswith("progress")
+        below = counts or str(key).endswith("progress") or key == "_batches_that_stepped"
         if below and key in methods_of_progress():
             yield f"{name} has a value in the place of the method {key}"
+        elif key in _COUNTS and isinstance(value, dict):
+            yield f"{key} is {_short(value)}, not a whole number from 0 to 2⁵³"
         elif below or isinstance(value, dict):
             yield from _loop_faults(value, str(key), below)
 
@@ -73,6 +76,9 @@ def _optimizer_faults(state: Any) -> Iterator[str]:
     if not (isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())):
         yield "the state of an optimizer is no dictionary by parameter"
         return
+    trained = [number for group in groups for number in group.get("params", [])]
+    if len(set(map(str, trained))) < len(trained) or values.keys() - set(map(_plain, trained)):
+        yield "an optimizer has the state of a parameter that it does not train, or trains one twice"
     for group in groups:
         for key, value in group.items():
             if key in ("lr", "initial_lr") and not (_is_number(value) and 0 <= float(value) < math.inf):
@@ -128,6 +134,10 @@ def _file_faults(state: Any) -> Iterator[str]:
             yield f"{key} is {_short(state[key])}"
     if not all(map(_is_number, models.values())):
         yield "the scores of the best checkpoints are no numbers"
+
+
+def _plain(value: object) -> int | str:
+    return value if isinstance(value, int | str) else ascii(value)
 
 
 def _is_number(value: object) -> bool:

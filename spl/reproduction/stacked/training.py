@@ -8,6 +8,7 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
+from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.files import read_checkpoint
 from spl.reproduction.stacked.compatibility import check_compatible, trainer_settings
 from spl.reproduction.stacked.data import StackedData
@@ -62,7 +63,7 @@ class _StackCheckpoint(LastCheckpoint):
 def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
     """Return a Trainer with the settings of `single`, the Trainer of one of the runs."""
     device = single.strategy.root_device
-    return Trainer(
+    trainer = Trainer(
         **trainer_settings(single),
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
@@ -72,6 +73,8 @@ def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
         enable_model_summary=False,
         enable_progress_bar=single.progress_bar_callback is not None,
     )
+    ignore_stray_checkpoints(trainer)
+    return trainer
 
 
 def _belongs_to(checkpoint: Path, model: StackedClassifier) -> bool:
