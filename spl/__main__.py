@@ -1,5 +1,6 @@
 """The `spl` command, also run by `python -m spl`: it calls the subcommand, and reports errors in one line."""
 
+import io
 import sys
 
 _COMMANDS = {
@@ -16,15 +17,19 @@ _COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have bytes that cannot be encoded
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(sys.argv[1:] if args is None else args)
     except Exception as error:
         from spl.cli.advice import advice
+        from spl.cli.printable import printable
 
         message = advice(error)
         if message is None:
             raise
-        print(f"spl: error: {message}", file=sys.stderr)
+        print(f"spl: error: {printable(message)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -9,7 +9,9 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from spl.classifier import SparseClassifier
+from spl.cli.configuration import bound_yaml
 from spl.cli.gains import compact_gain, csr_gain, dense_gain, report_gain, sparse_gain, two_four_gain
+from spl.cli.printable import printable_errors
 from spl.errors import InputError
 from spl.export.compaction import compact
 from spl.export.csr import to_csr
@@ -143,5 +145,7 @@ def summary_command(args: Sequence[str]) -> None:
 def _run(name: str, function: Callable[..., None], args: Sequence[str]) -> None:
     parser = ArgumentParser(prog=name, description=(function.__doc__ or "").partition("\n\n    Args:")[0])
     parser.add_function_arguments(function, as_group=False)
-    chosen: dict[str, Any] = dict(parser.parse_args(list(args)))
+    bound_yaml()
+    with printable_errors():
+        chosen: dict[str, Any] = dict(parser.parse_args(list(args)))
     function(**chosen)

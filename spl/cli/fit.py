@@ -22,10 +22,13 @@ from spl.callbacks import (
     SafeInterrupt,
     Summary,
 )
+from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
+from spl.cli.configuration import bound_yaml, check_name, check_numbers
+from spl.cli.printable import printable_errors
 from spl.cli.trainer import SplTrainer
 from spl.criteria import schedules  # noqa: F401
 from spl.data.images import Splits
@@ -112,13 +115,15 @@ class SplCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args` if there are any, else the command line of the process, and check the numbers in it."""
-        with warnings.catch_warnings():
+        bound_yaml()
+        with warnings.catch_warnings(), printable_errors():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        check_numbers(config.as_dict())
+        check_name(config.name)
         if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
             raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
-        _check_numbers("", config.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing; LightningCLI would add the hyperparameters of a checkpoint to the configuration."""
@@ -159,7 +164,9 @@ class SplCLI(LightningCLI):
         if config["enable_progress_bar"] is not False:  # the bar of rich, if installed, prints nothing to a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
             kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        ignore_stray_checkpoints(trainer)
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Record the network's configuration for checkpoints, and skip pretrained weights if a checkpoint is loaded."""
@@ -215,15 +222,6 @@ class RepeatedFitCLI(SplCLI):
 def _without_none(value: Any) -> Any:
     """Return nested dictionaries without their entries that are None."""
     return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-
-def _check_numbers(name: str, value: Any) -> None:
-    """Raise an error for integers beyond the precision of a double, because counts made of them overflow 64 bits."""
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_numbers(f"{name}.{key}" if name else str(key), part)
-    elif isinstance(value, int) and abs(value) > 2**53:
-        raise InputError(f"{name} is {value}, and whole numbers must lie in [-2⁵³, 2⁵³]: give a smaller one.")
 
 
 def _names_file(ckpt_path: str | Path | None) -> bool:

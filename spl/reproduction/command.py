@@ -9,6 +9,8 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
+from spl.cli.configuration import bound_yaml
+from spl.cli.printable import printable_errors
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
@@ -120,7 +122,9 @@ def reproduce_command(args: Sequence[str]) -> None:
     # both signals stop the jobs, also in the background, where SIGINT would be ignored
     handlers = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        chosen = parser.parse_args(list(args))
+        bound_yaml()
+        with printable_errors():
+            chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)
     except KeyboardInterrupt:
         print("\nInterrupted. Finished runs are kept; the same command continues.", file=sys.stderr)
