@@ -103,8 +103,9 @@ class _Progress:
 
     def update(self, folder: Path) -> None:
         """Count the runs that the jobs in `folder` have finished since the last update."""
-        lines = {line for file in folder.glob("*.done") for line in file.read_text().split()}
-        new = lines - self.done
+        files = [file for file in folder.glob("*.done") if file.is_file()]
+        lines = {line for file in files for line in file.read_text(errors="replace").split()}
+        new = (lines & self.seconds.keys()) - self.done
         if new:
             self.done |= new
             worked = sum(self.seconds[digest] for digest in self.done)

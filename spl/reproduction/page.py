@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -171,13 +172,17 @@ def _collapsible(summary: str, items: Iterable[str]) -> str:
 
 def _provenance(finished: Sequence[Result]) -> str:
     """Return a table of where and how the runs were made."""
-    records = [result.record for result in finished]
+    usual: dict[str, Any] = {"device": "unknown", "threads": "unknown", "seconds": 0, "population": 1, "versions": {}}
+    records = [usual | result.record for result in finished]
     together = [record["population"] for record in records if record["population"] > 1]
     versions = Counter(f"{name} {version}" for record in records for name, version in record["versions"].items())
     rows = [
         ["device", _with_shares(record["device"] for record in records)],
         ["threads", _with_shares(record["threads"] for record in records)],
-        ["computing time of all runs", f"{timedelta(seconds=round(sum(record['seconds'] for record in records)))} h"],
+        [
+            "computing time of all runs",
+            f"{timedelta(seconds=round(sum(record['seconds'] for record in records)))} h",
+        ],
         ["trained stacked with others", f"{len(together)} of {len(records)}"],
         ["versions", ", ".join(sorted(versions))],
     ]

@@ -2,14 +2,13 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import (
     HISTOGRAMS,
@@ -18,8 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+from spl.errors import InputError, first_line
 from spl.files import write_whole
 from spl.reproduction.run import RUN_FILE, Run, digest_of
+from spl.reproduction.saved_results import check_events, read_result, say_unfinished, say_unreadable
 
 RESULT_FILE = "result.json"
 _STAGES = ("corrected", "pruned", "dense")  # training starts at the first of these that a run has
@@ -47,8 +48,12 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """Read the result in a folder."""
-        return cls(folder=folder, **json.loads((folder / RESULT_FILE).read_text()))
+        """Read the result in a folder.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        return cls(folder=folder, **read_result(folder / RESULT_FILE))
 
     def write(self) -> None:
         """Write the result into its folder, whole or not at all."""
@@ -96,32 +101,46 @@ class Result:
 
     @cached_property
     def _events(self) -> EventAccumulator:
+        check_events(self.folder)
         events = EventAccumulator(str(self.folder), size_guidance={IMAGES: 0, HISTOGRAMS: 0, SCALARS: 1})
         events.Reload()
         return events
 
     def masks(self) -> dict[str, np.ndarray]:
-        """Return bool masks [out, in] of the weights, by layer, from the images in the run's events."""
-        tags = [t for t in self._events.Tags()["images"] if t.startswith("masks/") and not t.endswith(".bias")]
-        images = {tag.removeprefix("masks/"): self._events.Images(tag)[-1].encoded_image_string for tag in tags}
-        return {layer: _grey(png) > 0.5 for layer, png in images.items()}
+        """Return bool masks [out, in] of the weights, by layer, from the images in the run's events.
+
+        There are none if the events are damaged, which a line on stderr says; so it is with `saliency`.
+        """
+        return self._from_events("images", "masks/", lambda tag: _grey(self._last_image(tag)) > 0.5)
 
     def saliency(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return a histogram of log10 of the scores, by layer: the upper limits [k] of the bins, and counts [k]."""
-        histograms = {}
-        for tag in self._events.Tags()["histograms"]:
-            if tag.startswith("saliency_log10/") and not tag.endswith(".bias"):
-                histogram = self._events.Histograms(tag)[-1].histogram_value
-                limits, counts = np.array(histogram.bucket_limit), np.array(histogram.bucket)
-                histograms[tag.removeprefix("saliency_log10/")] = (limits, counts)
-        return histograms
+        return self._from_events("histograms", "saliency_log10/", self._last_histogram)
+
+    def _from_events(self, kind: str, prefix: str, read: Callable[[str], Any]) -> dict[str, Any]:
+        """Return what was logged of weights, by layer; nothing if it cannot be read."""
+        try:
+            tags = [t for t in self._events.Tags()[kind] if t.startswith(prefix) and not t.endswith(".bias")]
+            return {tag.removeprefix(prefix): read(tag) for tag in tags}
+        except Exception as error:  # protocol buffers, PNG and their readers have errors of their own
+            say_unreadable(self.folder, f"{type(error).__name__}: {first_line(error)}")
+            return {}
+
+    def _last_image(self, tag: str) -> bytes:
+        png: bytes = self._events.Images(tag)[-1].encoded_image_string
+        return png
+
+    def _last_histogram(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
+        histogram = self._events.Histograms(tag)[-1].histogram_value
+        return np.array(histogram.bucket_limit), np.array(histogram.bucket)
 
 
 def _digest_or_none(file: Path) -> str | None:
     """Return the digest of a run; None if its file is damaged, or the run that it started from is gone."""
     try:
         return digest_of(file)
-    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+    except InputError as error:
+        say_unfinished(file.parent, str(error))
         return None
 
 
@@ -134,6 +153,7 @@ def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
     """Return all scalars that were logged in the folders of one run, of which the later ones resumed the earlier."""
     steps: dict[str, dict[int, float]] = {}
     for folder in folders:
+        check_events(folder)
         events = EventAccumulator(str(folder), size_guidance={IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
@@ -147,19 +167,21 @@ class Results(Mapping[str, Result]):
     Args:
         root: the folder in which to look for runs.
 
+    A run whose result is damaged counts as unfinished, which a line on stderr says.
+
     Attributes:
-        folders: the folders of finished runs, by digest.
-        unfinished: the folders of attempts without a result, by digest, oldest first.
+        folders: the folders of runs that have a result, by digest.
+        unfinished: the folders of attempts without a result that can be read, by digest, oldest first.
     """
 
     def __init__(self, root: Path) -> None:
         self.folders: dict[str, Path] = {}
         self.unfinished: dict[str, list[Path]] = {}
-        for file in sorted(root.rglob(RUN_FILE), key=lambda file: file.stat().st_mtime):
+        for file in sorted(root.rglob(RUN_FILE), key=_time):
             digest = _digest_or_none(file)
             if digest is None:
                 continue
-            if (file.parent / RESULT_FILE).is_file():
+            if (file.parent / RESULT_FILE).is_file() and _is_result(file.parent):
                 self.folders[digest] = file.parent
             else:
                 self.unfinished.setdefault(digest, []).append(file.parent)
@@ -179,3 +201,28 @@ class Results(Mapping[str, Result]):
     def of(self, runs: Iterable[Run]) -> list[Result]:
         """Return the results of those of `runs` that are finished, in their order."""
         return [self[run.digest] for run in runs if run.digest in self]
+
+
+def _time(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # a link that leads nowhere
+        return 0.0
+
+
+def _is_result(folder: Path) -> bool:
+    """Return whether the result in a folder can be read; say so if it cannot."""
+    try:
+        file = folder / RESULT_FILE
+        status = file.stat()
+        _check_once(file, status.st_mtime_ns, status.st_size)
+    except (InputError, OSError) as error:
+        say_unfinished(folder, str(error))
+        return False
+    return True
+
+
+@cache
+def _check_once(file: Path, time: int, size: int) -> None:
+    """Check a result, once for each state of its file, because each wave of runs looks at all results."""
+    read_result(file)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning.cli import instantiate_class
 from torch import nn
 
+from spl.errors import InputError, first_line
+from spl.files import read_yaml
+
 RUN_FILE = "run.yaml"
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/
+_LONGEST_CHAIN = 10  # of runs that start from each other's weights
 _MACHINE_ARGUMENTS = ("root", "download")  # arguments of data sets that say where data lie
 
 
@@ -89,16 +92,33 @@ def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
 
 
 def digest_of(file: Path) -> str:
-    """Return the digest of the run with this `run.yaml`; it equals the digest of the planned `Run`."""
-    config = yaml.load(file.read_text(), yaml.CSafeLoader)
-    del config["name"]
-    for data in _data_sets(config):
-        for argument in _MACHINE_ARGUMENTS:
-            data["init_args"].pop(argument, None)
-        if not data["init_args"]:
-            del data["init_args"]
-    pretrained = config["model"].pop("pretrained", None)
-    return _digest(config, digest_of(Path(pretrained).parent.parent / RUN_FILE) if pretrained else None)
+    """Return the digest of the run with this `run.yaml`; it equals the digest of the planned `Run`.
+
+    Raises:
+        InputError: the file, or that of a run which it starts from, is damaged or gone.
+    """
+    return _digest_of(file, ())
+
+
+def _digest_of(file: Path, begun: tuple[Path, ...]) -> str:
+    """Return the digest of a run from which the runs in the files `begun` start."""
+    if len(begun) > _LONGEST_CHAIN:
+        raise InputError(f"{begun[0]} starts from itself, or from a chain of more than {_LONGEST_CHAIN} runs.")
+    config = read_yaml(file)
+    try:
+        del config["name"]
+        for data in _data_sets(config):
+            for argument in _MACHINE_ARGUMENTS:
+                data["init_args"].pop(argument, None)
+            if not data["init_args"]:
+                del data["init_args"]
+        pretrained = config["model"].pop("pretrained", None)
+        before = _digest_of(Path(pretrained).parent.parent / RUN_FILE, (*begun, file)) if pretrained else None
+        return _digest(config, before)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is not the file of a run ({type(error).__name__}: {first_line(error)}).") from error
 
 
 def _digest(config: Mapping[str, Any], pretrained: str | None) -> str:

@@ -17,13 +17,16 @@ import yaml
 from pytorch_lightning import LightningDataModule, Trainer
 
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
+from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.callbacks.trainer import run_folder
 from spl.classifier import SparseClassifier
 from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
+from spl.errors import InputError
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of
 from spl.reproduction.run import RUN_FILE
+from spl.reproduction.saved_results import check_events
 from spl.reproduction.stacked import prepare, train
 
 _QUIET: dict[str, Any] = dict.fromkeys(
@@ -79,7 +82,7 @@ def _make_one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Pa
     for run in runs:
         start = time.monotonic()
         try:
-            earlier = [folder for folder in map(Path, run.attempts) if _last_checkpoint(folder).is_file()]
+            earlier = [folder for folder in map(Path, run.attempts) if _can_go_on(folder)]
             resume = ["--ckpt_path", str(_last_checkpoint(earlier[-1]))] if earlier else []
             arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
             cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
@@ -95,6 +98,17 @@ def _report_failure(error: BaseException) -> None:
     if isinstance(error, SystemExit) and error.code != _REFUSED:
         raise error
     traceback.print_exception(error)
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Return whether an attempt has left a checkpoint to go on from, and events that can be read."""
+    try:
+        WholeCheckpoints().load_checkpoint(_last_checkpoint(folder))
+        check_events(folder)
+    except InputError as error:
+        print(f"{folder} is not gone on with: {error}", flush=True)
+        return False
+    return True
 
 
 def _last_checkpoint(folder: Path) -> Path:

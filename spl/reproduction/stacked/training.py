@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from spl.callbacks import LastCheckpoint
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
+from spl.errors import InputError
 from spl.files import read_checkpoint
 from spl.reproduction.stacked.compatibility import check_compatible, trainer_settings
 from spl.reproduction.stacked.data import StackedData
@@ -78,11 +79,15 @@ def _trainer(single: Trainer, checkpoint: Path) -> Trainer:
 
 
 def _belongs_to(checkpoint: Path, model: StackedClassifier) -> bool:
-    """Return whether `checkpoint` exists and is of the runs in `model`."""
+    """Return whether `checkpoint` exists and is of the runs in `model`; one that is damaged will be overwritten."""
     if not checkpoint.is_file():
         return False
-    state = read_checkpoint(checkpoint)
-    return bool(state.get("population", {}).get("fingerprint") == model.fingerprint)
+    try:
+        population = read_checkpoint(checkpoint).get("population")
+    except InputError as error:
+        print(f"{error} The training of these runs starts anew.", flush=True)
+        return False
+    return isinstance(population, dict) and bool(population.get("fingerprint") == model.fingerprint)
 
 
 @contextmanager
