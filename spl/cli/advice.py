@@ -34,6 +34,11 @@ def advice(error: BaseException) -> str | None:
             return f"{_shortened(cause)}: it cannot be used. Give another path, or the rights to use this one."
         if _is_no_text(cause):
             return f"A file or a path is no text in UTF-8 ({first_line(cause)}): give another one."
+        if isinstance(cause, IndexError) and str(cause).startswith("Target "):  # torch's cross-entropy
+            return (
+                f"A label is not among the outputs of the network ({first_line(cause)}): labels are whole numbers from "
+                "0. Correct them, or give the network as many outputs as there are classes, and --model.num_classes."
+            )
         if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _LOST):
             return "Another process of this run has ended, and this one with it: its message gives the reason."
         cause = cause.__cause__

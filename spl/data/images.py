@@ -80,7 +80,7 @@ class ImageDataModule(LightningDataModule):
 
     def _read(self) -> Splits:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        train, test = (split.to(device) for split in self.load())
+        train, test = (_checked(split).to(device) for split in self.load())
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
         held_out = len(train) // 10
         val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
@@ -150,3 +150,15 @@ class ImageDataModule(LightningDataModule):
         """Return uint8 images [N, C, H, W] as float32, with mean 0 and variance 1 per channel in training images."""
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return images.float().sub_(255 * mean).div_(255 * std)
+
+
+def _checked(split: ImageTensors) -> ImageTensors:
+    """Return images and labels after checking that each image has a label that can be one."""
+    images, labels = len(split.images), split.labels
+    if labels.shape != (images,) or labels.dtype != torch.int64 or (images and int(labels.min()) < 0):
+        least = f", the least {int(labels.min())}" if labels.numel() else ""
+        raise InputError(
+            f"{images} images have labels {tuple(labels.shape)} of {labels.dtype}{least}: give each image one label, "
+            "an int64 from 0."
+        )
+    return split

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from spl.data.files import check_files, download_missing
 from spl.data.images import ImageDataModule
@@ -49,11 +50,12 @@ class MNIST(ImageDataModule):
     def load(self) -> tuple[ImageTensors, ImageTensors]:
         """Return training and test images [N, 1, 28, 28], after checking the MD5 of every file."""
         check_files(self.source.__name__, self.raw, self.md5)
-        train, test = (self.source(self.root, train=train) for train in (True, False))
-        return (
-            ImageTensors(train.data.unsqueeze(1), train.targets),
-            ImageTensors(test.data.unsqueeze(1), test.targets),
-        )
+        return self._half("train"), self._half("t10k")
+
+    def _half(self, name: str) -> ImageTensors:
+        """Read the files that were checked; torchvision would prefer files of its own, if there are any, unchecked."""
+        images = read_image_file(str(self.raw / f"{name}-images-idx3-ubyte"))
+        return ImageTensors(images.unsqueeze(1), read_label_file(str(self.raw / f"{name}-labels-idx1-ubyte")))
 
 
 class FashionMNIST(MNIST):
