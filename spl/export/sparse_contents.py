@@ -84,9 +84,7 @@ def unpack(name: str, packed: Any) -> Tensor:
 
 def _is_line(value: Any) -> bool:
     """Return whether a value is a row of numbers, none of which stands for several by a stride of 0."""
-    if not (isinstance(value, Tensor) and value.ndim == 1 and _is_stored(value)):
-        return False
-    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    return isinstance(value, Tensor) and value.ndim == 1 and _is_stored(value) and value.is_contiguous()
 
 
 def _is_stored(tensor: Tensor) -> bool:
