@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,16 @@ def write_whole(path: str | Path, data: bytes, remedy: str = "give a path in a f
         sparse 1
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # a name may have 255 bytes, and not more
     try:
         with partial.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # a ValueError for bytes that no path can have
+        with suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written ({error}): {remedy}.") from error
 
 
