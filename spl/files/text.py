@@ -1,6 +1,7 @@
 """Functions that read text, YAML and JSON as data, and refuse what would take endless time or memory."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def read_text(path: str | Path, most: int = _MOST_BYTES) -> str:
         if not Path(path).is_file():  # a pipe or a device may have no end
             raise InputError(f"There is no file {path}: give the path of one.")
         with Path(path).open("rb") as stream:
-            data = stream.read(most + 1)
-        if len(data) > most:
+            large = os.fstat(stream.fileno()).st_size > most
+            data = b"" if large else stream.read(most + 1)  # files of /proc do not tell their size
+        if large or len(data) > most:
             raise InputError(f"{path} has more than {most:,} bytes, so it is not what it should be: give another one.")
         return data.decode()
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from attacks import CANARY, Canary
+from submitit.local.local import LocalJob
 from tensorboard.compat.proto.summary_pb2 import Summary
 from test_stray_files import CONFIGS
 from torch.utils.tensorboard import SummaryWriter
@@ -173,4 +175,11 @@ def test_no_run_goes_on_from_a_damaged_checkpoint(finished, tmp_path, kind):
         contents = torch.load(io.BytesIO(data), weights_only=True)
         torch.save(contents | ({"x": Canary()} if kind == "code" else {"epoch": -1}), file)
     assert not _can_go_on(tmp_path / "run")
+    assert not Path(CANARY).exists()
+
+
+def test_the_pickles_of_submitit_are_not_opened_to_see_whether_a_job_has_ended(tmp_path):
+    job = LocalJob(tmp_path, "7")
+    job.paths.result_pickle.write_bytes(pickle.dumps(Canary()))
+    assert job.done()
     assert not Path(CANARY).exists()
