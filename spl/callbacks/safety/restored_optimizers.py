@@ -8,6 +8,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, optim
 from torch.optim import Optimizer
 
+from spl.callbacks.safety.training_state import FLOATS
 from spl.errors import InputError, first_line
 
 _OTHER_SHAPES = (optim.LBFGS, getattr(optim, "Adafactor", ()))  # whose state is not in the shapes of the weights
@@ -53,7 +54,7 @@ def _faults(optimizer: Optimizer) -> Iterator[str]:
     memory: set[int] = set()
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            if not isinstance(value, Tensor) or (value.ndim == 0 and key in ("step", "mu", "eta")):
+            if not isinstance(value, Tensor) or (value.ndim == 0 and key not in FLOATS):  # step, eta, mu_product, …
                 continue
             if value.shape != parameter.shape:
                 yield f"{key} of an optimizer has the shape {tuple(value.shape)}, its weight {tuple(parameter.shape)}"
@@ -65,6 +66,8 @@ def _faults(optimizer: Optimizer) -> Iterator[str]:
 def _group_faults(optimizer: Optimizer) -> Iterator[str]:
     for group in optimizer.param_groups:
         for key, default in optimizer.defaults.items():
+            if key not in group and key == "differentiable":  # PyTorch adds it to the defaults when it restores them
+                continue
             if key not in group:
                 yield f"an optimizer has no {key}"
             elif not _alike(group[key], default):

@@ -17,7 +17,7 @@ from spl.callbacks.lightning_private import methods_of_progress
 from spl.errors import InputError
 from spl.files.checkpoint import is_count
 
-_FLOATS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "sum")
+FLOATS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "sum")
 _COUNTS = ("ready", "started", "processed", "completed", "_batches_that_stepped")
 _NUMBERS = ("gamma", "step_size", "factor", "T_max", "eta_min", "start_factor", "end_factor", "total_iters", "power")
 
@@ -89,7 +89,7 @@ def _optimizer_faults(state: Any) -> Iterator[str]:
         for key, value in entries.items():
             if key == "step" and not (_is_number(value) and 0 <= float(value) <= 2**53):
                 yield f"the optimizer's step of parameter {number} is {_short(value)}"
-            elif key in _FLOATS and isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+            elif key in FLOATS and isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
                 yield f"the optimizer's {key} of parameter {number} is {value.dtype}"
 
 
