@@ -112,6 +112,16 @@ def test_best_checkpoints_are_in_the_folder_of_the_run(good, key, value, match):
         WholeCheckpoints().load_checkpoint("hostile.ckpt")
 
 
+@pytest.mark.parametrize("root", ["..", "../runs", "/runs", "runs/../other", "s3://runs", "."])
+def test_best_checkpoints_may_be_in_any_folder(good, root):
+    folder, files = f"{root}/checkpoints", {"best_k_models": {f"{root}/checkpoints/best.ckpt": torch.tensor(0.5)}}
+    files |= {"dirpath": folder, "kth_best_model_path": f"{folder}/best.ckpt", "last_model_path": ""}
+    for path in (f"{folder}/best.ckpt", "../earlier/checkpoints/best.ckpt", "/earlier/best.ckpt", ""):
+        state = files | {"best_model_path": path}
+        save(put(good, ("callbacks", best(good)), lambda old, new=state: old | new))
+        WholeCheckpoints().load_checkpoint("hostile.ckpt")
+
+
 def test_no_file_is_deleted_because_a_checkpoint_names_it_as_the_worst_of_the_best(good):
     Path("precious").mkdir()
     Path("precious/thesis.txt").touch()

@@ -6,6 +6,7 @@ best checkpoints is deleted when a better one comes.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,26 @@ def _file_faults(state: Any) -> Iterator[str]:
         file = key if key in models else state.get(key) or ""
         if not isinstance(file, str):
             yield f"{key} is {_short(file)}"
-        elif file and (folder is None or "://" in file or ".." in Path(file).parts):
+        elif file and not (_is_inside(file, folder) or (key == "best_model_path" and _is_plain(file))):
             yield f"{_short(file)} is no checkpoint in the run's folder"
     for key in ("best_model_score", "kth_value", "current_score"):
         if not (state.get(key) is None or _is_number(state[key])):
             yield f"{key} is {_short(state[key])}"
     if not all(map(_is_number, models.values())):
         yield "the scores of the best checkpoints are no numbers"
+
+
+def _is_inside(file: str, folder: str | None) -> bool:
+    """Return whether a file is in a folder, also after `..` in its path is followed."""
+    if folder is None or ("://" in file and not file.startswith(folder)):
+        return False
+    return Path(os.path.normpath(folder)) in Path(os.path.normpath(file)).parents
+
+
+def _is_plain(file: str) -> bool:
+    """Return whether a path has `..` only at its beginning, as that of the best of an earlier folder may."""
+    parts = Path(file).parts
+    return "://" not in file and ".." not in parts[next((i for i, part in enumerate(parts) if part != ".."), 0) :]
 
 
 def _plain(value: object) -> int | str:
