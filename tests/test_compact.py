@@ -645,6 +645,12 @@ def test_a_network_that_hides_what_it_does_is_refused(scale):
         compact(network, without(network, fc=[0]), torch.ones(1, 2))
 
 
+def test_an_example_of_zeros_hides_no_mistake():
+    network = Hiding()
+    with pytest.raises(InputError, match=r"A compact Hiding would differ"):
+        compact(network, without(network, fc=[0]), torch.zeros(1, 2))
+
+
 def test_outputs_of_zeros_do_not_differ():
     network = LeNet300(in_features=6)
     nn.init.zeros_(network.fc3.bias)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from spl.functional.held_objects import detached_copy
 from spl.functional.torch_private import tree_leaves
 
 _TOLERANCE = 1e-4  # relative to the largest output; rounding errors are far below
 _BATCHES = (1, 3)  # exporters treat a batch of one as a special case
 _TF32 = 2.0**-10  # the rounding unit of TF32, in which CUDA devices compute convolutions of float32
 _ROUNDINGS = 10  # how many rounding errors may add up
+_LARGEST_LIMIT = 0.05  # above it, a comparison says nothing
 
 
 def difference_of_outputs(
@@ -42,7 +44,8 @@ def difference_of_outputs(
         computed = run(batches)
         for inputs, outputs in zip(batches, computed, strict=True):
             expected = network(inputs)
-            difference, most = relative_difference(outputs, expected), tolerance(network, expected, least)
+            difference = relative_difference(outputs, expected)
+            most = rounding_limit(network, inputs, expected, least, difference)
             if not difference <= most:
                 return (
                     f"for a batch of {len(inputs)}, outputs differ by {difference:.2g} relative to the largest one, "
@@ -125,6 +128,44 @@ def tolerance(network: nn.Module, expected: object, least: float) -> float:
     numbers = [*network.parameters(), *network.buffers(), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
     units = [_rounding_unit(tensor) for tensor in numbers if tensor.is_floating_point() or tensor.is_complex()]
     return max(least, _ROUNDINGS * max(units, default=0.0))
+
+
+def rounding_limit(
+    network: nn.Module, inputs: Tensor, expected: object, least: float, difference: float = math.inf
+) -> float:
+    """Return the largest relative difference that rounding can explain, also for networks that amplify it.
+
+    Some deep networks amplify rounding errors by more than a thousand. Where a difference is above the `tolerance`, a
+    copy of the network runs in double precision, and ten times the change of its outputs counts as rounding, up to
+    0.05.
+
+    Args:
+        network: the network that computed the outputs.
+        inputs: its inputs.
+        expected: its outputs.
+        least: the tolerance in full precision.
+        difference: the difference that is to be explained; the copy is made only if it is above the tolerance.
+
+    Example:
+        >>> import torch
+        >>> from spl.export.comparison import rounding_limit
+        >>> class Amplifying(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return 1 + 1e4 * ((1 + x / 3) * 3 - 3 - x)
+        >>> network, inputs = Amplifying(), torch.linspace(0, 1, 100)
+        >>> 1e-3 < rounding_limit(network, inputs, network(inputs), least=1e-4) < 0.05
+        True
+    """
+    limit = tolerance(network, expected, least)
+    if difference <= limit:
+        return limit
+    try:
+        exact = detached_copy(network).double()
+        with torch.no_grad():
+            error = relative_difference(expected, exact(inputs.double() if inputs.is_floating_point() else inputs))
+    except Exception:  # whatever a network raises that is written for one precision, or that cannot be copied
+        return limit
+    return max(limit, min(_ROUNDINGS * error, _LARGEST_LIMIT)) if math.isfinite(error) else limit
 
 
 def _rounding_unit(tensor: Tensor) -> float:

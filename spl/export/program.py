@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,7 +122,9 @@ def _onnx_model(network: nn.Module, example: Tensor) -> bytes:
 def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     several = torch.cat([example, example])  # torch.export would take a batch of one for a constant
     try:
-        return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
+        with warnings.catch_warnings():  # recurrent layers assign references to their own weights; outputs are compared
+            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
+            return torch.export.export(network, (several,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:
         unknown = re.search(r"Found <class '(.+?)'> in output", str(error))
         why = first_line(error) if unknown is None else f"its outputs hold a {unknown[1]}, which is no tensor."

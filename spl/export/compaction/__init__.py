@@ -12,7 +12,7 @@ from spl.export.compaction.report import CompactionReport, LayerReport, find_rea
 from spl.export.compaction.shrinking import shrink_
 from spl.export.compaction.trace_check import check_trace
 from spl.export.compaction.tracing import trace
-from spl.export.comparison import relative_difference, tolerance
+from spl.export.comparison import random_inputs, relative_difference, rounding_limit
 from spl.export.cost import network_cost, pruned_copy
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
@@ -61,8 +61,8 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     pads with zeros, a constant other than 0 is not constant at the border. One such channel stays there to carry all of
     them. Operations that are not known to keep channels separate keep all channels that they read.
 
-    The outputs for the example are compared: those of each tensor may differ by 1e-3 of its largest number, or in half
-    precision by ten rounding units.
+    The outputs for the example, and for random inputs like it, are compared: those of each tensor may differ by 1e-3 of
+    its largest number, or in half precision by ten rounding units.
 
     Args:
         network: the network, which maps one batch of inputs to outputs and which torch.fx can trace; it is not changed.
@@ -106,7 +106,8 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     """
     before = network_cost(pruned, example_input)
     with undisturbed(pruned), torch.no_grad():
-        expected = pruned(example_input)
+        batches = [example_input, random_inputs(example_input, len(example_input))]
+        expected = [pruned(inputs) for inputs in batches]
         traced = trace(pruned, example_input)
         flow = ChannelFlow(traced)
     check_trace(traced, pruned, example_input)
@@ -115,8 +116,10 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     shrink_(flow, liveness)
     smaller = flow.traced.network
     with undisturbed(smaller), torch.no_grad():
-        difference = relative_difference(smaller(example_input), expected)
-    if not difference <= tolerance(smaller, expected, _TOLERANCE):
+        outputs = [smaller(inputs) for inputs in batches]
+        difference = max(map(relative_difference, outputs, expected))
+        limits = [rounding_limit(smaller, x, y, _TOLERANCE, difference) for x, y in zip(batches, outputs, strict=True)]
+    if not difference <= max(limits):
         raise InputError(
             f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output, because a unit "
             "was removed that matters. Leave the layers whose units do not act one by one out of pruning (exclude=), "

@@ -55,7 +55,8 @@ class CompactionReport:
         layers: the layers, in the order of execution.
         before: the cost of the whole network.
         after: the cost of the compact network.
-        difference: the largest difference of their outputs for the example, relative to the largest output.
+        difference: the largest difference of their outputs for the example and for random inputs, relative to the
+            largest output.
 
     Example:
         >>> import torch

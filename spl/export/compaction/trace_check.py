@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from spl.errors import InputError
 from spl.export.compaction.tracing import Traced
-from spl.export.comparison import relative_difference, tolerance
+from spl.export.comparison import random_inputs, relative_difference, rounding_limit
 from spl.functional.torch_private import tree_leaves
 from spl.functional.undisturbed import undisturbed
 
@@ -21,16 +21,18 @@ def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
     Args:
         traced: the traced network, which shares the modules of `network`.
         network: the network, in evaluation mode.
-        example: one batch of inputs.
+        example: one batch of inputs; random ones like it are compared.
 
     Raises:
         InputError: the outputs differ by more than rounding explains. The message names the first layer of which this
             can be said.
     """
     names = {str(node.target) for node in traced.network.graph.nodes if node.op == "call_module"}
-    expected, of_layers = _outputs(network, names, example)
-    outputs, of_traced_layers = _outputs(traced.network, names, example)
-    difference, most = relative_difference(outputs, expected), tolerance(network, expected, _TOLERANCE)
+    inputs = random_inputs(example, len(example))
+    expected, of_layers = _outputs(network, names, inputs)
+    outputs, of_traced_layers = _outputs(traced.network, names, inputs)
+    difference = relative_difference(outputs, expected)
+    most = rounding_limit(network, inputs, expected, _TOLERANCE, difference)
     if difference <= most:
         return
     differing = (
@@ -46,7 +48,7 @@ def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
     )
 
 
-def _outputs(network: nn.Module, names: set[str], example: Tensor) -> tuple[object, dict[str, Any]]:
+def _outputs(network: nn.Module, names: set[str], inputs: Tensor) -> tuple[object, dict[str, Any]]:
     """Return the outputs of a network, and those of its modules of these names in the order of the first calls."""
     found: dict[str, Any] = {}
 
@@ -54,12 +56,12 @@ def _outputs(network: nn.Module, names: set[str], example: Tensor) -> tuple[obje
         found.setdefault(name, [leaf.clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
 
     def hook(name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(lambda _, inputs, output: keep(name, output))
+        return module.register_forward_hook(lambda _, given, output: keep(name, output))
 
     modules = dict(network.named_modules(remove_duplicate=False))
     with undisturbed(network), torch.no_grad():
         handles = [hook(name, modules[name]) for name in names if name in modules]
-        outputs = network(example)
+        outputs = network(inputs)
         for handle in handles:
             handle.remove()
     return outputs, found
