@@ -13,6 +13,7 @@ from torch.autograd.graph import Node
 
 from spl.errors import InputError, first_line
 from spl.functional.graph import Graph, nodes_between
+from spl.functional.torch_private import function_class
 
 _REFUSALS = re.compile(
     r"derivative for \S+ is not implemented|double backward|differentiate twice|once_differentiable|does not support "
@@ -92,7 +93,7 @@ def named_operators() -> Iterator[None]:
 def _custom_operators(loss: Tensor, tensors: Sequence[Tensor]) -> Iterator[Node]:
     """Yield the operators between tensors and loss that are not PyTorch's own."""
     graph = Graph(loss)
-    custom = [node for node in graph if hasattr(node, "_forward_cls") or "CppNode" in node.name()]
+    custom = [node for node in graph if function_class(node) is not None or "CppNode" in node.name()]
     if not custom:
         return
     leaves = {leaf for leaf in map(graph.leaf, tensors) if leaf is not None}
@@ -117,7 +118,7 @@ def _depends(gradient: Tensor, given: set[Node]) -> bool:
 
 def _is_marked(node: Node) -> bool:
     """Return whether an operator is marked as `once_differentiable`."""
-    backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+    backward = getattr(function_class(node), "backward", None)
     return getattr(backward, "__code__", None) is _MARKER
 
 

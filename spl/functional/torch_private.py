@@ -31,6 +31,7 @@ __all__ = [
     "MaxPoolNd",
     "NormBase",
     "data_address",
+    "function_class",
     "is_compiled",
     "is_lazy",
     "lazy_clone",
@@ -163,6 +164,18 @@ def is_compiled(module: nn.Module) -> bool:
         False
     """
     return module._compiled_call_impl is not None
+
+
+def function_class(node: Any) -> type[torch.autograd.Function] | None:
+    """Return the class of a `torch.autograd.Function` whose application is a node of autograd's graph; None for others.
+
+    Example:
+        >>> import torch
+        >>> from spl.functional.torch_private import function_class
+        >>> function_class(torch.ones(1, requires_grad=True).exp().grad_fn) is None
+        True
+    """
+    return getattr(node, "_forward_cls", None)
 
 
 def tree_leaves(tree: object) -> list[Any]:
