@@ -2,6 +2,7 @@
 
 import io
 import sys
+from contextlib import suppress
 
 _COMMANDS = {
     "fit": "prune a network at initialization, correct it, train it and test it",
@@ -18,8 +19,9 @@ _COMMANDS = {
 def main(args: list[str] | None = None) -> None:
     """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may have bytes that cannot be encoded
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # a stream whose file was exchanged for a pipe stays as it is
+                stream.reconfigure(errors="backslashreplace")  # a path may have bytes that cannot be encoded
     try:
         _run(sys.argv[1:] if args is None else args)
     except Exception as error:

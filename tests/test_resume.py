@@ -201,3 +201,14 @@ def test_the_table_of_a_resumed_run_still_knows_the_correction(tmp_path, capsys)
     fit(classifier(), [pruning(isometry=ApproximateIsometry()), Summary()], ckpt_path=tmp_path / "x.ckpt", max_epochs=2)
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("fc1.weight"))
     assert len(row) == 11
+
+
+def test_an_error_in_a_fit_gives_the_signal_handlers_back():
+    class Failing(L.Callback):
+        def on_train_batch_start(self, *_):
+            raise RuntimeError("broken")
+
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(classifier(), [SafeInterrupt(), Failing()])
+    assert {n: signal.getsignal(n) for n in handlers} == handlers

@@ -79,6 +79,11 @@ class SafeInterrupt(Callback):
         """Return the signal that ends the fit here, or 0 for none."""
         return self._received if trainer.world_size == 1 else self._exchanges.highest(trainer, self._received)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the previous signal handlers after an error, which ends fit without `teardown`."""
+        if not isinstance(exception, KeyboardInterrupt):  # Lightning has disabled further ones
+            self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
