@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from attacks import CANARY, QUICK
 from commands import command
+
+from attacks import CANARY, QUICK
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from attacks import QUICK, refused
 from commands import command
-from test_stray_files import CONFIGS
+
+from attacks import QUICK, refused
+from attacks.test_stray_files import CONFIGS
 
 YAML = {
     **{name: (text, "error: ") for name, text in CONFIGS.items() if text is not None},

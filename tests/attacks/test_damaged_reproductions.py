@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from attacks import CANARY, Canary
 from submitit.local.local import LocalJob
 from tensorboard.compat.proto.summary_pb2 import Summary
-from test_stray_files import CONFIGS
 from torch.utils.tensorboard import SummaryWriter
 
+from attacks import CANARY, Canary
+from attacks.test_stray_files import CONFIGS
 from spl.reproduction.budgets import budget_named
 from spl.reproduction.job import plan_run
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, Experiment, mlp

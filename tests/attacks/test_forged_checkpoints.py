@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attacks import ABSENT, QUICK, Canary, put, refused, save
 
+from attacks import ABSENT, QUICK, Canary, put, refused, save
 from spl import InputError, PruneAtInit, SparseClassifier
 from spl.callbacks import JacobianSpectrum
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from attacks import ABSENT, Canary, put
 
+from attacks import ABSENT, Canary, put
 from spl import InputError
 from spl.export import load_sparse, restored
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attacks import Canary
 
+from attacks import Canary
 from spl import InputError
 from spl.cli.advice import advice
 from spl.data import CIFAR10, MNIST, FashionMNIST, ImageDataModule

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from attacks import QUICK, Canary, refused
 from commands import command
 from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from attacks import QUICK, Canary, refused
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.requeue import requeued_checkpoint
 

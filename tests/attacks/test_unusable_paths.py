@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-from attacks import QUICK, refused, save
 from commands import command
 
+from attacks import QUICK, refused, save
 from spl import InputError
 from spl.cli.advice import advice
 from spl.files import read_checkpoint, read_text, write_whole
