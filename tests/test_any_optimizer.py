@@ -579,3 +579,17 @@ def test_a_copy_that_has_failed_leaves_the_training_of_others_alone():
     other(torch.ones(1, 2)).sum().backward()
     optimizer.step()  # the half-made copy lives on in the traceback
     assert caught.traceback
+
+
+def test_a_network_that_is_gone_disturbs_nobody_although_a_traceback_keeps_its_listener():
+    gone = MaskedWeights(nn.Linear(2, 2))
+    gone.hold(Masks({"weight": torch.eye(2) > 0}))
+    listener = gone._steps  # a traceback through an optimizer's step has it
+    del gone
+    gc.collect()
+    other = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    other(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.step(lambda: other(torch.ones(1, 2)).sum())
+    assert listener is not None

@@ -55,19 +55,19 @@ class MaskedSteps:
     """
 
     def __init__(self, held: HeldMasks) -> None:
-        self._held: HeldMasks = weakref.proxy(held)  # a proxy, because `held` owns this object
+        self._held = weakref.ref(held)  # which owns this object; a traceback may keep this object for longer
         self._seen: weakref.WeakKeyDictionary[Optimizer, _Seen] = weakref.WeakKeyDictionary()
         listen(self)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Mask the gradients; if the step takes a closure, do so each time that the closure has computed them."""
-        held = self._held
-        if not held.is_trained_by(optimizer):
+        held = self._held()
+        if held is None or not held.is_trained_by(optimizer):
             return None
         seen = self._seen.setdefault(optimizer, _Seen())
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._look_before(seen)
+            self._look_before(held, seen)
             held.mask_gradients_()
             return None
         held.check(_BEFORE)
@@ -75,27 +75,28 @@ class MaskedSteps:
         def masking(*given: Any, **named: Any) -> Any:
             held.gradients_masked = False
             result = closure(*given, **named)
-            self._look_before(seen)
+            self._look_before(held, seen)
             if not held.gradients_masked:  # Lightning's hook may have masked them, before clipping
                 held.mask_gradients_()
             return result
 
         return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
 
-    def _look_before(self, seen: _Seen) -> None:
+    @staticmethod
+    def _look_before(held: HeldMasks, seen: _Seen) -> None:
         """Set back what moved before a step, and look for it if `after_step` will look for what the optimizer moved."""
         if is_power_of_two(seen.steps + 1):
-            self._held.keep(_BEFORE, look=True)
+            held.keep(_BEFORE, look=True)
         else:
-            self._held.check(_BEFORE)
+            held.check(_BEFORE)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Mask the weights if the optimizer moves pruned ones, or may because it is not one of PyTorch's own."""
-        seen, masks = self._seen.get(optimizer), self._held.masks
-        if seen is None or masks is None or not (binding := self._held.acting()):
+        seen, held = self._seen.get(optimizer), self._held()
+        if seen is None or held is None or held.masks is None or not (binding := held.acting()):
             return
         seen.steps += 1
-        if is_power_of_two(seen.steps) and not seen.moves and masks.revived(binding.parameters):
+        if is_power_of_two(seen.steps) and not seen.moves and held.masks.revived(binding.parameters):
             warn(f"{type(optimizer).__name__} moves weights that have no gradient; pruned ones are set back to 0.0.")
             seen.moves = True
         if seen.moves or not type(optimizer).__module__.startswith("torch.optim."):
