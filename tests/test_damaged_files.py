@@ -1,6 +1,5 @@
 """Damaged, changed or hostile files are refused with the reason, by every command that reads them."""
 
-import copy
 import io
 import os
 import pickle
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacks import ABSENT, put
 from commands import SMALL, command
 from torch import nn
 
@@ -198,14 +198,7 @@ def test_a_pickle_that_is_none_is_refused(run):
 
 def changed(checkpoint, *path, to=None):
     """Return the checkpoint with another value at a path of keys, or without the entry if no value is given."""
-    inner = checkpoint = copy.deepcopy(checkpoint)
-    for key in path[:-1]:
-        inner = inner[key]
-    if to is None:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = to(inner[path[-1]]) if callable(to) else to
-    return checkpoint
+    return put(checkpoint, path, ABSENT if to is None else to)
 
 
 WEIGHT = ("state_dict", "network.fc2.weight")

@@ -70,11 +70,13 @@ def find_coupling(network: nn.Module, example: Tensor, parameters: Mapping[str, 
     """
     flow = _flow_of_drawn_weights(network, example)
     group_of = group_tied(flow)
-    written = {name: group_of[ids] for name, ids in _written(flow).items()}
+    written, normalized = (
+        {name: group_of[ids] for name, ids in found.items()} for found in (_written(flow), _normalized(flow))
+    )
     own = dict(network.named_parameters())
     vectors = {
-        name: group_of[ids]
-        for name, ids in {**_normalized(flow), **_written(flow)}.items()
+        name: channels
+        for name, channels in (normalized | written).items()
         if name in own and own[name].ndim == 1 and name not in parameters
     }
     read = {

@@ -84,11 +84,8 @@ def test_of_two_results_of_a_run_the_one_that_is_whole_counts(tmp_path):
     assert Results(tmp_path)[RUN.digest].folder == whole
 
 
-@pytest.mark.parametrize("name", [RUN_FILE, RESULT_FILE])
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "huge"])
-def test_a_file_without_an_end_is_not_read(tmp_path, name, kind):
-    file = finish(tmp_path / "run") / name
-    file.unlink()
+def make_unreadable(file, kind):
+    """Put something at a path that is no file that can be read to its end."""
     if kind == "pipe":
         os.mkfifo(file)
     elif kind == "device":
@@ -97,9 +94,19 @@ def test_a_file_without_an_end_is_not_read(tmp_path, name, kind):
         file.mkdir()
     elif kind == "loop":
         file.symlink_to(file.name)
-    else:
+    elif kind == "huge":
         with file.open("wb") as stream:
             stream.truncate(2**40)
+    else:
+        file.write_bytes(b"\xff" * 1000)
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, RESULT_FILE])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "huge"])
+def test_a_file_without_an_end_is_not_read(tmp_path, name, kind):
+    file = finish(tmp_path / "run") / name
+    file.unlink()
+    make_unreadable(file, kind)
     assert len(Results(tmp_path)) == 0
 
 
@@ -147,15 +154,7 @@ def test_masks_that_cannot_be_drawn_are_left_out(tmp_path, capfd, image):
 @pytest.mark.parametrize("kind", ["pipe", "device", "nonsense", "folder"])
 def test_events_without_an_end_are_left_out(tmp_path, kind):
     folder = finish(tmp_path / "run")
-    file = folder / "events.out.tfevents.1.x"
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "device":
-        file.symlink_to("/dev/zero")
-    elif kind == "folder":
-        file.mkdir()
-    else:
-        file.write_bytes(b"\xff" * 1000)
+    make_unreadable(folder / "events.out.tfevents.1.x", kind)
     result = Results(tmp_path)[RUN.digest]
     assert result.masks() == result.saliency() == {}
 

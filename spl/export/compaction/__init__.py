@@ -10,7 +10,7 @@ from spl.export.compaction.channel_flow import ChannelFlow
 from spl.export.compaction.liveness import find_liveness
 from spl.export.compaction.report import CompactionReport, LayerReport, find_reasons, make_report
 from spl.export.compaction.shrinking import shrink_
-from spl.export.compaction.trace_check import check_trace
+from spl.export.compaction.trace_check import TOLERANCE, check_trace
 from spl.export.compaction.tracing import trace
 from spl.export.comparison import random_inputs, relative_difference, rounding_limit
 from spl.export.cost import network_cost, pruned_copy
@@ -18,8 +18,6 @@ from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
 __all__ = ["CompactResult", "CompactionReport", "LayerReport", "compact", "compact_"]
-
-_TOLERANCE = 1e-3  # relative to the largest output; rounding errors are far below, mistakes far above
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     with undisturbed(smaller), torch.no_grad():
         outputs = [smaller(inputs) for inputs in batches]
         difference = max(map(relative_difference, outputs, expected))
-        limits = [rounding_limit(smaller, x, y, _TOLERANCE, difference) for x, y in zip(batches, outputs, strict=True)]
+        limits = [rounding_limit(smaller, x, y, TOLERANCE, difference) for x, y in zip(batches, outputs, strict=True)]
     if not difference <= max(limits):
         raise InputError(
             f"A compact {type(pruned).__name__} would differ by {difference:.3g} of its largest output, because a unit "

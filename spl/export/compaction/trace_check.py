@@ -12,7 +12,8 @@ from spl.export.comparison import random_inputs, relative_difference, rounding_l
 from spl.functional.torch_private import tree_leaves
 from spl.functional.undisturbed import undisturbed
 
-_TOLERANCE = 1e-3  # relative to the largest output; rounding errors are far below, mistakes far above
+TOLERANCE = 1e-3
+"""The largest difference, relative to the largest output; rounding errors are far below, mistakes far above."""
 
 
 def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
@@ -32,7 +33,7 @@ def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
     expected, of_layers = _outputs(network, names, inputs)
     outputs, of_traced_layers = _outputs(traced.network, names, inputs)
     difference = relative_difference(outputs, expected)
-    most = rounding_limit(network, inputs, expected, _TOLERANCE, difference)
+    most = rounding_limit(network, inputs, expected, TOLERANCE, difference)
     if difference <= most:
         return
     differing = (
