@@ -108,7 +108,7 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
         expected = [pruned(inputs) for inputs in batches]
         traced = trace(pruned, example_input)
         flow = ChannelFlow(traced)
-    check_trace(traced, pruned, example_input)
+    check_trace(traced, pruned, batches[1], expected[1])
     liveness = find_liveness(flow)
     why = find_reasons(flow, liveness, masks)
     shrink_(flow, liveness)

@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from spl.errors import InputError
 from spl.export.compaction.tracing import Traced
-from spl.export.comparison import random_inputs, relative_difference, rounding_limit
+from spl.export.comparison import relative_difference, rounding_limit
 from spl.functional.torch_private import tree_leaves
 from spl.functional.undisturbed import undisturbed
 
@@ -16,26 +16,26 @@ TOLERANCE = 1e-3
 """The largest difference, relative to the largest output; rounding errors are far below, mistakes far above."""
 
 
-def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
-    """Refuse a traced network that computes something else than the network for the example.
+def check_trace(traced: Traced, network: nn.Module, inputs: Tensor, expected: object) -> None:
+    """Refuse a traced network that computes something else than the network.
 
     Args:
         traced: the traced network, which shares the modules of `network`.
         network: the network, in evaluation mode.
-        example: one batch of inputs; random ones like it are compared.
+        inputs: one batch of inputs.
+        expected: the outputs of the network for them.
 
     Raises:
         InputError: the outputs differ by more than rounding explains. The message names the first layer of which this
             can be said.
     """
-    names = {str(node.target) for node in traced.network.graph.nodes if node.op == "call_module"}
-    inputs = random_inputs(example, len(example))
-    expected, of_layers = _outputs(network, names, inputs)
-    outputs, of_traced_layers = _outputs(traced.network, names, inputs)
-    difference = relative_difference(outputs, expected)
+    with undisturbed(traced.network), torch.no_grad():
+        difference = relative_difference(traced.network(inputs), expected)
     most = rounding_limit(network, inputs, expected, TOLERANCE, difference)
     if difference <= most:
         return
+    names = {str(node.target) for node in traced.network.graph.nodes if node.op == "call_module"}
+    of_layers, of_traced_layers = (_layer_outputs(own, names, inputs) for own in (network, traced.network))
     differing = (
         f"{name} ({type(network.get_submodule(name)).__name__})"
         for name, own in of_layers.items()
@@ -49,8 +49,8 @@ def check_trace(traced: Traced, network: nn.Module, example: Tensor) -> None:
     )
 
 
-def _outputs(network: nn.Module, names: set[str], inputs: Tensor) -> tuple[object, dict[str, Any]]:
-    """Return the outputs of a network, and those of its modules of these names in the order of the first calls."""
+def _layer_outputs(network: nn.Module, names: set[str], inputs: Tensor) -> dict[str, Any]:
+    """Return the outputs of a network's modules of these names, in the order of the first calls."""
     found: dict[str, Any] = {}
 
     def keep(name: str, output: object) -> None:  # a copy, because the next module may overwrite it
@@ -62,7 +62,7 @@ def _outputs(network: nn.Module, names: set[str], inputs: Tensor) -> tuple[objec
     modules = dict(network.named_modules(remove_duplicate=False))
     with undisturbed(network), torch.no_grad():
         handles = [hook(name, modules[name]) for name in names if name in modules]
-        outputs = network(inputs)
+        network(inputs)
         for handle in handles:
             handle.remove()
-    return outputs, found
+    return found
