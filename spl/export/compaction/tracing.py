@@ -177,9 +177,10 @@ def _overwritten(
     """Return, for each node that writes to tensors, the earlier nodes that share their memory and are read later."""
     nodes = list(graph.nodes)
     found = {}
-    for writer, tensors in ((node, writes[node]) for node in nodes if node in writes):
-        memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        place = nodes.index(writer)
+    for place, writer in enumerate(nodes):
+        if writer not in writes:
+            continue
+        memory = {tensor.untyped_storage().data_ptr() for tensor in writes[writer]}
         earlier = {
             node
             for node in nodes[:place]
