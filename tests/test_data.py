@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from spl import SparseClassifier
 from spl.data import CIFAR10, MNIST, FashionMNIST, ImageDataModule, MNISTSample
 from spl.data.augment import cutout
 from spl.data.files import check_files, download_missing
 from spl.data.tensors import ImageTensors, TrainLoader, whole_batches
 from spl.errors import InputError
+from spl.networks import MLP
 
 
 @pytest.fixture(scope="session")
@@ -598,3 +600,18 @@ def test_a_flipped_bit_in_a_real_file_is_found(spl_data, tmp_path):
     damaged.write_bytes(content)
     with pytest.raises(InputError, match="t10k-labels-idx1-ubyte is truncated or damaged"):
         MNIST(root=tmp_path).load()
+
+
+def test_overfit_batches_trains_on_the_same_first_batches_in_every_epoch():
+    seen = []
+
+    class Recorded(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch[1])
+
+    data = MNISTSample(batch_size=20)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = L.Trainer(overfit_batches=2, max_epochs=2, callbacks=[Recorded()], enable_model_summary=False, **quiet)
+    trainer.fit(SparseClassifier(MLP(depth=2, width=5)), datamodule=data)
+    assert torch.equal(torch.cat(seen[:2]), data.train.labels[:40])
+    assert torch.equal(torch.cat(seen[2:]), data.train.labels[:40])

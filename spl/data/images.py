@@ -86,9 +86,11 @@ class ImageDataModule(LightningDataModule):
         val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
         return ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]]), val, test
 
-    def train_dataloader(self) -> TrainLoader:
-        """Return the shuffled training batches of this process."""
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the shuffled training batches of this process; the same in each epoch with `overfit_batches`."""
         trainer = self.trainer
+        if trainer is not None and trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            return whole_batches(self._split("train"), self.batch_size)  # of the split, which is in random order
         if trainer is None:
             return TrainLoader(self._split("train"), self.batch_size, self.seed, rank=0, world_size=1)
         self.seed = trainer.strategy.broadcast(self.seed)  # without seed_everything, each rank has another one

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spl.data import ImageDataModule
-from spl.data.tensors import Batch, TrainLoader
+from spl.data.tensors import Batch
 from spl.reproduction.stacked.prepared_run import PreparedRun
 
 
@@ -36,7 +36,7 @@ class StackedData(LightningDataModule):
         assert self.trainer is not None
         self.source_of = self.source_of.to(self.trainer.strategy.root_device)
 
-    def train_dataloader(self) -> list[TrainLoader]:
+    def train_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader for each order; Lightning draws from all at once and keeps their positions."""
         return [source.train_dataloader() for source in self.sources]
 
