@@ -1,8 +1,6 @@
 """The `spl` command, also run by `python -m spl`: it calls the subcommand, and reports errors in one line."""
 
-import io
 import sys
-from contextlib import suppress
 
 _COMMANDS = {
     "fit": "prune a network at initialization, correct it, train it and test it",
@@ -18,12 +16,14 @@ _COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # a stream whose file was exchanged for a pipe stays as it is
-                stream.reconfigure(errors="backslashreplace")  # a path may have bytes that cannot be encoded
     try:
+        from spl.cli.output import outlive_readers
+
+        outlive_readers()
         _run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:  # before a command handles it, for instance while Python imports
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         from spl.cli.advice import advice
         from spl.cli.printable import printable

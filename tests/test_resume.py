@@ -157,10 +157,12 @@ class PressAt(L.Callback):
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "closed terminal"]
+)
 def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(tmp_path, capsys, number, accumulated):
     settings = EPOCHS | {"accumulate_grad_batches": accumulated}
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     callbacks = [pruning(), SafeInterrupt(), PressAt(50, number)]
     try:
         with pytest.raises(BaseException) as stopped:  # noqa: PT011 (SystemExit or Lightning's SIGTERMException)

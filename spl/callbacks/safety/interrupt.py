@@ -1,7 +1,8 @@
-"""A callback that ends a fit between two steps on Ctrl-C and SIGTERM, with a checkpoint to resume from."""
+"""A callback that ends a fit between two steps on Ctrl-C, SIGTERM and SIGHUP, with a checkpoint to resume from."""
 
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,9 @@ from spl.callbacks.trainer import run_folder
 
 
 class SafeInterrupt(Callback):
-    """A callback that, on Ctrl-C or SIGTERM, finishes the step, saves `checkpoints/last.ckpt` and stops the fit.
+    """A callback that, on Ctrl-C, SIGTERM or SIGHUP, finishes the step, saves `checkpoints/last.ckpt` and stops.
+
+    SIGHUP comes from a terminal that is closed. Under `nohup`, or where the program handles it, it changes nothing.
 
     The checkpoint is in the run's folder. A step is one of the optimizer, because no checkpoint contains gradients that
     wait for more batches. Several processes all stop after the same step, whichever of them receives the signal, and
@@ -49,7 +52,7 @@ class SafeInterrupt(Callback):
         self._listen()
 
     def _listen(self) -> None:
-        for number in {signal.SIGINT, signal.SIGTERM} - self._previous.keys():
+        for number in _signals() - self._previous.keys():
             try:
                 self._previous[number] = signal.signal(number, self._receive)
             except ValueError:  # not in the main thread, where signals arrive
@@ -91,6 +94,14 @@ class SafeInterrupt(Callback):
         self._previous = {}
 
 
+def _signals() -> set[int]:
+    """Return the signals that end a fit."""
+    stops: set[int] = {signal.SIGINT, signal.SIGTERM}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # Windows has none
+        stops.add(signal.SIGHUP)
+    return stops
+
+
 class _Exchanges:
     """The exchanges between processes of the signals that they have received.
 
@@ -119,4 +130,6 @@ class _Exchanges:
 
 @rank_zero_only
 def _say(text: str) -> None:
-    print(f"\n{text}", flush=True)
+    """Print a line, unless nobody reads stdout, or the signal came in the middle of another line."""
+    with suppress(OSError, RuntimeError):
+        print(f"\n{text}", flush=True)
