@@ -10,7 +10,6 @@ import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
@@ -29,6 +28,7 @@ from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
 from spl.cli.configuration import bound_yaml, check_name, check_numbers
 from spl.cli.printable import printable_errors
+from spl.cli.run_logger import RunLogger
 from spl.cli.trainer import SplTrainer
 from spl.criteria import schedules  # noqa: F401
 from spl.data.images import Splits
@@ -42,12 +42,14 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file; raise an `InputError` if the folder has one already."""
-        existing = Path(trainer.log_dir or ".", self.config_filename)
-        if not self.already_saved and trainer.strategy.broadcast(existing.exists()):
+        file = Path(trainer.log_dir or ".", self.config_filename)
+        is_new = self.already_saved or (trainer.is_global_zero and _is_created(file))
+        if not trainer.strategy.broadcast(is_new):
             raise InputError(
-                f"{existing} exists already, and a run never overwrites another: leave the logger's version out, "
+                f"{file} exists already, and a run never overwrites another: leave the logger's version out, "
                 "or choose a new --name."
             )
+        self.overwrite = True  # of the empty file just created
         super().setup(trainer, pl_module, stage)
 
 
@@ -158,9 +160,7 @@ class SplCLI(LightningCLI):
         config = self.config_init[str(self.subcommand)].trainer
         if config["logger"] in (None, True):
             name = self.config_init[str(self.subcommand)].name
-            kwargs["logger"] = TensorBoardLogger(
-                runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False
-            )
+            kwargs["logger"] = RunLogger(runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False)
         if config["enable_progress_bar"] is not False:  # the bar of rich, if installed, prints nothing to a log file
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
             kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
@@ -217,6 +217,16 @@ class RepeatedFitCLI(SplCLI):
         if isinstance(datamodule, data.ImageDataModule) and datamodule.splits is not None:
             self._images.clear()
             self._images[source] = datamodule.splits
+
+
+def _is_created(file: Path) -> bool:
+    """Create an empty file, in one step that only one of several processes can take; return False if it exists."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _without_none(value: Any) -> Any:
