@@ -32,6 +32,16 @@ def advice(error: BaseException) -> str | None:
             return f"{cause}: make room, and start again or go on from the last checkpoint with --ckpt_path."
         if isinstance(cause, OSError) and cause.errno in _UNUSABLE and cause.filename is not None:
             return f"{_shortened(cause)}: it cannot be used. Give another path, or the rights to use this one."
+        if getattr(cause, "errno", None) == errno.EAGAIN or "can't start new thread" in str(cause):
+            return (
+                f"No further process or thread can be started ({first_line(cause)}): end some, use fewer --jobs, "
+                "--trainer.devices or workers of DataLoaders, or raise the limit (ulimit -u)."
+            )
+        if isinstance(cause, RuntimeError) and "allocate shared memory" in str(cause):
+            return (
+                f"Shared memory is full ({first_line(cause)}): make room in /dev/shm, or use DataLoaders with "
+                "num_workers=0."
+            )
         if _is_no_text(cause):
             return f"A file or a path is no text in UTF-8 ({first_line(cause)}): give another one."
         if isinstance(cause, IndexError) and str(cause).startswith("Target "):  # torch's cross-entropy

@@ -2,10 +2,12 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
@@ -54,13 +56,28 @@ def reproduce(
     if dry_run:
         print(_forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
         return
-    failures = execute(runs, RUNS, data_root, _executor(jobs, cluster, cluster_parameters or {}))
-    folder = output / chosen_budget.name
-    _write_pages(chosen, chosen_budget, folder)
+    executor, folder = _executor(jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
+    with _alone(RUNS):
+        failures = execute(runs, RUNS, data_root, executor)
+        _write_pages(chosen, chosen_budget, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
     if failures:
         print(_failure_report(failures), file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let no other `spl reproduce` make the same runs; the lock goes with its process, however that ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"Another `spl reproduce` is making runs in {root}: wait until it has ended, or start this one in another "
+            "folder. --dry-run works beside it."
+        ) from error
 
 
 def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> None:

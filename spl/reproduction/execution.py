@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,10 +76,10 @@ def _make_wave(
     runs: Sequence[Run], results: Results, root: Path, data_root: Path, executor: Executor, progress: "_Progress"
 ) -> list[Failure]:
     """Make runs of which none starts from another, and return the failures."""
-    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S")
+    if not runs:
+        return []
+    folder = _new_folder(root / "jobs")
     logs: dict[Path, list[Run]] = {}
-    if runs:
-        folder.mkdir(parents=True)
     for number, batch in enumerate(batches(runs)):
         groups = [Group([plan_run(run, results, data_root) for run in some], together) for together, some in batch]
         logs[Job(f"{number:03}", groups).write(folder)] = [run for _, some in batch for run in some]
@@ -90,6 +92,16 @@ def _make_wave(
         for run in some
         if run.digest not in finished
     ]
+
+
+def _new_folder(root: Path) -> Path:
+    """Make a folder that is named by the time, and by a number where a clock that went back names one again."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for name in chain([stamp], (f"{stamp}-{number}" for number in count(2))):
+        with suppress(FileExistsError):
+            (root / name).mkdir(parents=True)
+            return root / name
+    raise AssertionError("there is always another number")
 
 
 class _Progress:

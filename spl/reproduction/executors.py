@@ -17,6 +17,7 @@ import torch
 from spl.errors import InputError
 
 COMMAND = [sys.executable, "-m", "spl.reproduction.worker"]
+UNTIL_STDIN_ENDS = "--until-stdin-ends"
 _POLL = 1.0  # seconds
 
 
@@ -29,12 +30,28 @@ class Executor(ABC):
 
 
 def start_job(file: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start the process of the job in `file`; its output goes to the log beside the file."""
+    """Start the process of the job in `file`; its output goes to the log beside the file.
+
+    The process ends with this one, however this one ends: with it goes the pipe that is the other's stdin.
+    """
     with file.with_suffix(".log").open("ab") as log:
         # in a session of its own, so that Ctrl-C reaches it only through its parent
         return subprocess.Popen(
-            [*COMMAND, str(file)], stdout=log, stderr=log, env=dict(environment), start_new_session=True
+            [*COMMAND, str(file), UNTIL_STDIN_ENDS],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=dict(environment),
+            start_new_session=True,
         )
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the process of a job, and return its exit status."""
+    status = process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    return status
 
 
 class LocalProcesses(Executor):
@@ -61,6 +78,8 @@ class LocalProcesses(Executor):
             try:
                 while futures:
                     ended, _ = wait(futures, _POLL, FIRST_COMPLETED)
+                    for future in ended:
+                        future.result()  # raises what kept a process from starting
                     yield [futures.pop(future) for future in ended]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -73,11 +92,13 @@ class LocalProcesses(Executor):
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # which may ask for fewer
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        process = start_job(file, environment)
-        self._running.add(process)
-        process.wait()
-        self._running.discard(process)
-        self._slots.put(device)
+        try:
+            process = start_job(file, environment)
+            self._running.add(process)
+            _wait(process)
+            self._running.discard(process)
+        finally:
+            self._slots.put(device)
 
 
 def _visible_device(index: int) -> str:
@@ -131,4 +152,4 @@ def _run_job(file: Path) -> int:
     limit, which starts all runs again. The next `spl reproduce` resumes what a job has not finished.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    return start_job(file, environment).wait()
+    return _wait(start_job(file, environment))

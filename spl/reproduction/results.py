@@ -177,7 +177,7 @@ class Results(Mapping[str, Result]):
     def __init__(self, root: Path) -> None:
         self.folders: dict[str, Path] = {}
         self.unfinished: dict[str, list[Path]] = {}
-        for file in sorted(root.rglob(RUN_FILE), key=_time):
+        for file in sorted(root.rglob(RUN_FILE), key=_version):
             digest = _digest_or_none(file)
             if digest is None:
                 continue
@@ -203,11 +203,10 @@ class Results(Mapping[str, Result]):
         return [self[run.digest] for run in runs if run.digest in self]
 
 
-def _time(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:  # a link that leads nowhere
-        return 0.0
+def _version(file: Path) -> tuple[int, Path]:
+    """Return what sorts the attempts of a run by age: the version of the folder, because clocks may go back."""
+    number = file.parent.name.removeprefix("version_")
+    return (int(number) if number.isdecimal() and len(number) < 10 else -1), file
 
 
 def _is_result(folder: Path) -> bool:

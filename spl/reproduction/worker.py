@@ -1,9 +1,12 @@
 """The process of a job: `python -m spl.reproduction.worker JOB.json`; its output is the job's log."""
 
 import hashlib
+import os
 import platform
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from spl.classifier import SparseClassifier
 from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
 from spl.errors import InputError
+from spl.reproduction.executors import UNTIL_STDIN_ENDS
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of
 from spl.reproduction.run import RUN_FILE
@@ -190,7 +194,16 @@ def _environment() -> dict[str, Any]:
     }
 
 
+def _end_with_stdin() -> None:
+    """Interrupt this process, as Ctrl-C would, when nobody holds the other end of stdin any more."""
+    sys.stdin.buffer.read()
+    print("The command that started this job is gone: the job stops, and the next command resumes it.", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 if __name__ == "__main__":
+    if sys.argv[2:] == [UNTIL_STDIN_ENDS]:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     failed = work(Path(sys.argv[1]))
     print("".join(f"failed: {name}\n" for name in failed), end="", flush=True)
     sys.exit(1 if failed else 0)
