@@ -43,7 +43,16 @@ def _run(args: list[str]) -> None:
         from importlib.metadata import version
 
         print(f"spl {version('spl')}")
-    elif args[0] == "reproduce":
+    else:
+        from spl.lightning_api import settle
+
+        settle()
+        _call(args)
+
+
+def _call(args: list[str]) -> None:
+    """Call the subcommand that a command line names."""
+    if args[0] == "reproduce":
         from spl.reproduction.command import reproduce_command
 
         reproduce_command(args[1:])

@@ -1,13 +1,12 @@
 """SparseClassifier: the LightningModule that holds a network and its masks, and trains what is left of it."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from spl.data.tensors import Batch
@@ -16,6 +15,7 @@ from spl.files import read_checkpoint
 from spl.functional.metrics import ClassifierMetrics
 from spl.functional.optimizer import check_learning_rate, parameter_groups, sgd
 from spl.initializers import Initializer
+from spl.lightning_api import LightningModule, LRSchedulerCallable, OptimizerCallable, imported_late
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import note_pieces
@@ -63,6 +63,8 @@ class SparseClassifier(LightningModule):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
+        if message := imported_late():  # the other Trainer would only say that this is no LightningModule
+            warnings.warn(message, stacklevel=2)
         super().__init__()
         self.network = network
         self.channels_last = channels_last

@@ -18,7 +18,7 @@ import spl
 ROOT = Path(spl.__file__).parent
 
 FLOORS = [  # from the lowest level up
-    {"errors"},
+    {"errors", "lightning_api"},
     {"data", "files", "functional"},
     {"initializers", "jacobian", "masks", "networks"},
     {"classifier", "criteria", "export", "isometry"},
@@ -46,7 +46,7 @@ def test_every_room_stands_above_all_that_it_imports():
     floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert rooms - {"__init__"} == floor_of.keys()
-    assert len(rooms) <= 20
+    assert len(rooms) <= 21
     assert len(FLOORS) <= 10
     for file in ROOT.rglob("*.py"):
         room = file.relative_to(ROOT).parts[0].removesuffix(".py")

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from spl.callbacks.base import SplCallback
 from spl.criteria.objective import first_tensor
 from spl.errors import InputError
 from spl.export import cost_line
+from spl.lightning_api import LightningModule, Trainer, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 
 
-class CostLine(Callback):
+class CostLine(SplCallback):
     """A callback that prints after training: weights kept, parameters, multiply-accumulates (MACs), bytes.
 
     These are the numbers of `spl summary`. MACs are counted for one input: the module's `example_input_array`, or the

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-
+from spl.callbacks.base import SplCallback
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.reporting import tensorboard
 from spl.callbacks.scoring.batches import LabelledBatches
@@ -13,9 +12,10 @@ from spl.classifier import SparseClassifier
 from spl.diagnosis import Diagnosis, diagnose
 from spl.errors import InputError
 from spl.files import write_whole
+from spl.lightning_api import Callback, LightningModule, Trainer
 
 
-class Diagnose(Callback):
+class Diagnose(SplCallback):
     """A callback that measures the network when fit starts, and reports whether it will train; see `spl.diagnosis`.
 
     The network is measured pruned and corrected, or as a checkpoint left it. The callback prints one page, writes it as
@@ -54,6 +54,7 @@ class Diagnose(Callback):
         Raises:
             InputError: it cannot, or PruneAtInit comes after this callback.
         """
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         if not isinstance(pl_module, SparseClassifier):

@@ -3,9 +3,6 @@
 from typing import Any
 
 from matplotlib.image import imsave
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from spl.callbacks.prune_at_init import PruneAtInit
@@ -18,6 +15,7 @@ from spl.callbacks.trainer import callbacks_of, datamodule_of, run_folder
 from spl.errors import InputError
 from spl.functional.undisturbed import BatchNormMode, batch_norm_text
 from spl.jacobian import Spectrum, singular_values
+from spl.lightning_api import LightningModule, Trainer, is_overridden, rank_zero_warn
 from spl.masks.masked_weights import MaskedWeights
 from spl.sparsify import Stage
 
@@ -94,6 +92,7 @@ class JacobianSpectrum(StageListener):
         Raises:
             InputError: it has no forward, or its weights will be sharded.
         """
+        super().setup(trainer, pl_module, stage)
         if stage == "fit" and not is_overridden("forward", pl_module):
             raise InputError(
                 f"JacobianSpectrum measures what forward computes, and {type(pl_module).__name__} has none."

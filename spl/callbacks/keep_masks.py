@@ -3,18 +3,19 @@
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from spl.callbacks.base import SplCallback
 from spl.callbacks.lightning_private import averaged_network
 from spl.callbacks.scoring.sharded_weights import shards
 from spl.callbacks.trainer import callbacks_of
 from spl.classifier import SparseClassifier
+from spl.lightning_api import Callback, LightningModule, Trainer
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.sharding import note_pieces
 
 
-class KeepMasks(Callback):
+class KeepMasks(SplCallback):
     """Keep the pruned weights of any LightningModule at exactly 0.0, and its masks in its checkpoints at `masks`.
 
     Gradients are masked before the step of any optimizer, in automatic and in manual optimization. Pruned weights are

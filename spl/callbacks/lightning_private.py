@@ -5,14 +5,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from lightning_fabric.plugins import ClusterEnvironment
-from lightning_fabric.utilities.data import sized_len
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loops import progress
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
-from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector as CheckpointConnector
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
+
+from spl.lightning_api import Callback, ClusterEnvironment, CombinedLoader, Trainer, progress, sized_len
+from spl.lightning_api import _CheckpointConnector as CheckpointConnector
+from spl.lightning_api import _MultiProcessingLauncher as MultiProcessingLauncher
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:

@@ -4,10 +4,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
 
+from spl.callbacks.base import SplCallback
 from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
@@ -33,6 +31,7 @@ from spl.criteria import Criterion, Scores
 from spl.errors import InputError
 from spl.isometry import Change, Correction, DefaultIsometry, orthogonality_score
 from spl.isometry.pruned_layer import oriented
+from spl.lightning_api import LightningDataModule, LightningModule, Trainer, TrainerFn, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.pruning import PruningChoices, keep_count
@@ -40,7 +39,7 @@ from spl.pruning.weights import check_weights
 from spl.sparsify import Stage, sparsify
 
 
-class PruneAtInit(Callback):
+class PruneAtInit(SplCallback):
     """Prune a LightningModule at initialization and bring what is left back to approximate isometry.
 
     It prunes once, when fit starts: the weights are on their device, equal on all processes and not trained yet. A
@@ -128,6 +127,7 @@ class PruneAtInit(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the callbacks that keep the masks and tell the costs; refuse what cannot be pruned, before all else."""
+        super().setup(trainer, pl_module, stage)
         self._weights = MaskedWeights.of(pl_module)
         add_callback(trainer, CostLine(), behind=self)
         add_callback(trainer, KeepMasks(), behind=self)

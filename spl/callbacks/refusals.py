@@ -1,12 +1,10 @@
 """Surroundings in which PruneAtInit would do wrong, and which it therefore refuses by name."""
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelPruning
-
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.trainer import callbacks_of
 from spl.errors import InputError
 from spl.isometry import Correction
+from spl.lightning_api import ModelPruning, Trainer
 from spl.pruning.pattern import Pattern
 from spl.pruning.patterns import Unstructured
 

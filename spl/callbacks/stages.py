@@ -1,12 +1,12 @@
 """The stages of a network before training, and callbacks that are called at each."""
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-
+from spl.callbacks.base import SplCallback
 from spl.callbacks.trainer import callbacks_of
+from spl.lightning_api import LightningModule, Trainer
 from spl.sparsify import Stage
 
 
-class StageListener(Callback):
+class StageListener(SplCallback):
     """A callback that is called when the network is dense, pruned and corrected, before training begins.
 
     Example:

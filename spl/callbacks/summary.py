@@ -1,17 +1,17 @@
 """A callback that prints tables at the end of fit."""
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-
+from spl.callbacks.base import SplCallback
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.reporting.tables import layer_table, spectrum_table
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.functional.undisturbed import batch_norm_text
+from spl.lightning_api import LightningModule, Trainer
 from spl.masks.masked_weights import MaskedWeights
 from spl.pruning.parameters import oriented_masks
 
 
-class Summary(Callback):
+class Summary(SplCallback):
     """A callback that prints at the end of fit what was pruned and corrected in each layer, and the spectra.
 
     The last line is the command that shows more in TensorBoard.

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TypeVar
 
-from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.loggers.logger import DummyLogger
+from spl.lightning_api import Callback, DummyLogger, LightningDataModule, Logger, Trainer
 
 C = TypeVar("C", bound=Callback)
 

@@ -3,17 +3,17 @@
 from types import MethodType
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from spl.callbacks.base import SplCallback
 from spl.errors import InputError, first_line
 from spl.export.two_four import is_two_four, layers_of_use, obstacle, without_prototype_warning
+from spl.lightning_api import LightningModule, Trainer, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 
 
-class TwoFourTraining(Callback):
+class TwoFourTraining(SplCallback):
     """A callback that trains Linear layers on sparse tensor cores, which skip two of every four weights.
 
     The masks must be 2:4 along both axes (`spl.pruning.patterns.TransposableNM`), because the backward pass multiplies
@@ -43,6 +43,7 @@ class TwoFourTraining(Callback):
         Raises:
             InputError: torchao is not installed.
         """
+        super().setup(trainer, pl_module, stage)
         _kernels()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

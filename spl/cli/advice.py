@@ -3,11 +3,8 @@
 import errno
 import traceback
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.core import saving
-from pytorch_lightning.trainer.connectors import checkpoint_connector
-
 from spl.errors import InputError, first_line
+from spl.lightning_api import MisconfigurationException, checkpoint_connector, saving
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}

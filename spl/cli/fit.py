@@ -7,9 +7,6 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
@@ -34,6 +31,18 @@ from spl.criteria import schedules  # noqa: F401
 from spl.data.images import Splits
 from spl.errors import InputError
 from spl.files import read_checkpoint
+from spl.lightning_api import (
+    Callback,
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    LightningModule,
+    ModelCheckpoint,
+    ProgressBar,
+    SaveConfigCallback,
+    TQDMProgressBar,
+    Trainer,
+)
 from spl.pruning import patterns, scopes  # noqa: F401
 
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
+from spl.lightning_api import TensorBoardLogger, rank_zero_only
 
 
 class RunLogger(TensorBoardLogger):

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
-
 from spl.callbacks import Diagnose, JacobianSpectrum, Summary
 from spl.callbacks.trainer import callbacks_of
+from spl.lightning_api import Callback, Trainer
 
 
 class SplTrainer(Trainer):

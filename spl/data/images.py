@@ -4,12 +4,12 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spl.data.tensors import Batch, ImageTensors, TrainLoader, whole_batches
 from spl.errors import InputError
+from spl.lightning_api import LightningDataModule, Trainer, mismatch
 
 _EVALUATION_BATCH = 200
 
@@ -66,6 +66,17 @@ class ImageDataModule(LightningDataModule):
         if self.train is None:
             self.seed = torch.initial_seed() % 2**31
             self.train, self.val, self.test = self._shared or self._read()
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """Return the Trainer that uses the data, or None before one does."""
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        if message := mismatch(trainer):
+            raise InputError(message)
+        self._trainer = trainer
 
     @property
     def splits(self) -> Splits | None:

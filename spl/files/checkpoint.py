@@ -5,6 +5,7 @@ from typing import Any
 
 from spl.errors import InputError
 from spl.files.tensors import read
+from spl.lightning_api import module_name
 
 _KINDS: dict[str, type] = {
     "state_dict": dict,
@@ -38,7 +39,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if Path(path, "meta.pt").is_file():  # FSDP's strategies write it beside the shards
         raise InputError(
             f"{path} is a folder of shards, and its index is a pickle that could execute anything: if you wrote it, "
-            f"convert it to one file with python -m pytorch_lightning.utilities.consolidate_checkpoint {path}."
+            f"convert it to one file with python -m {module_name('pytorch.utilities.consolidate_checkpoint')} {path}."
         )
     checkpoint = read(path, "checkpoint", "spl fit")
     if type(checkpoint) is not dict or "state_dict" not in checkpoint:

@@ -9,10 +9,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NoReturn
 
-from pytorch_lightning import LightningDataModule
-from pytorch_lightning.cli import instantiate_class
 from tqdm import tqdm
 
+from spl.lightning_api import LightningDataModule, instantiate_class
 from spl.reproduction.cost import seconds
 from spl.reproduction.executors import Executor
 from spl.reproduction.job import Group, Job, batches, plan_run, waves

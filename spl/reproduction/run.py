@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.cli import instantiate_class
 from torch import nn
 
 from spl.errors import InputError, first_line
 from spl.files import read_yaml
+from spl.lightning_api import instantiate_class
 
 RUN_FILE = "run.yaml"
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning import LightningDataModule, Trainer
 
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
@@ -26,6 +25,7 @@ from spl.classifier import SparseClassifier
 from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
 from spl.errors import InputError
+from spl.lightning_api import LightningDataModule, Trainer
 from spl.reproduction.executors import UNTIL_STDIN_ENDS
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of

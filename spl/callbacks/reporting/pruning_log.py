@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_info
 
 from spl.callbacks.reporting import tensorboard
 from spl.callbacks.reporting.record import coverage_text
@@ -14,6 +12,7 @@ from spl.callbacks.trainer import run_folder
 from spl.criteria import Scores
 from spl.files import write_whole
 from spl.isometry import Change
+from spl.lightning_api import Trainer, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.pruning.parameters import oriented_masks

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.plugins import TorchCheckpointIO
-
 from spl.callbacks.safety.training_state import check_training_state
 from spl.errors import InputError
 from spl.files import read_checkpoint, serialized, write_whole
+from spl.lightning_api import TorchCheckpointIO
 
 
 class WholeCheckpoints(TorchCheckpointIO):

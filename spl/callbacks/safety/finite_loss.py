@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from spl.callbacks.base import SplCallback
 from spl.callbacks.lightning_private import logged_step
 from spl.errors import DivergedError
+from spl.lightning_api import LightningModule, Trainer
 from spl.masks.sharding import shard
 
 _MOST = 50  # steps between two checks, because each check waits for the device
 
 
-class FiniteLoss(Callback):
+class FiniteLoss(SplCallback):
     """A callback that ends a fit with an error when the loss of a training step is NaN or infinite.
 
     It works with any LightningModule, and checks what `training_step` returns: one number, or a dictionary with one
@@ -46,6 +47,7 @@ class FiniteLoss(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the losses of an earlier fit that was interrupted."""
+        super().setup(trainer, pl_module, stage)
         self._losses = []
 
     def on_train_batch_end(

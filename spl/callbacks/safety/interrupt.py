@@ -7,15 +7,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from spl.callbacks.base import SplCallback
 from spl.callbacks.safety.last_checkpoint import save_last
 from spl.callbacks.trainer import run_folder
+from spl.lightning_api import LightningModule, SIGTERMException, Trainer, rank_zero_only
 
 
-class SafeInterrupt(Callback):
+class SafeInterrupt(SplCallback):
     """A callback that, on Ctrl-C, SIGTERM or SIGHUP, finishes the step, saves `checkpoints/last.ckpt` and stops.
 
     SIGHUP comes from a terminal that is closed. Under `nohup`, or where the program handles it, it changes nothing.
@@ -41,6 +40,7 @@ class SafeInterrupt(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the signals of an earlier fit, after which Lightning has restored the handlers."""
+        super().setup(trainer, pl_module, stage)
         self._received, self._previous, self._exchanges = 0, {}, _Exchanges()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

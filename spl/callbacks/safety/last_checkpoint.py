@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
-
+from spl.callbacks.base import check_package
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.callbacks.safety.restored_optimizers import check_restored, refused
 from spl.callbacks.trainer import run_folder
+from spl.lightning_api import Checkpoint, LightningModule, TorchCheckpointIO, Trainer
 
 
 class LastCheckpoint(Checkpoint):
@@ -45,6 +43,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace Lightning's own plugin for checkpoints; leave another one that the user has chosen."""
+        check_package(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         self._resumed_step = None

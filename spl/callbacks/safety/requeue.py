@@ -7,17 +7,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-
+from spl.callbacks.base import SplCallback
 from spl.callbacks.lightning_private import cluster_environment
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.errors import InputError
 from spl.files import read_text, read_yaml
+from spl.lightning_api import LightningModule, SIGTERMException, SLURMEnvironment, Trainer
 
 
-class Requeue(Callback):
+class Requeue(SplCallback):
     """A callback that, under SLURM, ends a fit on SIGTERM or SIGUSR1 and requeues its job.
 
     It acts if the `SLURMEnvironment` has `auto_requeue`. SLURM sends SIGUSR1 90 seconds before the time is up if asked
@@ -37,6 +35,7 @@ class Requeue(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Record the run's folder for this job and install the signal handlers, before anything is scored."""
+        super().setup(trainer, pl_module, stage)
         environment = cluster_environment(trainer)
         if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             if trainer.is_global_zero and (folder := run_folder(trainer)):

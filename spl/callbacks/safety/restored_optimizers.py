@@ -4,12 +4,12 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from pytorch_lightning import Trainer
 from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from spl.callbacks.safety.training_state import FLOATS
 from spl.errors import InputError, first_line
+from spl.lightning_api import Trainer
 
 _OTHER_SHAPES = (optim.LBFGS, getattr(optim, "Adafactor", ()))  # whose state is not in the shapes of the weights
 

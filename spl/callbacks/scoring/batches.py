@@ -5,10 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_fabric.utilities.data import sized_len
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from spl.callbacks.lightning_private import training_loader
@@ -19,6 +15,7 @@ from spl.criteria.criterion import Batch
 from spl.criteria.objective import examples, first_tensor
 from spl.criteria.processes import Processes
 from spl.errors import InputError
+from spl.lightning_api import CombinedLoader, LightningDataModule, LightningModule, Trainer, isolate_rng, sized_len
 
 
 class EvaluationBatches:

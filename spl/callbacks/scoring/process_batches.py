@@ -8,8 +8,9 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
+
+from spl.lightning_api import CombinedLoader
 
 _OPTIONS = (
     "num_workers",

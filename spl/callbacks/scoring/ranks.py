@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch.distributed
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from spl.callbacks.scoring.batches import EvaluationBatches
 from spl.criteria.processes import Processes
 from spl.errors import InputError
+from spl.lightning_api import Trainer
 
 T = TypeVar("T")
 

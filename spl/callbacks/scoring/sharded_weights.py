@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import torch.distributed
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from spl.errors import InputError
+from spl.lightning_api import FSDPStrategy, LightningModule, ModelParallelStrategy, Trainer
 
 
 def shards(trainer: Trainer) -> bool:

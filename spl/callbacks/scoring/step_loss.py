@@ -5,9 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from spl.callbacks.lightning_private import showing, training_loader
@@ -17,6 +14,7 @@ from spl.criteria.objective import LossOfLogits, Objective, total
 from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.module_state import ModuleState
+from spl.lightning_api import DummyLogger, LightningModule, Trainer, is_param_in_hook_signature
 
 StepLoss = Callable[[LightningModule, Any], Any]  # it returns a Tensor; --help would list all subclasses of that
 

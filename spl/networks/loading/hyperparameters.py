@@ -8,10 +8,8 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule
-from pytorch_lightning.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
-
 from spl.errors import InputError
+from spl.lightning_api import CHECKPOINT_PAST_HPARAMS_KEYS, LightningModule
 from spl.networks.loading.plain import NotAllowedError, class_paths, quoted
 
 _KEYS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, *CHECKPOINT_PAST_HPARAMS_KEYS)

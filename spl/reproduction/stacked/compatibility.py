@@ -5,8 +5,6 @@ from inspect import signature
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from torch import nn, optim
 
 from spl.callbacks import CostLine, JacobianSpectrum, KeepMasks, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt
@@ -16,6 +14,7 @@ from spl.data import ImageDataModule
 from spl.data.tensors import ImageTensors
 from spl.errors import InputError
 from spl.functional.torch_private import BatchNorm, DropoutNd, is_compiled
+from spl.lightning_api import Callback, ModelCheckpoint, ModelSummary, ProgressBar, Trainer
 from spl.reproduction.stacked.prepared_run import PreparedRun
 
 ELEMENTWISE = (

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spl.data import ImageDataModule
 from spl.data.tensors import Batch
+from spl.lightning_api import LightningDataModule
 from spl.reproduction.stacked.prepared_run import PreparedRun
 
 

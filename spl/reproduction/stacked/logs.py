@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
+
+from spl.lightning_api import Logger
 
 Entry = tuple[int, list[int], dict[str, list[float]]]
 """A step, the indices of runs, and the values of these runs under each tag."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
-
 from spl.callbacks import JacobianSpectrum
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.classifier import SparseClassifier
@@ -14,6 +12,7 @@ from spl.cli.fit import RepeatedFitCLI, run
 from spl.cli.trainer import SplTrainer
 from spl.data import ImageDataModule
 from spl.errors import InputError
+from spl.lightning_api import Trainer
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytorch_lightning import LightningModule, Trainer
-
 from spl.callbacks import LastCheckpoint
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.errors import InputError
 from spl.files import read_checkpoint
+from spl.lightning_api import LightningModule, Trainer
 from spl.reproduction.stacked.compatibility import check_compatible, trainer_settings
 from spl.reproduction.stacked.data import StackedData
 from spl.reproduction.stacked.prepared_run import PreparedRun
