@@ -21,10 +21,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored wh
 def pytest_collectstart() -> None:
     """Prepare a process that collects tests; the one that deals them out to others needs neither torch nor hypothesis.
 
-    What is imported and collected is kept, so that looking for garbage among it would be in vain.
+    What is imported and collected is kept, so that looking for garbage among it would be in vain. spl works with the
+    package of Lightning that is imported first, and libraries that tests import may import either. With
+    SPL_TEST_LIGHTNING=lightning, all tests use the package `lightning`.
     """
     if gc.isenabled():  # at the first of many calls
         gc.disable()
+        if os.environ.get("SPL_TEST_LIGHTNING") == "lightning":
+            import lightning_for_pytorch_lightning  # noqa: F401
+
+        import pytorch_lightning  # noqa: F401
         import torch
         from hypothesis import settings
         from lightning_fabric.utilities import registry
