@@ -8,6 +8,7 @@ processes of a run, which execute the same program, decide alike.
 All other modules of spl import the names from here. Lightning is loaded when one of the names is asked for.
 """
 
+import re
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -101,6 +102,8 @@ _NAMES = {  # what each module of Lightning has of the names above
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
+_CLASS_PATH = re.compile(r"(\w+\.)+[A-Z]\w*")  # not a path such as lightning.pytorch.ckpt
+
 _chosen: str | None = None
 _by_default = False  # whether the program had imported neither package when one was chosen
 
@@ -151,22 +154,62 @@ def settle() -> None:
     _by_default = False
 
 
+def version() -> str:
+    """Return the version of the package that spl uses.
+
+    Example:
+        >>> from spl import lightning_api
+        >>> lightning_api.version() >= "2.6"
+        True
+    """
+    return str(import_module(_PARTS[package()]["pytorch"]).__version__)
+
+
+def other_package(kind: type) -> str:
+    """Return the package of Lightning that a class is based on if spl does not use that one; otherwise an empty text.
+
+    Example:
+        >>> from spl.lightning_api import Trainer, other_package
+        >>> other_package(Trainer)
+        ''
+    """
+    packages = {_package_of(base.__module__) for base in kind.__mro__} - {None}
+    return "" if package() in packages else next(iter(packages), None) or ""
+
+
 def mismatch(thing: object) -> str:
     """Return in one sentence why spl cannot work with an object of the other package; an empty text if it can.
 
     Example:
-        >>> from spl import lightning_api
-        >>> lightning_api.mismatch(lightning_api.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+        >>> from spl.lightning_api import Trainer, mismatch
+        >>> mismatch(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
         ''
     """
-    packages = {_package_of(base.__module__) for base in type(thing).__mro__} - {None}
-    if not packages or package() in packages:
-        return ""
-    other = packages.pop()
-    return (
+    other = other_package(type(thing))
+    return other and (
         f"The {type(thing).__name__} is one of {other}, but spl works with {package()}, because the first import of "
         f"Lightning in a program decides: write `import {other}` above all other imports, and use that package alone."
     )
+
+
+def class_path(path: str) -> str:
+    """Return the path that a class of Lightning has in the package that spl uses; any other text unchanged.
+
+    Example:
+        >>> from spl.lightning_api import Trainer, class_path
+        >>> paths = class_path("lightning.pytorch.Trainer"), class_path("pytorch_lightning.Trainer")
+        >>> paths in (("pytorch_lightning.Trainer",) * 2, ("lightning.pytorch.Trainer",) * 2)
+        True
+        >>> class_path("mine.Trainer")
+        'mine.Trainer'
+    """
+    if not _CLASS_PATH.fullmatch(path):
+        return path
+    for parts in _PARTS.values():
+        for part, name in parts.items():
+            if path.startswith(f"{name}."):
+                return module_name(part) + path.removeprefix(name)
+    return path
 
 
 def imported_late() -> str:

@@ -1,5 +1,7 @@
 """The bounds of a configuration: of its YAML, its numbers, and the name of its run."""
 
+import re
+import sys
 from functools import cache
 from pathlib import PurePath
 from typing import Any
@@ -9,6 +11,7 @@ import yaml
 
 from spl.errors import InputError
 from spl.files.text import check_yaml
+from spl.lightning_api import class_path, other_package, package
 
 _LONGEST = 200  # bytes in a part of a name; file systems allow 255, and some are for what is added
 
@@ -17,18 +20,55 @@ _LONGEST = 200  # bytes in a part of a name; file systems allow 255, and some ar
 def bound_yaml() -> None:
     """Let the parsers of this process refuse YAML that is too deep or too large, or has numbers of thousands of digits.
 
-    They would hang on a few lines of nested aliases.
+    They would hang on a few lines of nested aliases. Paths of Lightning's classes become those of the package of
+    Lightning that spl uses, so that a configuration saved with the one can be read with the other.
     """
     load = jsonargparse.get_loader("yaml")
 
     def load_bounded(text: str) -> Any:
         try:
             check_yaml(text)
-            return load(text)
+            return _in_package(load(text))
         except (ValueError, RecursionError) as error:  # an InputError among them
             raise yaml.YAMLError(f"It cannot be read: {error}.") from error
 
     jsonargparse.set_loader("yaml", load_bounded, exceptions=(yaml.YAMLError,))
+
+
+def in_package(args: Any) -> Any:
+    """Return the words of a command line with the paths of Lightning's classes in the package that spl uses.
+
+    Example:
+        >>> from spl.cli.configuration import in_package
+        >>> "pytorch" in in_package(["--trainer.logger=lightning.pytorch.loggers.CSVLogger"])[0]
+        True
+    """
+    if not isinstance(args, list):  # a configuration, or none for the command line of the process
+        return args
+    parts = [str(arg).rpartition("=") for arg in args]
+    return [name + equals + class_path(value) for name, equals, value in parts]
+
+
+def check_packages(error: BaseException | None) -> None:
+    """Raise an `InputError` if a parser refused a class because it is based on the other package of Lightning."""
+    while error is not None:
+        for path in re.findall(r"Import path (\S+)\.(\w+) does not correspond to a subclass", str(error)):
+            kind = getattr(sys.modules.get(path[0]), path[1], None)
+            if isinstance(kind, type) and (other := other_package(kind)):
+                raise InputError(
+                    f"{'.'.join(path)} is a class of {other}, and this command works with {package()}: base the class "
+                    f"on {package()}."
+                )
+        error = error.__context__ or error.__cause__
+
+
+def _in_package(value: Any) -> Any:
+    """Return what was read from YAML with the paths of Lightning's classes in the package that spl uses."""
+    if isinstance(value, str):
+        return class_path(value)
+    if isinstance(value, dict):
+        return {key: _in_package(part) for key, part in value.items()}
+    return [_in_package(part) for part in value] if isinstance(value, list) else value
 
 
 def check_numbers(value: Any, name: str = "") -> None:

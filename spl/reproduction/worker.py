@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from spl import lightning_api
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.callbacks.trainer import run_folder
@@ -185,7 +186,7 @@ def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[
 
 def _environment() -> dict[str, Any]:
     """Return on what device, with which versions and when a run was made."""
-    versions = {name: version(name) for name in ("spl", "torch", "pytorch-lightning")}
+    versions = {"spl": version("spl"), "torch": version("torch"), "pytorch-lightning": lightning_api.version()}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
         "threads": torch.get_num_threads(),

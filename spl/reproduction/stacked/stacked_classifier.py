@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from spl import lightning_api
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.classifier import SparseClassifier
 from spl.data.tensors import Batch
@@ -170,7 +170,7 @@ def _write_checkpoint(model: SparseClassifier, path: Path, epoch: int, step: int
     checkpoint = {
         "epoch": epoch,
         "global_step": step,
-        "pytorch-lightning_version": metadata.version("pytorch-lightning"),
+        "pytorch-lightning_version": lightning_api.version(),
         "state_dict": model.state_dict(),
     }
     model.on_save_checkpoint(checkpoint)
