@@ -234,7 +234,7 @@ def _choice() -> str:
 def _loaded() -> list[str]:
     """Return the packages that are imported, in the order of their imports."""
     packages = {parts["pytorch"]: package for package, parts in _PARTS.items()}
-    return [packages[name] for name in list(sys.modules) if name in packages]
+    return [packages[name] for name in list(sys.modules) if name in packages and sys.modules.get(name) is not None]
 
 
 def _package_of(module: str) -> str | None:

@@ -28,19 +28,19 @@ def bound_yaml() -> None:
     def load_bounded(text: str) -> Any:
         try:
             check_yaml(text)
-            return _in_package(load(text))
+            return _translated(load(text))
         except (ValueError, RecursionError) as error:  # an InputError among them
             raise yaml.YAMLError(f"It cannot be read: {error}.") from error
 
     jsonargparse.set_loader("yaml", load_bounded, exceptions=(yaml.YAMLError,))
 
 
-def in_package(args: Any) -> Any:
+def translate_class_paths(args: Any) -> Any:
     """Return the words of a command line with the paths of Lightning's classes in the package that spl uses.
 
     Example:
-        >>> from spl.cli.configuration import in_package
-        >>> "pytorch" in in_package(["--trainer.logger=lightning.pytorch.loggers.CSVLogger"])[0]
+        >>> from spl.cli.configuration import translate_class_paths
+        >>> "pytorch" in translate_class_paths(["--trainer.logger=lightning.pytorch.loggers.CSVLogger"])[0]
         True
     """
     if not isinstance(args, list):  # a configuration, or none for the command line of the process
@@ -62,13 +62,13 @@ def check_packages(error: BaseException | None) -> None:
         error = error.__context__ or error.__cause__
 
 
-def _in_package(value: Any) -> Any:
+def _translated(value: Any) -> Any:
     """Return what was read from YAML with the paths of Lightning's classes in the package that spl uses."""
     if isinstance(value, str):
         return class_path(value)
     if isinstance(value, dict):
-        return {key: _in_package(part) for key, part in value.items()}
-    return [_in_package(part) for part in value] if isinstance(value, list) else value
+        return {key: _translated(part) for key, part in value.items()}
+    return [_translated(part) for part in value] if isinstance(value, list) else value
 
 
 def check_numbers(value: Any, name: str = "") -> None:

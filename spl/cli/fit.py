@@ -23,7 +23,7 @@ from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
-from spl.cli.configuration import bound_yaml, check_name, check_numbers, check_packages, in_package
+from spl.cli.configuration import bound_yaml, check_name, check_numbers, check_packages, translate_class_paths
 from spl.cli.printable import printable_errors
 from spl.cli.run_logger import RunLogger
 from spl.cli.trainer import SplTrainer
@@ -130,7 +130,7 @@ class SplCLI(LightningCLI):
         with warnings.catch_warnings(), printable_errors():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             try:
-                super().parse_arguments(parser, in_package(args))
+                super().parse_arguments(parser, translate_class_paths(args))
             except SystemExit as error:
                 check_packages(error)
                 raise

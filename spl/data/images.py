@@ -45,6 +45,7 @@ class ImageDataModule(LightningDataModule):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    _trainer: Trainer | None = None
 
     def __init__(self, batch_size: int = 100) -> None:
         super().__init__()
