@@ -35,6 +35,9 @@ def pytest_collectstart() -> None:
         from hypothesis import settings
         from lightning_fabric.utilities import registry
 
+        from spl import lightning_api
+
+        assert lightning_api.package() == os.environ.get("SPL_TEST_LIGHTNING", "pytorch_lightning")
         registry.entry_points = functools.cache(registry.entry_points)  # each Trainer reads those of all packages
         torch.set_num_threads(1)
         settings.register_profile("spl", deadline=None, derandomize=True, max_examples=50)

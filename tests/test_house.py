@@ -68,7 +68,7 @@ def fresh(code, *args):
 NO_TORCH = "import sys, time; start = time.process_time(); import spl; spent = time.process_time() - start"
 WAYS = ("import spl.sparsify", "from spl.sparsify import sparsify", "import spl.callbacks", "import spl")
 CORE = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning, sparsify"
-HEAVY = "'pytorch_lightning', 'lightning_fabric', 'matplotlib', 'torchvision', 'tensorboard'"
+HEAVY = "'pytorch_lightning', 'lightning_fabric', 'lightning', 'matplotlib', 'torchvision', 'tensorboard'"
 MOVED = "from spl.scopes import Global; from spl.patterns import NM; from spl.schedules import Linear"
 CHECKS = {  # code by what it is about
     "spl alone": f"{NO_TORCH}; print('torch' in sys.modules, spent < 0.1)",
