@@ -18,6 +18,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,13 +26,19 @@ ADDRESS = "SPL_TESTS_FORK_FROM"  # the environment variable with the path of the
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@cache
 def python() -> list[str]:
     """Return how its commands begin. The first call starts the server, which ends with this process."""
+    os.environ[ADDRESS] = server("prepare")
+    return [sys.executable, "-IS", __file__]
+
+
+@cache
+def server(prepare: str) -> str:
+    """Start a server that calls the function named `prepare` first, and return its address."""
     folder = tempfile.TemporaryDirectory(prefix="spl-")
     address = os.path.join(folder.name, "socket")
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", __file__, "--serve", address],
+        [sys.executable, "-W", "ignore", __file__, "--serve", address, prepare],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -44,8 +51,7 @@ def python() -> list[str]:
     atexit.register(stop)
     if not server.stdout.readline():
         raise RuntimeError("the process from which those of tests are forked has failed")
-    os.environ[ADDRESS] = address
-    return [sys.executable, "-IS", __file__]
+    return address
 
 
 # The command
@@ -184,6 +190,9 @@ def end(status: int) -> NoReturn:
 
 def prepare() -> None:
     """Import what most of the processes need, and read the digits."""
+    if os.environ.get("SPL_TEST_LIGHTNING") == "lightning":
+        import lightning_for_pytorch_lightning  # noqa: F401
+
     import matplotlib.backends.backend_agg  # noqa: F401
     import torch.distributed.fsdp
     import torch.utils.tensorboard  # noqa: F401
@@ -195,9 +204,22 @@ def prepare() -> None:
     MNISTSample().load()
 
 
+def prepare_without_lightning() -> None:
+    """Import what takes seconds, but neither Lightning nor what of spl needs it: each process chooses a Lightning."""
+    import_module("pytorch_lightning")
+    for name in [*sys.modules]:
+        if name.startswith(("pytorch_lightning", "lightning_fabric")):  # what they have imported stays
+            del sys.modules[name]
+    for name in ("matplotlib.backends.backend_agg", "torch.utils.tensorboard", "mlxtend.data", "jsonargparse"):
+        import_module(name)
+    for name in ("diagnosis", "export", "sparsify"):
+        import_module(f"spl.{name}")
+    assert import_module("spl.lightning_api")._chosen is None
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
-        prepare()
+        globals()[sys.argv[3]]()
         gc.freeze()  # what is shared by all processes is not written to
         same = Path(sys.argv[2]).with_name("python")  # for processes that start others by sys.executable
         same.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" "$@"\n')
