@@ -42,7 +42,7 @@ def _run(args: list[str]) -> None:
     elif args == ["--version"]:
         from importlib.metadata import version
 
-        print(f"spl {version('spl')}")
+        print(f"spl {version('spl-lightning')}")
     else:
         from spl.lightning_api import settle
 

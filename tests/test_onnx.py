@@ -119,7 +119,7 @@ def test_partial_sums_lose_neither_constants_nor_addends(axis, shape, tmp_path):
 
 def test_without_onnxscript_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"onnxscript, which is not installed: pip install 'spl\[onnx\]'"):
+    with pytest.raises(InputError, match=r"needs onnxscript: pip install 'spl-lightning\[onnx\]'"):
         save_onnx(tmp_path / "n.onnx", MLP(), torch.randn(1, 784))
 
 

@@ -17,10 +17,10 @@ class TwoFourTraining(SplCallback):
     """A callback that trains Linear layers on sparse tensor cores, which skip two of every four weights.
 
     The masks must be 2:4 along both axes (`spl.pruning.patterns.TransposableNM`), because the backward pass multiplies
-    by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear` (`pip
-    install 'spl[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: because pruned weights are
-    0, it finds the masks again. Validation and spectra use the masked dense weights, which give the same outputs up to
-    rounding.
+    by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear`
+    (`pip install 'spl-lightning[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: because
+    pruned weights are 0, it finds the masks again. Validation and spectra use the masked dense weights, which give the
+    same outputs up to rounding.
 
     The callback needs a CUDA device with sparse tensor cores, and weights in half precision (`trainer.precision`
     16-true or bf16-true). Tests run it with the kernels emulated on a CPU.
@@ -86,7 +86,7 @@ def _kernels() -> Any:
     try:
         import torchao.sparsity.training
     except ImportError as error:
-        raise InputError("TwoFourTraining needs torchao: pip install 'spl[two-four]'.") from error
+        raise InputError("TwoFourTraining needs torchao: pip install 'spl-lightning[two-four]'.") from error
     return torchao.sparsity.training
 
 

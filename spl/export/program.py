@@ -96,7 +96,7 @@ def save_onnx(path: str | Path, network: nn.Module, example_input: Tensor) -> No
         (5, 2)
     """
     if find_spec("onnxscript") is None:
-        raise InputError("Writing ONNX files needs onnxscript, which is not installed: pip install 'spl[onnx]'.")
+        raise InputError("Writing ONNX files needs onnxscript: pip install 'spl-lightning[onnx]'.")
     with undisturbed(network), plain_outputs(network):
         data = _onnx_model(network, example_input)
         check_onnx(data, network, example_input)

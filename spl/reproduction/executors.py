@@ -108,7 +108,7 @@ def _visible_device(index: int) -> str:
 
 
 class Cluster(Executor):
-    """Jobs of a cluster, submitted by submitit (`pip install 'spl[cluster]'`).
+    """Jobs of a cluster, submitted by submitit (`pip install 'spl-lightning[cluster]'`).
 
     Args:
         kind: slurm, or local for this machine without a scheduler.
@@ -121,7 +121,7 @@ class Cluster(Executor):
         try:
             import submitit
         except ImportError as error:
-            raise InputError("--cluster needs submitit: pip install 'spl[cluster]'.") from error
+            raise InputError("--cluster needs submitit: pip install 'spl-lightning[cluster]'.") from error
         try:
             self._submitit = submitit.AutoExecutor(folder=folder, cluster=kind)
             self._submitit.update_parameters(**parameters)

@@ -186,11 +186,12 @@ def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[
 
 def _environment() -> dict[str, Any]:
     """Return on what device, with which versions and when a run was made."""
-    versions = {"spl": version("spl"), "torch": version("torch"), "pytorch-lightning": lightning_api.version()}
+    versions = {"spl": version("spl-lightning"), "torch": version("torch")}
+    versions |= {"pytorch-lightning": lightning_api.version(), "python": platform.python_version()}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
