@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test lint types docs clean
 
 quickstart: .venv/installed      ## prune an MLP at initialization, restore isometry, train it, test it; no download
 	OMP_NUM_THREADS=1 $(BIN)/spl fit --config configs/quickstart.yaml  # more threads do not speed up such a small network
@@ -16,6 +16,9 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
+docs: .venv/installed-docs       ## the documentation site, in build/docs; executes the tutorials
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("spl needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
@@ -27,5 +30,9 @@ types: .venv/installed-dev
 	$(BIN)/pip install --editable '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed-dev
+	$(BIN)/pip install --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv build

@@ -235,3 +235,13 @@ def test_googlenet_concatenates():
     columns = coupling.columns["inception3b.branch1.conv.weight"]
     branches = [coupling.rows[f"inception3a.branch{i}.conv.weight"] for i in ("1", "2.1", "3.1", "4.1")]
     assert torch.equal(columns, torch.cat(branches))
+
+
+def test_a_module_without_a_forward_is_told_to_have_one():
+    class Steps(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+    with pytest.raises(InputError, match="Steps has no forward that takes its input: give it one"):
+        prune(Steps(), Magnitude(), 0.5, [torch.randn(1, 1, 8, 8)], pattern=Channels(coupled=True))

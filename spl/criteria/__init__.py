@@ -1,15 +1,14 @@
 """Saliency criteria, which score how much each weight of a network matters (its importance).
 
-| criterion | reads | rounds |
-|---|---|---|
-| `Magnitude`, `Random` | nothing | 1 |
-| `PHEW` | nothing | 1 |
-| `SynFlow` | the shape of a batch | 100 |
-| `NTKSAP` | the shape of a batch | 20 |
-| `ConnectionSensitivity`, `SNIP` | inputs, and labels unless `targets` is without | 1 |
-| `GraSP` | the same, twice | 1 |
-| `IterativeSNIP`, `FORCE` | the same, in each round | 60 |
-| `ShuffledInLayers`, `RedrawnWeights` | what the criterion that they wrap does | its own |
+What each reads, and in how many rounds it prunes:
+
+- `Magnitude`, `Random`, `PHEW`: nothing, 1 round
+- `SynFlow`: the shape of a batch, 100 rounds
+- `NTKSAP`: the shape of a batch, 20 rounds
+- `ConnectionSensitivity`, `SNIP`: inputs, and labels unless `targets` is without, 1 round
+- `GraSP`: the same, twice, 1 round
+- `IterativeSNIP`, `FORCE`: the same, in each of 60 rounds
+- `ShuffledInLayers`, `RedrawnWeights`: what the criterion that they wrap does
 """
 
 from spl.criteria.connection_sensitivity import FORCE, SNIP, ConnectionSensitivity, IterativeSNIP

@@ -8,7 +8,7 @@ from spl.criteria.schedules import Exponential
 
 
 class ConnectionSensitivity(Criterion):
-    """Connection sensitivity (CS, SNIP): s = |g| / Σ|g| with g = w ∂L/∂w, the gradient by a mask on each weight.
+    """Connection sensitivity (CS, SNIP): `s = |g| / Σ|g|` with `g = w ∂L/∂w`, the gradient by a mask on each weight.
 
     The signed g are summed over all examples, and the absolute value is taken once, at the end.
     Lee et al. 2019 (SNIP) and 2020, equation 2.
@@ -63,7 +63,7 @@ class SNIP(ConnectionSensitivity):
 
 
 class IterativeSNIP(ConnectionSensitivity):
-    """Iterative SNIP: connection sensitivity |Σ w ∂L/∂w| of the weights that are left, in 60 rounds.
+    """Iterative SNIP: connection sensitivity `|Σ w ∂L/∂w|` of the weights that are left, in 60 rounds.
 
     The density falls exponentially from round to round. de Jorge et al. 2021 (arXiv:2006.09081), who let the score of
     Lee et al. 2019 (SNIP) see what pruning has done so far. A pruned weight never returns. 60 is the number of rounds
@@ -87,7 +87,7 @@ class IterativeSNIP(ConnectionSensitivity):
 
 
 class FORCE(ConnectionSensitivity):
-    """Foresight connection sensitivity: |Σ w ∂L/∂w| with the dense w and ∂L/∂w in the pruned network, in 60 rounds.
+    """Foresight connection sensitivity: `|Σ w ∂L/∂w|` with the dense w and ∂L/∂w in the pruned network, in 60 rounds.
 
     de Jorge et al. 2021 (arXiv:2006.09081). A pruned weight has a score too, and returns if that is large enough. The
     density falls exponentially from round to round, in 60 rounds as in the authors' own examples. It reads labelled

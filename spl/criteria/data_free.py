@@ -6,7 +6,7 @@ from spl.criteria.criterion import Criterion, Scores, Subject
 
 
 class Magnitude(Criterion):
-    """The magnitude |w| of each weight, the usual criterion for pretrained networks.
+    """The magnitude `|w|` of each weight, the usual criterion for pretrained networks.
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from spl.initializers import HeNormal, Initializer
 
 
 class NTKSAP(Criterion):
-    """Neural tangent kernel spectrum-aware pruning: |∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²| with the mask m.
+    """Neural tangent kernel spectrum-aware pruning: `|∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²|` with the mask m.
 
     Wang, Li & Sun 2023 (arXiv:2304.02840): the expectation is the trace of the tangent kernel, up to the factor ε².
     Inputs z are standard normal, Δθ is normal with standard deviation ε, and θ is drawn anew each time, so that no

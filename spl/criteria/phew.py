@@ -16,7 +16,7 @@ _WORTHWHILE = 0.01  # the new weights per walk below which walking stops, and th
 
 
 class PHEW(Criterion):
-    """Paths with higher edge weights: keeps weights in the order in which random walks with steps ∝ |w| reach them.
+    """Paths with higher edge weights: keeps weights in the order in which random walks with steps ∝ `|w|` reach them.
 
     Patil & Dovrolis 2021 (arXiv:2010.11354). Walks start at each input in turn and end at an output; every second walk
     goes the other way. They keep the weights that they pass, until `Subject.keep` weights are kept. A walk passes one

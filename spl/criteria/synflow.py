@@ -7,7 +7,7 @@ from spl.criteria.synaptic_flow import SynapticFlow
 
 
 class SynFlow(Criterion):
-    """Synaptic flow: |w| ⊙ ∂R/∂|w|, the flow of R = 1ᵀ f(1) through each weight, in 100 rounds.
+    """Synaptic flow: `|w| ⊙ ∂R/∂|w|`, the flow of `R = 1ᵀ f(1)` through each weight, in 100 rounds.
 
     Tanaka et al. 2020 (arXiv:2006.05467), equation 2. f is the network without biases and activations and with
     absolute weights (see `path_gradients`), in float64. What flows into a hidden unit flows out of it. So with rounds

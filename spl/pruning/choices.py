@@ -38,10 +38,10 @@ class PruningChoices(Rule):
             initialization (eval), or by those of each batch (batch).
         include_bias: prune biases too, as the paper counts them.
         include_embedding: prune embeddings too. A batch scores only the rows of its own tokens.
-        exclude: shell patterns of parameter names that stay dense, such as fc7.* or *.bias.
+        exclude: shell patterns of parameter names that stay dense, such as `fc7.*` or `*.bias`.
         include: shell patterns of names of parameters that are pruned besides the weights of Linear, convolutional,
-            attention and recurrent layers, such as experts.*. They must have two or more axes, and the first counts as
-            outputs. A correction takes those of two axes as matrices, and leaves others as they are.
+            attention and recurrent layers, such as `experts.*`. They must have two or more axes, and the first counts
+            as outputs. A correction takes those of two axes as matrices, and leaves others as they are.
 
     Raises:
         InputError: the sparsity lies outside [0, 1), the minimum is negative, or targets is none of the above.

@@ -197,8 +197,8 @@ class GivenDensities(LayerDensities):
     The early rounds of a schedule keep more weights; there the named layers are filled last.
 
     Args:
-        densities: densities by shell patterns of full parameter names, such as fc1.* or *.bias. The first pattern that
-            matches a name counts.
+        densities: densities by shell patterns of full parameter names, such as `fc1.*` or `*.bias`. The first pattern
+            that matches a name counts.
 
     Example:
         >>> import torch

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, fx, nn
 from spl.errors import InputError, first_line
 from spl.export.compaction.functional_layers import use_layers_
 from spl.functional.torch_private import BatchNorm, ConvNd, tree_leaves, write_counts
+
+_ANY = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)  # what the forward of a module without one takes
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,13 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
         example: one batch of inputs.
 
     Raises:
-        InputError: torch.fx cannot trace the network.
+        InputError: torch.fx cannot trace the network, or it has no forward.
     """
+    if all(taken.kind in _ANY for taken in signature(network.forward).parameters.values()):
+        raise InputError(
+            f"{type(network).__name__} has no forward that takes its input: give it one, such as "
+            "`def forward(self, x): return self.net(x)`, through which channels can be followed."
+        )
     tracer = _Tracer(example)
     try:
         with torch.no_grad():
