@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import pytorch_lightning as L
 import torch
 from fits import ZerosStay, classifier, fit, pruning
 from torch import nn

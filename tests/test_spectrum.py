@@ -6,6 +6,7 @@ import torch
 from fits import PLAIN, classifier, fit, pruning
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch.utils.data import DataLoader, TensorDataset
 
 from spl import InputError, JacobianSpectrum
@@ -77,9 +78,36 @@ def test_tensorboard_has_masks_saliency_sparsity_and_the_picture(run):
 def test_the_hparams_tab_is_filled(run):
     _, events, _, _ = run
     content = str(events.summary_metadata["_hparams_/session_start_info"])
-    for word in ("criterion", "ConnectionSensitivity", "sparsity", "isometry", "seed"):
+    for word in ("network", "MLP", "data", "MNISTSample", "ConnectionSensitivity", "Unstructured", "Global"):
         assert word in content
-    assert "accuracy/test" in str(events.summary_metadata["_hparams_/experiment"])
+    for word in ("sparsity", "isometry", "learning rate", "seed"):
+        assert word in content
+    metrics = str(events.summary_metadata["_hparams_/experiment"])
+    assert "accuracy/test" in metrics
+    assert "jacobian/start/mean" in metrics
+
+
+def test_the_start_of_training_has_the_mean_of_the_last_stage(run):
+    _, events, _, spectrum = run
+    (event,) = events.Scalars("jacobian/start/mean")
+    assert event.value == pytest.approx(spectrum.spectra["corrected"].mean)
+
+
+def test_custom_scalars_show_training_and_validation_together_and_singular_values_as_a_band(run):
+    _, events, _, _ = run
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: chart for category in layout.category for chart in category.chart}
+    assert list(charts["loss"].multiline.tag) == ["loss/train", "loss/val"]
+    band = charts["Jacobian singular values: mean, and the band from min to max"].margin.series[0]
+    assert (band.value, band.lower, band.upper) == tuple(f"jacobian/train/{name}" for name in ("mean", "min", "max"))
+    assert {band.value, band.lower, band.upper} <= set(events.Tags()["scalars"])
+
+
+def test_an_image_of_a_mask_has_a_key(run):
+    _, events, _, _ = run
+    key = events.SummaryMetadata("masks/fc1").summary_description
+    assert key.startswith("White: kept. Black: pruned. Rows: 20 outputs. Columns: 784 inputs.")
 
 
 def test_the_table_at_the_end_of_fit_has_layers_and_spectra(tmp_path, capsys):

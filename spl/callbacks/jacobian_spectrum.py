@@ -117,6 +117,9 @@ class JacobianSpectrum(StageListener):
             changes = callbacks_of(trainer, PruneAtInit)[0].changes.values()
             no_critical_gain = any(change.gain_of_dense for change in changes)
             _warn_of_change(self.spectra["dense"].mean, self.spectra["corrected"].mean, no_critical_gain)
+        if values and trainer.logger is not None:
+            last = self.spectra[list(values)[-1]]
+            trainer.logger.log_metrics({tensorboard.START: last.mean}, step=trainer.global_step)
         writer = tensorboard.writer(trainer)
         folder = run_folder(trainer) if trainer.is_global_zero else None
         if not values or (writer is None and folder is None):  # a figure that nobody would see takes time too

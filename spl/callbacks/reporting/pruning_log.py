@@ -8,7 +8,8 @@ import yaml
 
 from spl.callbacks.reporting import tensorboard
 from spl.callbacks.reporting.record import coverage_text
-from spl.callbacks.trainer import run_folder
+from spl.callbacks.trainer import datamodule_of, run_folder
+from spl.classifier import SparseClassifier
 from spl.criteria import Scores
 from spl.files import write_whole
 from spl.isometry import Change
@@ -48,6 +49,18 @@ def log_pruning(
     if writer := tensorboard.writer(trainer):
         tensorboard.add_masks(writer, oriented_masks(MaskedWeights.of(trainer.lightning_module).network, masks))
         tensorboard.add_saliency(writer, scores)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", -1))
-        choices = {key: record[key] for key in ("criterion", "sparsity", "scope", "isometry")}
-        tensorboard.add_hyperparameters(writer, choices | {"seed": seed}, ["accuracy/test"])
+        tensorboard.add_layout(writer, isinstance(trainer.lightning_module, SparseClassifier))
+        tensorboard.add_hyperparameters(writer, _hyperparameters(trainer, record), [tensorboard.START, "accuracy/test"])
+
+
+def _hyperparameters(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, str | float | int]:
+    """Return what tells runs apart in a comparison of many."""
+    data = type(datamodule_of(trainer)).__name__ if datamodule_of(trainer) else record.get("data", "")
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return {
+        "network": type(MaskedWeights.of(trainer.lightning_module).network).__name__,
+        "data": data,
+        **{key: record[key] for key in ("criterion", "pattern", "scope", "sparsity", "isometry")},
+        **({"learning rate": float(rates[0])} if rates else {}),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
+    }

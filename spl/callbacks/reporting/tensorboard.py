@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import DataClass, SummaryMetadata
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, image
 
 from spl.lightning_api import TensorBoardLogger, Trainer
 from spl.masks.masks import Masks
+
+START = "jacobian/start/mean"  # the mean singular value of the network that training starts from
 
 
 def writer(trainer: Trainer) -> SummaryWriter | None:
@@ -34,9 +37,23 @@ def layer(name: str) -> str:
 
 
 def add_masks(writer: SummaryWriter, masks: Masks) -> None:
-    """Log each mask as an image [out, in·k], white for kept and black for pruned, as in Figure 1 of the paper."""
+    """Log each mask as an image [out, in·k], white for kept and black for pruned, as in Figure 1 of the paper.
+
+    The description of each image, which TensorBoard shows at its title, is the key.
+    """
+    events: Any = writer.file_writer
     for name, mask in masks.items():
-        writer.add_image(f"masks/{layer(name)}", mask.flatten(1) if mask.ndim > 1 else mask[None], 0, dataformats="HW")
+        pixels = (mask.flatten(1) if mask.ndim > 1 else mask[None]).cpu().numpy()
+        summary = image(f"masks/{layer(name)}", pixels, dataformats="HW")  # type: ignore[no-untyped-call]
+        summary.value[0].metadata.CopyFrom(
+            SummaryMetadata(
+                summary_description=f"White: kept. Black: pruned. Rows: {pixels.shape[0]} outputs. Columns: "
+                f"{pixels.shape[1]} inputs. {mask.float().mean():.1%} of {mask.numel():,} weights are kept.",
+                plugin_data=SummaryMetadata.PluginData(plugin_name="images"),  # else TensorBoard drops the description
+                data_class=DataClass.DATA_CLASS_BLOB_SEQUENCE,
+            )
+        )
+        events.add_summary(summary, 0)
 
 
 def add_saliency(writer: SummaryWriter, scores: Mapping[str, Tensor]) -> None:
@@ -62,6 +79,20 @@ def add_picture(writer: SummaryWriter, tag: str, pixels: NDArray[np.uint8]) -> N
 def add_page(writer: SummaryWriter, tag: str, page: str, step: int) -> None:
     """Log a text in a fixed-width font, as the terminal shows it."""
     writer.add_text(tag, "\n".join(f"    {line}" for line in page.splitlines()), step)
+
+
+def add_layout(writer: SummaryWriter, with_accuracy: bool) -> None:
+    """Fill the Custom Scalars tab: curves of training and validation together, and singular values as a band.
+
+    Args:
+        writer: the writer of the run.
+        with_accuracy: whether the module logs loss and accuracy, as a SparseClassifier does.
+    """
+    curves = {name: ["Multiline", [f"{name}/train", f"{name}/val"]] for name in ("loss", "accuracy")}
+    jacobian = [f"jacobian/train/{name}" for name in ("mean", "min", "max")]
+    signals = {"Jacobian singular values: mean, and the band from min to max": ["Margin", jacobian]}
+    layout = ({"Training": curves} if with_accuracy else {}) | {"Signal propagation": signals}
+    writer.add_custom_scalars(layout)
 
 
 def add_hyperparameters(
