@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from spl.functional.held_objects import detached_copy
 from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
+from spl.functional.self_attention import SelfAttention
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
 
@@ -102,7 +103,7 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     names: dict[nn.Module, str] = {
         module: f"{name}." if name else ""
         for name, module in network.named_modules()
-        if isinstance(module, (*RECURRENT, nn.MultiheadAttention)) or is_weighted(module)
+        if isinstance(module, (*RECURRENT, nn.MultiheadAttention, SelfAttention)) or is_weighted(module)
     }
     macs: Counter[str] = Counter()
 
@@ -110,6 +111,8 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
         given = [*args, *kwargs.values()]
         if isinstance(layer, nn.MultiheadAttention):
             products = _attention_macs(layer, given)
+        elif isinstance(layer, SelfAttention):
+            products = {"in_proj_weight": layer.in_proj_weight.numel() * (given[0].numel() // given[0].shape[-1])}
         elif isinstance(layer, RECURRENT):
             products = _recurrent_macs(layer, given[0])
         else:

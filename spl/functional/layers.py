@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from spl.functional.self_attention import SelfAttention
 from spl.functional.torch_private import ConvNd
 
 WEIGHTED = (nn.Linear, ConvNd)
@@ -18,6 +19,7 @@ WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),
     ConvNd: ("weight",),
     nn.MultiheadAttention: _PROJECTIONS,  # its out_proj is a Linear layer
+    SelfAttention: ("in_proj_weight",),
 }
 """The parameters that are pruned, by class of layer."""
 
@@ -28,6 +30,7 @@ BIASES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("bias",),
     ConvNd: ("bias",),
     nn.MultiheadAttention: ("in_proj_bias",),
+    SelfAttention: ("in_proj_bias",),
 }
 """The parameters that are pruned besides the weights if biases are pruned."""
 

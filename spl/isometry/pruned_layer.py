@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spl.functional.layers import RECURRENT, WEIGHTS, gates, is_transposed, prunable_names
+from spl.functional.self_attention import SelfAttention
 from spl.functional.torch_private import ConvNd
 from spl.isometry.residuals import isometry_residual, operator_residual
 
@@ -127,7 +128,7 @@ def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
     """
     path, _, own = name.rpartition(".")
     layer = network.get_submodule(path)
-    if isinstance(layer, nn.MultiheadAttention):
+    if isinstance(layer, nn.MultiheadAttention | SelfAttention):
         return {"groups": 3} if own == "in_proj_weight" else {}
     if isinstance(layer, RECURRENT):
         return {"groups": gates(layer, own)}

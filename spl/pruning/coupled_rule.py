@@ -27,7 +27,8 @@ class CoupledRule:
     """The rule by which coupled channels are kept, given the scores of the weights; it stands in for a `Rule`.
 
     The score of a channel is the mean of the scores of all weights that write to it or read it. The scope divides the
-    channels among the groups; the shape of a group is that of its first weight. At least one channel of each stays.
+    channels among the groups; the shape of a group is that of its first weight. At least one channel of each stays. A
+    head of attention counts as one channel.
 
     Args:
         scope: how the channels are divided among the groups.

@@ -21,6 +21,8 @@ STAYS = -1
 class Coupling:
     """The coupled channels of a network, numbered from 0, and where each of them is written and read.
 
+    Several rows or columns may have the same number, as those of a head of attention do.
+
     Attributes:
         groups: the numbers of the channels by group, such as all channels of a residual stream. The name of a group is
             that of the first weight that writes to it.
@@ -57,8 +59,9 @@ def find_coupling(network: nn.Module, example: Tensor, parameters: Mapping[str, 
 
     Channels that are added to or multiplied by each other are one channel, and so are the channels before and after a
     depthwise convolution, BatchNorm or an activation. The outputs of the network stay, and so does what is written by a
-    weight that is not among `parameters`. Rows of weights that the trace does not show as layers, such as those of
-    attention and recurrent layers, are channels by themselves.
+    weight that is not among `parameters`. A head of self-attention is one channel, see `Channels`. Rows of weights that
+    the trace does not show as layers, such as those of other attention and of recurrent layers, are channels by
+    themselves.
 
     Args:
         network: the network; it is not changed.
@@ -80,7 +83,7 @@ def find_coupling(network: nn.Module, example: Tensor, parameters: Mapping[str, 
         if name in own and own[name].ndim == 1 and name not in parameters
     }
     read = {
-        f"{layer.name}.weight": group_of[layer.inputs.ids[: layer.module.weight.shape[1]]]  # the same of all groups
+        layer.parameter("weight"): group_of[layer.inputs.ids[: layer.module.weight.shape[1]]]  # the same of all groups
         for layer in flow.layers
         if layer.inputs is not None
     }
@@ -103,11 +106,11 @@ def _flow_of_drawn_weights(network: nn.Module, example: Tensor) -> ChannelFlow:
 
 def _written(flow: ChannelFlow) -> dict[str, Tensor]:
     """Return the ids that the rows of each weight and bias write to, by name."""
-    found = {layer.name: layer.ids for layer in flow.layers}
+    found = {layer.parameter(own): layer.ids for layer in flow.layers for own in ("weight", "bias")}
     for node, channels in flow.channels.items():
         if channels is not None and is_depthwise(flow.traced.module(node)):
-            found[str(node.target)] = channels.ids
-    return {f"{name}.{own}": ids for name, ids in found.items() for own in ("weight", "bias")}
+            found |= {f"{node.target}.{own}": channels.ids for own in ("weight", "bias")}
+    return found
 
 
 def _normalized(flow: ChannelFlow) -> dict[str, Tensor]:

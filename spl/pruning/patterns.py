@@ -208,6 +208,11 @@ class Channels(Rectangles):
     weights that write to it or read it, and if it is pruned, these are all pruned. The network is traced to find them.
     At least one channel of each stream stays, and so do the outputs of the network.
 
+    A head of self-attention is one such channel: its rows of the queries, keys and values, and the columns that read
+    it. Heads are found in `nn.MultiheadAttention` and where `F.scaled_dot_product_attention` follows one layer for all
+    three, as in timm; both without masks. As a head has many more weights than a channel, the number of weights asked
+    for may be missed by more. In other attention, each row of the projections is a channel by itself.
+
     Args:
         coupled: whether to prune channels that belong together as one.
 

@@ -59,6 +59,9 @@ def compact(network: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     pads with zeros, a constant other than 0 is not constant at the border. One such channel stays there to carry all of
     them. Operations that are not known to keep channels separate keep all channels that they read.
 
+    Heads of self-attention without a mask are removed as a whole: if nothing reads them, or if their values are
+    constant. An `nn.MultiheadAttention` becomes a `SelfAttention`, whose parameters have the same names.
+
     The outputs for the example, and for random inputs like it, are compared: those of each tensor may differ by 1e-3 of
     its largest number, or in half precision by ten rounding units.
 

@@ -1,6 +1,7 @@
 """The channels of all values of a network: which belong together, and which are constant."""
 
 from dataclasses import replace
+from operator import getitem
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from spl.export.compaction.channels import (
     has_border,
     is_depthwise,
     normalized,
+)
+from spl.export.compaction.heads import (
+    MultiheadChannels,
+    SplitHeads,
+    attended,
+    find_inner_layer,
+    find_split_heads,
 )
 from spl.export.compaction.layer_norm import NormalizedChannels
 from spl.export.compaction.partial_sums import Sum
@@ -39,6 +47,9 @@ class ChannelFlow:
         ties: pairs of ids that are kept or removed together.
         sums: the sums whose addends need not have all channels of the sum.
         norms: the LayerNorms over channels.
+        attentions: the modules of attention whose heads may be removed.
+        split_heads: the heads that the network splits itself, by the node that joins them.
+        head_ids: the ids of the channels of heads, which stay if any channel of their head does.
         pins: the ids that stay, and the reasons.
         id_count: number of ids.
     """
@@ -50,6 +61,9 @@ class ChannelFlow:
         self.ties: list[tuple[Tensor, Tensor]] = []
         self.sums: list[Sum] = []
         self.norms: list[NormalizedChannels] = []
+        self.attentions: list[MultiheadChannels] = []
+        self.split_heads: dict[fx.Node, tuple[SplitHeads, ValueChannels]] = {}
+        self.head_ids: list[Tensor] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.id_count = 0
         self._shared = traced.shared_modules()
@@ -68,6 +82,12 @@ class ChannelFlow:
             return None
         if isinstance(module, ShrinkableLayer) and self._is_plain(node, module) and not is_depthwise(module):
             return self._layer(node, module, inputs)
+        if (inner := find_inner_layer(node, module, self.traced)) is not None:
+            return self._attention(node, inner, inputs)
+        if node in self.split_heads:
+            return self.split_heads[node][1]
+        if target is getitem and inputs is not None and isinstance(self.traced.values[node.all_input_nodes[0]], tuple):
+            return inputs  # of attention, which returns a tuple; only its first element is read
         if target in operations.CONCATENATIONS:
             return self._concatenated(node)
         if inputs is not None and (isinstance(module, nn.Flatten) or target in operations.RESHAPES):
@@ -145,6 +165,27 @@ class ChannelFlow:
             self._tie_places(ids, groups)
         return ValueChannels(layer.ids, layer.emitted, axis)
 
+    def _attention(self, node: fx.Node, inner: nn.Linear, inputs: ValueChannels | None) -> ValueChannels:
+        """Return the channels after an `nn.MultiheadAttention`, whose two layers are `inner` and `out_proj`."""
+        module, name = self.traced.module(node), str(node.target)
+        assert isinstance(module, nn.MultiheadAttention)
+        if inputs is not None and inputs.axis != 2:
+            self._pin_inputs(node)
+            inputs = None
+        in_proj = LayerChannels(name, inner, inputs, self._new_ids(len(inner.weight)), f"{name}.in_proj_")
+        self._tie_heads(in_proj.ids, module.num_heads)
+        within = attended(ValueChannels(in_proj.ids, in_proj.emitted, 2))
+        out_proj = LayerChannels(f"{name}.out_proj", module.out_proj, within, self._new_ids(module.embed_dim))
+        self.layers += [in_proj, out_proj]
+        self.attentions.append(MultiheadChannels(node, module, in_proj, out_proj))
+        return ValueChannels(out_proj.ids, out_proj.emitted, 2)
+
+    def _tie_heads(self, ids: Tensor, heads: int) -> None:
+        """Tie all channels of each head, from the ids [3·heads·d] of queries, keys and values."""
+        first, *others = ids.view(3, heads, -1).transpose(1, 2).flatten(0, 1)
+        self.ties.extend((first, other) for other in others)
+        self.head_ids.append(ids)
+
     def _tie_places(self, ids: Tensor, groups: int) -> None:
         """Tie the channels at the same place of each group, so that all groups stay equally large."""
         first, *others = ids.chunk(groups)
@@ -203,6 +244,10 @@ class ChannelFlow:
     def _reshaped(self, node: fx.Node, inputs: ValueChannels) -> ValueChannels | None:
         """Return the channels after flattening, which makes a channel of each position of a channel."""
         before, after = self.traced.values[node.all_input_nodes[0]], self.traced.values[node]
+        if inputs.axis == before.ndim - 1 and (heads := find_split_heads(node, self.traced)) is not None:
+            self._tie_heads(inputs.ids, heads.heads)
+            self.split_heads[heads.join] = heads, attended(inputs)
+            return None
         if inputs.axis != 1 or after.shape != (len(before), before[0].numel()):
             return self._pin_inputs(node)
         positions = before[0, 0].numel()

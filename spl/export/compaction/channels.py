@@ -49,12 +49,18 @@ class LayerChannels:
         module: the layer.
         inputs: the channels that the columns read; None where the columns stay as they are.
         ids: long [out], the ids of the channels that the rows compute.
+        prefix: what the names of the weight and the bias begin with, if that is not the name and a dot.
     """
 
     name: str
     module: ShrinkableLayer
     inputs: ValueChannels | None
     ids: Tensor
+    prefix: str | None = None
+
+    def parameter(self, own: str) -> str:
+        """Return the name in the network of the layer's own "weight" or "bias"."""
+        return f"{self.name}.{own}" if self.prefix is None else self.prefix + own
 
     @cached_property
     def reads(self) -> Tensor:

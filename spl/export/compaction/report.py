@@ -8,7 +8,6 @@ from tabulate import tabulate
 from torch import Tensor
 
 from spl.export.compaction.channel_flow import ChannelFlow
-from spl.export.compaction.channels import ValueChannels
 from spl.export.compaction.liveness import Liveness
 from spl.export.cost import Cost, NetworkCost
 from spl.functional.layers import WEIGHTED
@@ -16,6 +15,7 @@ from spl.masks.masks import Masks
 
 _NO_COST = Cost(0, 0, 0)
 _STAYS = "attention, grouped, transposed, recurrent, shared and parametrised layers stay as they are"
+_OF_HEAD = "belongs to a head that stays"
 _VARIES = "a product or a border of zeros makes them vary"
 
 
@@ -116,14 +116,22 @@ def find_reasons(flow: ChannelFlow, liveness: Liveness, masks: Masks) -> dict[st
         module = flow.traced.module(node)
         if isinstance(module, WEIGHTED):
             name = str(node.target)
-            found[name] = _STAYS if channels is None else _find_reason(masks.get(f"{name}.weight"), channels, liveness)
+            mask = masks.get(f"{name}.weight")
+            found[name] = _STAYS if channels is None else _find_reason(mask, channels.ids, liveness, flow)
+    for attention in flow.attentions:
+        for layer in (attention.in_proj, attention.out_proj):
+            found[layer.name] = _find_reason(masks.get(layer.parameter("weight")), layer.ids, liveness, flow)
     return found
 
 
-def _find_reason(mask: Tensor | None, outputs: ValueChannels, liveness: Liveness) -> str:
-    kept = liveness.is_kept(outputs.ids)
+def _find_reason(mask: Tensor | None, ids: Tensor, liveness: Liveness, flow: ChannelFlow) -> str:
+    kept = liveness.is_kept(ids)
     dead = torch.zeros_like(kept) if mask is None else ~mask.cpu().flatten(1).any(1)
     if not bool(dead.any()) and bool(kept.all()):
         return "no unit is dead"
-    whys = [liveness.why.get(group, _VARIES) for group in liveness.groups[outputs.ids[dead & kept]].tolist()]
+    of_heads = {group for ids in flow.head_ids for group in liveness.groups[ids].tolist()}
+    whys = [
+        liveness.why.get(group, _OF_HEAD if group in of_heads else _VARIES)
+        for group in liveness.groups[ids[dead & kept]].tolist()
+    ]
     return "; ".join(f"{count} dead: {why}" for why, count in Counter(whys).items())

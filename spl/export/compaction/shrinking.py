@@ -31,17 +31,21 @@ def shrink_(flow: ChannelFlow, liveness: Liveness) -> None:
             )
         elif operations.called(node) is F.pad:
             _shrink_padding_(node, liveness.is_kept(channels.ids), channels.axis, flow.traced.values[node].ndim)
-        elif operations.called(node) in operations.RESHAPES:
+        elif operations.called(node) in operations.RESHAPES and node not in flow.split_heads:
             with flow.traced.network.graph.inserting_after(node):
                 flat = flow.traced.network.graph.call_function(torch.flatten, (node.args[0], 1))
             node.replace_all_uses_with(flat)
         elif node.op == "get_attr":
             _shrink_attribute_(flow.traced.network, str(node.target), liveness.is_kept(channels.ids), channels.axis)
+    for heads, after in flow.split_heads.values():
+        heads.shrink_(liveness.is_kept(after.ids))
     for norm in flow.norms:
         if not bool((kept := liveness.is_kept(norm.inputs.ids)).all()):
             flow.traced.network.set_submodule(norm.name, norm.without(kept))
     for added in flow.sums:
         _narrow_sum_(added, flow.traced, liveness)
+    for attention in flow.attentions:
+        attention.replace_(flow.traced)
     flow.traced.eliminate_dead_code()
     flow.traced.network.delete_all_unused_submodules()
     flow.traced.network.recompile()
