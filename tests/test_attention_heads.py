@@ -233,22 +233,23 @@ class Unfollowed(nn.Module):
 
 
 class Between(Split):
-    """Attention with an operation on the values, such as one that mixes heads."""
+    """Attention with an operation on the values, such as one that mixes heads, or that takes its parts as slices."""
 
-    def __init__(self, operation):
+    def __init__(self, operation=None):
         super().__init__()
         self.operation = operation
 
     def forward(self, x):
         n, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, HEADS, SIZE).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, self.operation(v))
+        qkv = self.qkv(x).reshape(n, tokens, 3, HEADS, SIZE).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0) if self.operation else (qkv[0:1][0], qkv[1:2][0], qkv[2])
+        x = F.scaled_dot_product_attention(q, k, self.operation(v) if self.operation else v)
         return self.proj(x.transpose(1, 2).reshape(n, tokens, width))
 
 
-@pytest.mark.parametrize("kind", ["cross", "sizes", "mask", "weights", "bias_kv", "mixed", "normalized"])
+@pytest.mark.parametrize("kind", ["cross", "sizes", "mask", "weights", "bias_kv", "mixed", "normalized", "sliced"])
 def test_what_is_not_followed_stays(kind):
-    operations = {"mixed": lambda v: v.flip(1), "normalized": nn.LayerNorm(SIZE)}
+    operations = {"mixed": lambda v: v.flip(1), "normalized": nn.LayerNorm(SIZE), "sliced": None}
     network = drawn_(Transformer(Between(operations[kind]) if kind in operations else Unfollowed(kind)))
     example = torch.randn(2, 28, 28)
     before = {name: p.shape for name, p in network.named_parameters() if "in_proj" in name or "qkv" in name}

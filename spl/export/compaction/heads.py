@@ -119,7 +119,7 @@ def find_split_heads(split: fx.Node, traced: Traced) -> SplitHeads | None:
     moved = _only_user(split)
     if moved is None or moved.target != "permute" or _sizes(moved) != [2, 0, 3, 1, 4]:
         return None
-    product = _attention_of(_parts(moved), heads, traced)
+    product = _attention_of(_parts(moved), traced)
     swapped = None if product is None else _only_user(product)
     if swapped is None or swapped.target != "transpose" or [*swapped.args[1:]] not in ([1, 2], [2, 1]):
         return None
@@ -141,11 +141,12 @@ def _parts(moved: fx.Node) -> list[fx.Node]:
     source = unbound if unbound is not None and unbound.target in ("unbind", torch.unbind) else moved
     if source is not moved and [*source.args[1:], *source.kwargs.values()] not in ([], [0]):
         return []
-    taken = {user.args[1]: user for user in source.users if user.target is operator.getitem}
-    return [taken[i] for i in range(_PARTS)] if taken.keys() == {0, 1, 2} and len(source.users) == _PARTS else []
+    taken = [(user.args[1], user) for user in source.users if user.target is operator.getitem]
+    found = {place: user for place, user in taken if isinstance(place, int)}
+    return [found[i] for i in range(_PARTS)] if found.keys() == {0, 1, 2} and len(source.users) == _PARTS else []
 
 
-def _attention_of(parts: Sequence[fx.Node], heads: int, traced: Traced) -> fx.Node | None:
+def _attention_of(parts: Sequence[fx.Node], traced: Traced) -> fx.Node | None:
     """Return the node of the attention that reads these queries, keys and values and nothing else."""
     read = [_normalized(part, traced, norms=part is not parts[-1]) for part in parts]
     product = _only_user(read[-1]) if read else None
