@@ -10,6 +10,7 @@ Results are appended to a file of JSON lines. Runs that are in it are skipped, s
 
     python benchmarks/channels_accuracy.py --root data --results channels_accuracy.jsonl
     python benchmarks/channels_accuracy.py --table --results channels_accuracy.jsonl
+    python benchmarks/channels_accuracy.py --time   # of the compact networks, without training
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import torch
@@ -201,6 +202,26 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def print_times(width: int) -> None:
+    """Print the median times of the dense network and of compact ones of equal MACs, which run in turn."""
+    torch.manual_seed(0)
+    dense, example = NarrowResNet18(width).eval(), torch.randn(2, 3, 32, 32)
+    for share, batch in product(SHARES, (1, 64)):
+        networks: list[nn.Module] = [dense]
+        for coupled in (True, False):
+            masks, _ = masks_at(dense, Magnitude(), coupled, share, [(example, torch.zeros(2).long())])
+            networks.append(compact(dense, masks, example).network)
+        images = torch.randn(batch, 3, 32, 32)
+        times: list[list[float]] = [[] for _ in networks]
+        with torch.inference_mode():
+            for network, own in [*zip(networks, times, strict=True)] * 25:
+                start = time.perf_counter()
+                network(images)
+                own.append(1000 * (time.perf_counter() - start))
+        whole, *others = (f"{median(own):.2f} ms" for own in times)
+        print(f"MACs × {share}, batch {batch}: dense {whole}; coupled {others[0]}; uncoupled {others[1]}")
+
+
 def main() -> None:
     """Do the runs that are not in the file of results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,9 +231,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--time", action="store_true", help="measure times instead")
     parser.add_argument("--table", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.time:
+        print_times(args.width)
+        return
     results = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
     if not args.table:
         cifar, data = CIFAR10(args.root, download=False), {}
