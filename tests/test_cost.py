@@ -1,7 +1,9 @@
 """Parameters, multiply-accumulates and bytes, counted by hand."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from spl.export.cost import Cost, NetworkCost, network_cost, weight_macs
 
@@ -62,3 +64,26 @@ def test_an_encoder_counts_what_its_fast_path_hides():
 def test_batchnorm_has_parameters_and_bytes_but_no_macs():
     network = nn.Sequential(nn.BatchNorm1d(4))
     assert network_cost(network, torch.randn(2, 4)) == NetworkCost(Cost(8, 0, 4 * (8 + 8) + 8), {})
+
+
+def test_functions_that_are_called_with_weights_of_a_layer_count_once():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.called, self.read, self.conv = nn.Linear(4, 6), nn.Linear(6, 5), nn.Conv2d(1, 2, 3, bias=False)
+
+        def forward(self, x):
+            x = F.linear(self.called(x), self.read.weight, bias=self.read.bias)
+            return F.conv2d(x[:, None, None].expand(-1, 1, 5, 5), weight=self.conv.weight)
+
+    counted = weight_macs(Functional(), torch.randn(3, 4))
+    assert counted == {"called.weight": 24, "read.weight": 30, "conv.weight": 18 * 9}
+
+
+def test_the_attention_of_swin_counts():
+    block = SwinTransformerBlock(16, 2, [4, 4], [0, 0]).eval()
+    counted = weight_macs(block, torch.randn(2, 8, 8, 16))
+    tokens, width = 64, 16
+    assert counted["attn.qkv.weight"] == tokens * 3 * width**2
+    assert counted["attn.proj.weight"] == tokens * width**2
+    assert counted["mlp.0.weight"] == counted["mlp.3.weight"] == tokens * 4 * width**2

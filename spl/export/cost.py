@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
 
 from spl.functional.held_objects import detached_copy
 from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
 from spl.functional.self_attention import SelfAttention
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
+
+_PRODUCTS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
 def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
     """Count the multiply-accumulates with each weight tensor for one example.
 
-    Linear layers, convolutions, the projections of attention and recurrent layers count. Biases, BatchNorm and products
+    Linear layers, convolutions, the projections of attention and recurrent layers count, and functions (`F.linear`,
+    `F.conv2d`) that are called with a weight of the network, as in torchvision's Swin. Biases, BatchNorm and products
     of activations do not.
 
     Args:
@@ -120,8 +125,10 @@ def weight_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
         for weight, number in products.items():
             macs[names[layer] + weight] += number // len(example)
 
-    with undisturbed(network), torch.no_grad(), _forward_hooks(names, count):
+    functions = _FunctionsWithWeights({id(weight): name for name, weight in network.named_parameters()})
+    with undisturbed(network), torch.no_grad(), _forward_hooks(names, count, functions), functions:
         network(example)
+    macs.update({name: number // len(example) for name, number in functions.macs.items()})
     return dict(macs)
 
 
@@ -187,9 +194,44 @@ def _attention_macs(attention: nn.MultiheadAttention, given: list[Any]) -> dict[
     return inwards | {"out_proj.weight": square * queries}
 
 
+class _FunctionsWithWeights(TorchFunctionMode):
+    """A mode that counts the MACs of functions that are called with a weight of the network, outside of layers.
+
+    Args:
+        names: the names of the weights, by the id of each.
+
+    Attributes:
+        macs: the MACs with each weight for a batch.
+        inside: how many layers are running, one inside the other; their MACs are counted otherwise.
+    """
+
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.macs: Counter[str] = Counter()
+        self.inside = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and count it."""
+        output = func(*args, **(kwargs or {}))
+        if not self.inside and func in _PRODUCTS:
+            weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+            if (name := self.names.get(id(weight))) is not None:
+                self.macs[name] += weight.numel() * (output.numel() // max(len(weight), 1))
+        return output
+
+
 @contextmanager
-def _forward_hooks(layers: Iterable[nn.Module], hook: Any) -> Iterator[None]:
-    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
+def _forward_hooks(layers: Iterable[nn.Module], hook: Any, functions: _FunctionsWithWeights) -> Iterator[None]:
+    def enter(layer: nn.Module, args: Any) -> None:
+        functions.inside += 1
+
+    def leave(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        functions.inside -= 1
+        hook(layer, args, kwargs, output)
+
+    handles = [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles += [layer.register_forward_hook(leave, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
