@@ -25,6 +25,8 @@ def advice(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, InputError | MisconfigurationException):
             return str(cause)
+        if _is_shared_memory_full(cause):
+            return "Shared memory is full: make room in /dev/shm, or use DataLoaders with num_workers=0."
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return f"{cause}: make room, and start again or go on from the last checkpoint with --ckpt_path."
         if isinstance(cause, OSError) and cause.errno in _UNUSABLE and cause.filename is not None:
@@ -33,11 +35,6 @@ def advice(error: BaseException) -> str | None:
             return (
                 f"No further process or thread can be started ({first_line(cause)}): end some, use fewer --jobs, "
                 "--trainer.devices or workers of DataLoaders, or raise the limit (ulimit -u)."
-            )
-        if isinstance(cause, RuntimeError) and "allocate shared memory" in str(cause):
-            return (
-                f"Shared memory is full ({first_line(cause)}): make room in /dev/shm, or use DataLoaders with "
-                "num_workers=0."
             )
         if _is_no_text(cause):
             return f"A file or a path is no text in UTF-8 ({first_line(cause)}): give another one."
@@ -63,6 +60,14 @@ def reason(error: BaseException) -> str:
     """Return the type and the first line of the message of an error, in one line."""
     kind, line = type(error).__name__, first_line(error)
     return line if line == kind else f"{kind}: {line}"
+
+
+def _is_shared_memory_full(error: BaseException) -> bool:
+    """Return whether a tensor or a semaphore, which processes share, found no room."""
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        return any(str(frame.f_globals.get("__name__")).startswith("multiprocessing") for frame in frames)
+    return isinstance(error, RuntimeError) and "allocate shared memory" in str(error)
 
 
 def _is_no_text(error: BaseException) -> bool:

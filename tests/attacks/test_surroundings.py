@@ -1,6 +1,8 @@
 """Readers that leave, commands beside each other, machines without room: checkpoints stay, or one line says why."""
 
 import errno
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -228,6 +230,17 @@ def test_processes_that_cannot_be_started_end_a_reproduction_with_advice(monkeyp
     with pytest.raises(type(error)) as raised:
         list(LocalProcesses(1).run([Path("000.json"), Path("001.json")]))
     assert "ulimit -u" in advice(raised.value)
+
+
+def test_a_semaphore_without_room_is_one_of_full_shared_memory(monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        multiprocessing.Lock()
+    assert "num_workers=0" in advice(raised.value)
+    assert "make room, and start again" in advice(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_a_full_shared_memory_is_named():
