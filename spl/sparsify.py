@@ -9,6 +9,7 @@ from torch import nn
 from spl.criteria import Criterion, Scores
 from spl.criteria.objective import Function, Objective
 from spl.criteria.processes import Processes
+from spl.functional.wrappers import unwrapped
 from spl.isometry import Change, Correction
 from spl.isometry.change import norm_of
 from spl.masks.masks import Masks
@@ -61,7 +62,8 @@ def sparsify(
     streams are left as they were found. `spl.masks.MaskedWeights` keeps the pruned weights at 0 in training.
 
     Args:
-        network: the network that will be trained.
+        network: the network that will be trained. It may be wrapped already by `torch.compile`,
+            DistributedDataParallel or Fabric; masks then have the names of the network inside.
         criterion: what scores its weights.
         sparsity: the share of weights to remove, in [0, 1).
         batches: batches (inputs [N, ...], labels [N]), or what `loss` takes, on the network's device, for a criterion
@@ -95,6 +97,7 @@ def sparsify(
         True
     """
     seed = torch.initial_seed() if seed is None else seed
+    network = unwrapped(network)
     chosen = PruningChoices(criterion=criterion.seeded(seed), sparsity=sparsity, **choices)
     parameters = chosen.parameters(network)
     check_weights(network, parameters, criterion, isometry)

@@ -16,6 +16,7 @@ from spl.diagnosis.paths import find_paths
 from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
 from spl.functional.undisturbed import undisturbed
+from spl.functional.wrappers import unwrapped
 from spl.jacobian import Spectrum, singular_values
 from spl.masks.masks import Masks
 from spl.pruning import prunable_parameters
@@ -149,6 +150,7 @@ def diagnose(
         >>> diagnosis.verdict.answer, diagnosis.verdict.reason
         ('Trains poorly', 'only 7 weights for each output lie on a path through the network')
     """
+    network = unwrapped(network)
     parameters = prunable_parameters(network)
     kept = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
     if masks is not None:

@@ -16,6 +16,7 @@ from spl.functional.held_objects import detached_copy
 from spl.functional.layers import RECURRENT, WEIGHTS, is_weighted, prunable_names
 from spl.functional.self_attention import SelfAttention
 from spl.functional.undisturbed import undisturbed
+from spl.functional.wrappers import unwrapped
 from spl.masks.masks import Masks
 
 _PRODUCTS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
@@ -65,7 +66,7 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
     """Return a copy of the network in evaluation mode, with pruned weights set to 0.
 
     Args:
-        network: the network; it is not changed.
+        network: the network; it is not changed. Of a wrapped one (`torch.compile`, Fabric) the inner network is copied.
         masks: the masks, by parameter name.
 
     Raises:
@@ -79,7 +80,7 @@ def pruned_copy(network: nn.Module, masks: Masks) -> nn.Module:
         >>> pruned_copy(layer, Masks({"weight": torch.tensor([[True, False]])})).weight[0, 1].item()
         0.0
     """
-    copied = detached_copy(network).eval()
+    copied = detached_copy(unwrapped(network)).eval()
     masks.apply_(dict(copied.named_parameters()))
     return copied
 

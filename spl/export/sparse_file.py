@@ -99,7 +99,7 @@ def packed(state_dict: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
         >>> packed({"weight": weight}, Masks({"weight": weight != 0}))["sparse"]["weight"]
         {'shape': [8], 'places': tensor([65], dtype=torch.uint8), 'values': tensor([2., 3.])}
     """
-    masks.check_fits(state_dict)
+    masks = masks.named_as(state_dict)
     if revived := masks.revived(state_dict):
         counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
         raise InputError(f"Pruned weights are not 0: {counts}. Set them to 0 first: masks.apply_(state_dict).")

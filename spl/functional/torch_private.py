@@ -20,6 +20,7 @@ from torch.nn.modules.pooling import _MaxPoolNd as MaxPoolNd
 from torch.utils import _pytree
 
 __all__ = [
+    "COMPILED_PREFIX",
     "WRAPPER_PREFIXES",
     "AdaptiveAvgPoolNd",
     "AdaptiveMaxPoolNd",
@@ -30,6 +31,7 @@ __all__ = [
     "DropoutNd",
     "MaxPoolNd",
     "NormBase",
+    "compiled_module",
     "data_address",
     "function_class",
     "is_compiled",
@@ -44,6 +46,27 @@ __all__ = [
 
 WRAPPER_PREFIXES = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What FSDP and activation checkpointing put into the names of the parameters of modules that they wrap."""
+
+
+COMPILED_PREFIX = "_orig_mod."
+"""What `torch.compile(module)` puts before the names of the parameters of the module."""
+
+
+def compiled_module(module: nn.Module) -> nn.Module | None:
+    """Return the module that `torch.compile` was given when it returned `module`; None if it did not.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spl.functional.torch_private import compiled_module
+        >>> layer = nn.Linear(2, 1)
+        >>> compiled_module(torch.compile(layer)) is layer, compiled_module(layer)
+        (True, None)
+    """
+    if type(module).__name__ != "OptimizedModule":  # its class is in a module that takes long to import
+        return None
+    inner: nn.Module = module._orig_mod  # type: ignore[assignment]
+    return inner
 
 
 def write_counts(tensors: Iterable[Tensor]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from spl.errors import InputError
 from spl.functional.seeds import Seeded
+from spl.functional.wrappers import unwrapped
 from spl.isometry.activations import Activations, activations_in_order
 from spl.isometry.change import Before, Change, norm_of
 from spl.isometry.mean_field import bounded_gain, has_critical_gain
@@ -114,6 +115,7 @@ class Correction(Seeded, ABC):
         Raises:
             InputError: the masks do not fit the network, or weights are not finite.
         """
+        network = unwrapped(network)
         layers = self._layers(network, masks)
         before = [Before.of(layer, self.redraws) for layer in layers]
         self.correct_(layers)

@@ -6,6 +6,7 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from spl.functional.wrappers import named_without_wrappers
 from spl.masks.masks import BoundMasks, Masks
 from spl.masks.sharding import is_sharded
 from spl.masks.watch import ParameterWatch
@@ -26,12 +27,13 @@ class Binding:
     def __init__(self, network: nn.Module, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
         masks.check_fits(parameters)
         self._masks = masks
-        self.parameters = {name: parameters[name] for name in masks}
+        self.parameters = masks.own(parameters)
         self._network = network
         self._own = ids_of(self.parameters.values())
         # strategies that shard weights move them to other memory all the time
         sharded = any(is_sharded(parameter) for parameter in self.parameters.values())
-        self._watch = None if sharded else ParameterWatch(network, self.parameters)
+        names = named_without_wrappers(masks, {name: name for name in parameters})
+        self._watch = None if sharded else ParameterWatch(network, {names[n]: p for n, p in self.parameters.items()})
 
     @cached_property
     def stride(self) -> int:

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from spl.errors import InputError
+from spl.functional.wrappers import named_without_wrappers
 from spl.masks.sharding import fits, shard, shard_like
 
 
 class Masks(Mapping[str, Tensor]):
     """A mapping from the full name of each pruned parameter to a bool tensor, True for the weights that are kept.
+
+    Names count without the prefixes that wrappers put before them (`module.`, `_orig_mod.`, `_forward_module.`), so the
+    same masks fit a network and what `torch.compile`, DistributedDataParallel or Fabric make of it.
 
     Args:
         tensors: bool tensors in the shapes of their parameters, by name.
@@ -89,14 +93,29 @@ class Masks(Mapping[str, Tensor]):
         """Return the same masks on another device."""
         return Masks({name: mask.to(device) for name, mask in self.items()})
 
+    def own(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters that have a mask, under the names that the masks have; leave out those not found."""
+        return named_without_wrappers(self, parameters)
+
+    def named_as(self, parameters: Mapping[str, Tensor]) -> "Masks":
+        """Return the masks under the names that `parameters` have.
+
+        Raises:
+            InputError: a mask matches no parameter in name and shape.
+        """
+        self.check_fits(parameters)
+        names = named_without_wrappers(self, {name: name for name in parameters})
+        return Masks({names[name]: mask for name, mask in self.items()})
+
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
         """Raise an `InputError` that names every mask that matches no parameter in name and shape."""
         wrong = []
+        own = self.own(parameters)
         for name, mask in self.items():
-            if name not in parameters:
+            if name not in own:
                 wrong.append(f"{name} (no such parameter)")
-            elif not fits(mask, parameters[name]):
-                wrong.append(f"{name} (mask {tuple(mask.shape)}, weights {tuple(parameters[name].shape)})")
+            elif not fits(mask, own[name]):
+                wrong.append(f"{name} (mask {tuple(mask.shape)}, weights {tuple(own[name].shape)})")
         if wrong:
             raise InputError(
                 "The masks do not fit the network: " + ", ".join(wrong) + ". Use the network that the masks were "
@@ -107,16 +126,17 @@ class Masks(Mapping[str, Tensor]):
     def apply_(self, parameters: Mapping[str, Tensor]) -> None:
         """Set every pruned weight to exactly 0.0 in place, also NaN and inf, which a product with 0 would keep."""
         self.check_fits(parameters)
-        for name, mask in self.items():
-            shard(parameters[name]).masked_fill_(~shard_like(mask, parameters[name]), 0.0)
+        for name, parameter in self.own(parameters).items():
+            shard(parameter).masked_fill_(~shard_like(self[name], parameter), 0.0)
 
     def revived(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
         """Count the pruned weights that are not exactly 0.0, NaN included, by name.
 
         Parameters without any are left out. Of sharded parameters, only the part of this process is counted.
         """
+        own = self.own(parameters)
         counts = {
-            name: int(((shard(parameters[name].detach()) != 0) & ~shard_like(mask, parameters[name])).count_nonzero())
+            name: int(((shard(own[name].detach()) != 0) & ~shard_like(mask, own[name])).count_nonzero())
             for name, mask in self.items()
         }
         return {name: count for name, count in counts.items() if count}
@@ -150,7 +170,7 @@ class BoundMasks:
 
     def __init__(self, masks: Masks, parameters: Mapping[str, Tensor]) -> None:
         masks.check_fits(parameters)
-        self.parameters = [parameters[name] for name in masks]
+        self.parameters = list(masks.own(parameters).values())
         pairs = zip(self.parameters, masks.values(), strict=True)
         self.factors = [_factor(shard(p.detach()), shard_like(mask, p)) for p, mask in pairs]
         self._memory: list[int] = []

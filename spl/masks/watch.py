@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spl.functional.torch_private import parameter_table, submodule_table, write_counts
+from spl.functional.torch_private import WRAPPER_PREFIXES, parameter_table, submodule_table, write_counts
+
+_WRAPPED = [prefix.removesuffix(".") for prefix in WRAPPER_PREFIXES]
 
 
 class ParameterWatch:
@@ -51,8 +53,10 @@ def _places(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[tu
     for name, parameter in parameters.items():
         *path, last = name.split(".")
         module: nn.Module = network
-        for key in path:
+        while path or last not in parameter_table(module):
             table = submodule_table(module)
+            wrapped = next((key for key in _WRAPPED if key in table), None)  # names leave out these steps
+            key = wrapped or path.pop(0)
             child = table[key]
             assert child is not None
             yield table, key, child

@@ -14,6 +14,7 @@ from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.module_state import constant
 from spl.functional.undisturbed import BatchNormMode, undisturbed
+from spl.functional.wrappers import unwrapped
 from spl.isometry.activations import Activations
 from spl.masks.masks import Masks
 from spl.masks.top_k import check_finite, lowered
@@ -66,7 +67,8 @@ def find_masks(
     batch, such as those of copies (averages, teachers), are not scored and stay dense, with a warning.
 
     Args:
-        network: the network that will be trained.
+        network: the network that will be trained; of a wrapped one (`torch.compile`, DistributedDataParallel, Fabric)
+            the network inside, by its names.
         choices: what decides the masks.
         batches: batches in the form that `loss` takes, on the network's device. A criterion that needs no data does
             not score on them, but they show which weights the loss depends on.
@@ -89,6 +91,7 @@ def find_masks(
         >>> masks.kept
         10
     """
+    network = unwrapped(network)
     parameters = choices.parameters(network)
     check_weights(network, parameters, choices.criterion)
     criterion = choices.criterion.seeded(torch.initial_seed())
