@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from spl.criteria import Criterion
 from spl.errors import InputError
 from spl.functional.layers import EMBEDDINGS, WEIGHTED
 from spl.isometry import Correction
+from spl.masks.sharding import is_sharded
 
 
 def check_weights(
@@ -22,7 +24,7 @@ def check_weights(
         isometry: what would correct them; None for nothing.
 
     Raises:
-        InputError: a weight has sparse gradients, or is complex.
+        InputError: a weight is sharded, has sparse gradients, or is complex.
 
     Example:
         >>> from torch import nn
@@ -33,6 +35,12 @@ def check_weights(
         Traceback (most recent call last):
         spl.errors.InputError: weight: an embedding with sparse=True has sparse gradients, ...
     """
+    sharded = [name for name, parameter in parameters.items() if is_sharded(parameter)]
+    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in network.modules()):
+        raise InputError(
+            f"{', '.join(sharded or parameters)}: sharded already, by fully_shard or FSDP, and only whole weights can "
+            "be scored. Prune the network and hold its masks first, and call fully_shard then: the masks follow."
+        )
     layers = [module for module in network.modules() if isinstance(module, WEIGHTED)]
     dense = {id(layer.weight) for layer in layers}  # a gradient to which a Linear layer adds its part is dense
     embeddings = [module for module in network.modules() if isinstance(module, tuple(EMBEDDINGS))]
