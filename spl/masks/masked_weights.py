@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spl.errors import InputError
+from spl.functional.wrappers import unwrapped
 from spl.masks.binding import Binding, has_any, ids_of
 from spl.masks.masked_steps import MaskedSteps, is_power_of_two, warn
 from spl.masks.masks import Masks
-from spl.masks.saved_masks import check_digest, save_masks
+from spl.masks.saved_masks import DIGEST, check_digest, save_masks
 from spl.masks.sharding import whole_name
 
 
@@ -27,8 +28,12 @@ class MaskedWeights:
     trace. A warning says once what moved the weights. A copy of the network needs `MaskedWeights` of its own; copies of
     a LightningModule that was pruned have them.
 
+    Without Lightning, keep the object for as long as the network is trained, and save and load its `state_dict` with
+    that of the network.
+
     Args:
-        network: the network that has the parameters named by the masks.
+        network: the network that has the parameters named by the masks. What `torch.compile`, DistributedDataParallel
+            or Fabric have wrapped stands for the network inside.
 
     Attributes:
         masks: the masks of the kept weights, on the CPU; None until the network is pruned.
@@ -52,7 +57,7 @@ class MaskedWeights:
     _binding: Binding | None
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.network = unwrapped(network)
         self.masks: Masks | None = None
         self._begin()
 
@@ -84,8 +89,9 @@ class MaskedWeights:
         Raises:
             InputError: a mask matches no parameter in name and shape.
         """
-        masks.apply_(self.parameters)
-        self.masks = masks.to("cpu")
+        parameters = self.parameters
+        masks.apply_(parameters)
+        self.masks = masks.named_as(parameters).to("cpu")
         self.restart()
 
     def pause(self) -> None:
@@ -186,9 +192,10 @@ class MaskedWeights:
             return
         masks = Masks(checkpoint["masks"])
         self.hold(masks)
+        assert self.masks is not None
         weights = checkpoint.get("state_dict", {})
-        state = {name: weights.get(prefix + name) for name in masks}
-        fitting = Masks({n: mask for n, mask in masks.items() if getattr(state[n], "shape", None) == mask.shape})
+        state = {name: weights.get(prefix + name) for name in self.masks}
+        fitting = Masks({n: mask for n, mask in self.masks.items() if getattr(state[n], "shape", None) == mask.shape})
         if revived := fitting.revived(state):
             counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
             raise InputError(
@@ -196,6 +203,44 @@ class MaskedWeights:
                 "was written: give another one."
             )
         check_digest(masks, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks for a checkpoint: bool tensors by name at `masks`, and their digest; nothing without masks.
+
+        `torch.load` reads them as data, with `weights_only=True`. `Fabric.save` and accelerate's
+        `register_for_checkpointing` take this object itself, because it has this method and `load_state_dict`.
+        """
+        self.check("when the masks were saved")
+        state: dict[str, Any] = {}
+        if self.masks is not None:
+            save_masks(self.masks, state)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold the masks that `state_dict` has returned, from here on, before or after the weights are loaded.
+
+        Raises:
+            InputError: these are no masks of `state_dict`, not those that were saved, or they do not fit the network.
+        """
+        saved = state.get("masks") if isinstance(state, Mapping) else None
+        if saved is None and state == {}:
+            self.masks = None
+            self.restart()
+            return
+        if not isinstance(saved, Mapping):
+            raise InputError(
+                f"These are not the masks of a network, but {ascii(state)[:60]}: give what MaskedWeights.state_dict() "
+                "has returned."
+            )
+        masks = Masks(saved)
+        masks.check_fits(self.parameters)
+        if DIGEST not in state:
+            raise InputError(
+                "These masks have no digest by which to see that they are those that were saved: give what "
+                "MaskedWeights.state_dict() has returned, or hold(Masks(...))."
+            )
+        check_digest(masks, state)
+        self.hold(masks)
 
     def _begin(self) -> None:
         self.kept_by_callback = False

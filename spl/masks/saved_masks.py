@@ -7,13 +7,13 @@ from spl.errors import InputError
 from spl.masks.masks import Masks
 
 _MASKS = "masks"
-_DIGEST = "masks_sha256"  # in the checkpoint; earlier versions have it only in the record of PruneAtInit
+DIGEST = "masks_sha256"  # in the checkpoint; earlier versions have it only in the record of PruneAtInit
 
 
 def save_masks(masks: Masks, checkpoint: dict[str, Any]) -> None:
     """Add the masks to a checkpoint, bool tensors by name, and their digest."""
     checkpoint[_MASKS] = dict(masks)
-    checkpoint[_DIGEST] = masks.digest()
+    checkpoint[DIGEST] = masks.digest()
 
 
 def check_digest(masks: Masks, checkpoint: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def check_digest(masks: Masks, checkpoint: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         spl.errors.InputError: The masks of the checkpoint are not those that were saved with it...
     """
-    saved, own = checkpoint.get(_DIGEST) or _recorded_digest(checkpoint.get("callbacks")), masks.digest()
+    saved, own = checkpoint.get(DIGEST) or _recorded_digest(checkpoint.get("callbacks")), masks.digest()
     if saved is not None and saved != own:
         raise InputError(
             f"The masks of the checkpoint are not those that were saved with it (their SHA-256 is {own[:12]}…, but "
@@ -41,4 +41,4 @@ def _recorded_digest(callbacks: Any) -> Any:
     """Return the digest in the record of the callback that pruned the network, if there is one."""
     states = callbacks.values() if isinstance(callbacks, Mapping) else ()
     records = [state.get("record") for state in states if isinstance(state, Mapping)]
-    return next((record[_DIGEST] for record in records if isinstance(record, Mapping) and _DIGEST in record), None)
+    return next((record[DIGEST] for record in records if isinstance(record, Mapping) and DIGEST in record), None)
