@@ -235,5 +235,14 @@ class Own(Criterion):
 def test_a_criterion_of_ones_own_may_leave_out_what_it_needs():
     network = mlp()
     assert prune(network, Own(), 0.5, data()) == prune(network, Magnitude(), 0.5)
-    with pytest.raises(InputError, match=r"Own scores weights on data and got none.* needs_data = False"):
-        prune(mlp(), Own(), 0.5)
+    assert prune(network, Own(), 0.5) == prune(network, Magnitude(), 0.5)
+
+
+class Reading(Criterion):
+    def __call__(self, subject):
+        return {name: weight * len(list(subject.own_batches)) for name, weight in subject.weights.items()}
+
+
+def test_a_criterion_that_reads_data_and_gets_none_is_named():
+    with pytest.raises(InputError, match=r"Reading scores weights on data and got none: pass batches"):
+        prune(mlp(), Reading(), 0.5)

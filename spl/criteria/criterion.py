@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spl.criteria.objective import Objective
 from spl.criteria.processes import Processes
 from spl.criteria.schedules import OneShot, Schedule
+from spl.errors import InputError
 from spl.functional.seeds import Seeded
 from spl.masks.masks import Masks
 
@@ -75,15 +76,33 @@ class Subject:
         return {name: parameters[name] for name in self.weights}
 
 
+class NoBatches:
+    """The batches of a subject if there are none: a criterion that reads them is refused.
+
+    Args:
+        criterion: the criterion.
+    """
+
+    def __init__(self, criterion: "Criterion") -> None:
+        self._name = type(criterion).__name__
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InputError(
+            f"{self._name} scores weights on data and got none: pass batches, or a DataModule to the Trainer, or use a "
+            "criterion without data (Magnitude, Random, PHEW)."
+        )
+
+
 class Criterion(Seeded, ABC):
     """A saliency criterion: it scores the weights of a network, and those with larger scores are kept.
 
     A criterion only scores. `spl.pruning` decides which weights are scored, in which mode of the network, in how many
-    rounds, and how many are kept. A criterion that draws random numbers has an attribute `seed`, and its random stream
-    begins at `start`; see `Seeded`.
+    rounds, and how many are kept. One of your own defines `__call__`; everything else has a default. If it draws random
+    numbers, it has an attribute `seed`, and its random stream begins at `start`; see `Seeded`.
 
     Attributes:
-        needs_data: whether it reads the batches of its subject, if only for the shape of the inputs.
+        needs_data: whether it reads the batches of its subject, if only for the shape of the inputs. If it says no,
+            none are prepared for it.
         reads: what a criterion that needs data reads of it: the `loss` of batches, or only the `shape` of the inputs of
             one batch.
         passes: how often it reads them in a round.
@@ -94,8 +113,6 @@ class Criterion(Seeded, ABC):
         >>> from torch import nn
         >>> from spl.pruning import prune
         >>> class Largest(Criterion):
-        ...     needs_data = False
-        ...
         ...     def __call__(self, subject):
         ...         return {name: weight.abs() for name, weight in subject.weights.items()}
         >>> prune(nn.Linear(10, 10), Largest(), sparsity=0.9)
@@ -120,3 +137,31 @@ class Criterion(Seeded, ABC):
                 units. Units that an earlier round pruned for good have the lowest value of their type.
         """
         return scores
+
+
+def checked_scores(criterion: Criterion, scores: object, weights: Mapping[str, Tensor]) -> Scores:
+    """Return the scores that a criterion has returned, as floating-point numbers without a graph.
+
+    Args:
+        criterion: the criterion, for the message.
+        scores: what it returned.
+        weights: the weights that it was to score, by name.
+
+    Raises:
+        InputError: they are not one tensor for each weight, in its shape.
+    """
+    found = scores if isinstance(scores, Mapping) else {}
+    wrong = [f"{name} (missing)" for name in weights if name not in found] if isinstance(scores, Mapping) else []
+    for name, score in found.items():
+        if name not in weights:
+            wrong.append(f"{name} (not asked for)")
+        elif not isinstance(score, Tensor) or score.shape != weights[name].shape or score.is_complex():
+            what = f"{score.dtype} {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            wrong.append(f"{name} ({what}, weights {tuple(weights[name].shape)})")
+    if wrong or not isinstance(scores, Mapping):
+        what = f"scores that do not fit: {', '.join(wrong)}" if wrong else f"{type(scores).__name__} for scores"
+        raise InputError(
+            f"{type(criterion).__name__} returned {what}. Return a dictionary with one tensor for each name in "
+            "subject.weights, in the shape of the weight."
+        )
+    return {n: (s if s.is_floating_point() else s.double()).detach() for n, s in found.items()}

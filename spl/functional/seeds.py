@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import torch
 
+from spl.errors import InputError
+
 
 class Seeded:
     """An object that may draw from a random stream of its own, or hold such objects, as a control holds a criterion.
@@ -41,9 +43,17 @@ class Seeded:
 
     @property
     def start(self) -> int:
-        """The number at which the stream begins; without a seed, it is derived from that of torch's global stream."""
-        seed = self.seeded(torch.initial_seed()).seed
-        assert seed is not None
+        """The number at which the stream begins; without a seed, it is derived from that of torch's global stream.
+
+        Raises:
+            InputError: the object has no attribute `seed`.
+        """
+        seed: int | None = getattr(self.seeded(torch.initial_seed()), "seed", None)
+        if seed is None:
+            raise InputError(
+                f"{type(self).__name__} draws random numbers and has no seed: set self.seed = None in __init__ to "
+                "derive one from that of the run, or a number."
+            )
         return seed
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spl.criteria import Criterion, Scores, Subject, Targets, scoring_loss
+from spl.criteria.criterion import NoBatches, checked_scores
 from spl.criteria.objective import Function, LossOfLogits, Objective, SumOfOutputs, objective_of
 from spl.criteria.processes import Processes
 from spl.errors import InputError
@@ -110,7 +111,8 @@ def find_masks(
             warn_of_dense(network, parameters, seen.unreached)
         unreached = seen.unreached or []
         weights = {name: constant(p) for name, p in parameters.items() if name not in unreached}
-        subject = Subject(network, weights, None, seen.batches, objective, 0, processes=processes)
+        read = NoBatches(criterion) if batches is None and criterion.needs_data else seen.batches
+        subject = Subject(network, weights, None, read, objective, 0, processes=processes)
         rule = rule_of(choices, network, weights, seen.batches)
         masks, scores = _rounds(subject, choices, rule, criterion)
         weights.clear()  # so that the parameters have their memory for themselves again
@@ -144,7 +146,7 @@ def _rounds(
         if masks is not None:
             for name, p in first.parameters.items():
                 p.detach().copy_(first.weights[name]).masked_fill_(~masks[name].to(p.device), 0.0)
-        scores = criterion(replace(first, masks=masks, keep=keep))
+        scores = checked_scores(criterion, criterion(replace(first, masks=masks, keep=keep)), first.weights)
         first.loss.finish(first.processes)
         scores = rule.pooled(scores)
         alive = None if masks is None or criterion.revives else rule.alive(masks)
@@ -158,18 +160,10 @@ def _rounds(
 
 def _check_readable(criterion: Criterion, batches: Iterable[Any] | None, rounds: int) -> None:
     """Check that the criterion can read the batches as often as it needs to."""
-    if not criterion.needs_data:
-        return
-    name = type(criterion).__name__
-    if batches is None:
+    if criterion.needs_data and isinstance(batches, Iterator) and (rounds > 1 or criterion.passes > 1):
         raise InputError(
-            f"{name} scores weights on data and got none: pass batches, or a DataModule to the Trainer, or use a "
-            "criterion without data (Magnitude, Random, PHEW). A criterion of your own that reads none says so by "
-            "needs_data = False."
-        )
-    if isinstance(batches, Iterator) and (rounds > 1 or criterion.passes > 1):
-        raise InputError(
-            f"{name} reads its batches several times, and an iterator gives them once: pass a list or a DataLoader."
+            f"{type(criterion).__name__} reads its batches several times, and an iterator gives them once: pass a list "
+            "or a DataLoader."
         )
 
 
@@ -198,7 +192,8 @@ def score(
     criterion = criterion.seeded(torch.initial_seed())
     with undisturbed(network, batch_norm):
         weights = {name: constant(p) for name, p in parameters.items()}
-        scores = criterion(Subject(network, weights, None, () if batches is None else batches, loss, size))
+        read = NoBatches(criterion) if batches is None else batches
+        scores = checked_scores(criterion, criterion(Subject(network, weights, None, read, loss, size)), weights)
         weights.clear()
     return scores
 
