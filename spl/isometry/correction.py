@@ -5,7 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 from torch import nn
@@ -79,6 +79,7 @@ class Correction(Seeded, ABC):
     """
 
     redraws: ClassVar[bool] = False
+    gain: Gain = "mean_field"  # for subclasses that have an __init__ of their own
     _activations: Activations | None = None
     _norms: Mapping[str, float] = {}
 
@@ -118,7 +119,7 @@ class Correction(Seeded, ABC):
         network = unwrapped(network)
         layers = self._layers(network, masks)
         before = [Before.of(layer, self.redraws) for layer in layers]
-        self.correct_(layers)
+        self._correct(layers)
         changes = {layer.name: given.change(layer) for layer, given in zip(layers, before, strict=True)}
         drawn = {layer.name: oriented(network, layer.name, layer.mask).to(masks[layer.name].device) for layer in layers}
         return Corrected(Masks({**masks, **drawn}), changes)
@@ -179,6 +180,26 @@ class Correction(Seeded, ABC):
         gain = min(max(1.0, norm / math.sqrt(count)), largest)
         return replace(layer, gain=gain, gain_of_dense=True)
 
+    def _correct(self, layers: Sequence[PrunedLayer]) -> None:
+        """Correct the weights, set pruned entries back to 0.0, and check what is left."""
+        try:
+            self.correct_(layers)
+        except FrozenInstanceError as error:
+            raise InputError(
+                f"{type(self).__name__}.correct_ assigns to an attribute of a layer: change its tensors in place "
+                "instead, such as layer.weight.mul_(2) or layer.weight.copy_(weight)."
+            ) from error
+        for layer in layers:
+            layer.weight.masked_fill_(~layer.mask, 0.0)
+            if not bool(layer.weight.isfinite().all()):
+                raise InputError(
+                    f"{type(self).__name__}.correct_ made weights of {layer.name} NaN or infinite: a layer may have "
+                    "outputs that keep no weight, so mind divisions by 0."
+                )
+
     @abstractmethod
     def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Correct the weights of `layers` in place, and their masks too if the correction redraws them."""
+        """Correct the weights of `layers` in place, and their masks too if the correction redraws them.
+
+        The weights are detached, so gradients are not recorded. Pruned entries are set back to 0.0 afterwards.
+        """
