@@ -1,6 +1,5 @@
 """The base class of the image data modules. Images are uint8 on the device, and are prepared there in whole batches."""
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -13,6 +12,9 @@ from spl.lightning_api import LightningDataModule, Trainer, mismatch
 
 _EVALUATION_BATCH = 200
 
+Images = ImageTensors | tuple[Tensor, Tensor]
+"""Images [N, channels, height, width] as uint8 with their labels [N]."""
+
 Splits = tuple[ImageTensors, ImageTensors, ImageTensors]
 """The training, validation and test images."""
 
@@ -24,27 +26,31 @@ class ImageDataModule(LightningDataModule):
     changes, so the validation images are the same in every run. `seed_everything` and the epoch determine the training
     order, and a checkpoint keeps it.
 
+    A data set of your own defines `load`, and `augment` if training images are to be changed at random.
+
     Args:
         batch_size: training examples per step and process.
+
+    Attributes:
+        mean: the mean of each channel of the training images, as a share of 255. If a subclass does not say it, it is
+            computed from them.
+        std: the standard deviation of each channel, likewise.
 
     Example:
         >>> import torch
         >>> from spl.data import ImageDataModule
-        >>> from spl.data.tensors import ImageTensors
         >>> class Noise(ImageDataModule):
-        ...     mean, std = (0.5,), (0.3,)
         ...     def load(self):
-        ...         images = torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8)
-        ...         whole = ImageTensors(images, torch.arange(100) % 10)
-        ...         return whole, ImageTensors(*whole[80:])
+        ...         images, labels = torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8), torch.arange(100) % 10
+        ...         return (images, labels), (images[80:], labels[80:])
         >>> data = Noise(batch_size=30)
         >>> data.setup()
         >>> [len(split) for split in data.splits]
         [90, 10, 20]
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     _trainer: Trainer | None = None
 
     def __init__(self, batch_size: int = 100) -> None:
@@ -58,15 +64,21 @@ class ImageDataModule(LightningDataModule):
         self.test: ImageTensors | None = None
         self._shared: Splits | None = None
 
-    @abstractmethod
-    def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return all training and test images, read and checked."""
+    def load(self) -> tuple[Images, Images]:
+        """Return all training and test images, each with labels: `ImageTensors`, or pairs (images, labels)."""
+        raise InputError(
+            f"{type(self).__name__} has no images: define load(self), which returns (images, labels) for training and "
+            "(images, labels) for testing, images as uint8 [N, channels, height, width] and labels as int64 [N]."
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images, move them to the Trainer's device, and split the training images, once."""
         if self.train is None:
             self.seed = torch.initial_seed() % 2**31
             self.train, self.val, self.test = self._shared or self._read()
+        if self.mean is None or self.std is None:
+            mean, std = _moments(self._split("train").images)
+            self.mean, self.std = self.mean or mean, self.std or std
 
     @property
     def trainer(self) -> Trainer | None:
@@ -92,11 +104,21 @@ class ImageDataModule(LightningDataModule):
 
     def _read(self) -> Splits:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        train, test = (_checked(split).to(device) for split in self.load())
+        train, test = (_checked(split).to(device) for split in self._loaded())
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
         held_out = len(train) // 10
         val = ImageTensors(train.images[order[:held_out]], train.labels[order[:held_out]])
         return ImageTensors(train.images[order[held_out:]], train.labels[order[held_out:]]), val, test
+
+    def _loaded(self) -> list[ImageTensors]:
+        loaded: Any = self.load()
+        pairs = [tuple(vars(part).values()) if isinstance(part, ImageTensors) else part for part in loaded or ()]
+        if len(pairs) != 2 or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            raise InputError(
+                f"{type(self).__name__}.load returned {type(loaded).__name__}: return (images, labels) for training "
+                "and (images, labels) for testing."
+            )
+        return [ImageTensors(*pair) for pair in pairs]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the shuffled training batches of this process; the same in each epoch with `overfit_batches`."""
@@ -166,8 +188,25 @@ class ImageDataModule(LightningDataModule):
         return images.float().sub_(255 * mean).div_(255 * std)
 
 
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation of each channel of uint8 images, as shares of 255; exact sums."""
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = images[:, channel].flatten().bincount(minlength=256).double().cpu()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = float((counts * values).sum() / counts.sum())
+        means.append(mean)
+        deviations.append(max(float((counts * (values - mean) ** 2).sum() / counts.sum()) ** 0.5, 1 / 255))
+    return tuple(means), tuple(deviations)
+
+
 def _checked(split: ImageTensors) -> ImageTensors:
     """Return images and labels after checking that each image has a label that can be one."""
+    if split.images.dtype != torch.uint8 or split.images.ndim != 4:
+        raise InputError(
+            f"Images are {split.images.dtype} {tuple(split.images.shape)}: give them as uint8 [N, channels, height, "
+            "width], from 0 to 255."
+        )
     images, labels = len(split.images), split.labels
     if labels.shape != (images,) or labels.dtype != torch.int64 or (images and int(labels.min()) < 0):
         least = f", the least {int(labels.min())}" if labels.numel() else ""
