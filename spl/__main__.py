@@ -52,6 +52,9 @@ def _run(args: list[str]) -> None:
 
 def _call(args: list[str]) -> None:
     """Call the subcommand that a command line names."""
+    from spl.cli.own_classes import start_in_current_folder
+
+    start_in_current_folder()
     if args[0] == "reproduce":
         from spl.reproduction.command import reproduce_command
 

@@ -9,6 +9,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from spl.cli.own_classes import check_complete, find_in_current_folder
 from spl.errors import InputError
 from spl.files.text import check_yaml
 from spl.lightning_api import class_path, other_package, package
@@ -50,8 +51,9 @@ def translate_class_paths(args: Any) -> Any:
 
 
 def check_packages(error: BaseException | None) -> None:
-    """Raise an `InputError` if a parser refused a class because it is based on the other package of Lightning."""
+    """Raise an `InputError` if a parser refused a class that lacks a method, or is based on the other Lightning."""
     while error is not None:
+        check_complete(str(error))
         for path in re.findall(r"Import path (\S+)\.(\w+) does not correspond to a subclass", str(error)):
             kind = getattr(sys.modules.get(path[0]), path[1], None)
             if isinstance(kind, type) and (other := other_package(kind)):
@@ -65,6 +67,7 @@ def check_packages(error: BaseException | None) -> None:
 def _translated(value: Any) -> Any:
     """Return what was read from YAML with the paths of Lightning's classes in the package that spl uses."""
     if isinstance(value, str):
+        find_in_current_folder(value)
         return class_path(value)
     if isinstance(value, dict):
         return {key: _translated(part) for key, part in value.items()}
