@@ -1,19 +1,28 @@
-"""The Python blocks of the pages in docs run, one after another, from an empty folder."""
+"""The Python blocks of the pages in docs run, and so do the commands that follow a block, from an empty folder."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from commands import command
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["anywhere.md"]
+ROOT = Path(__file__).parent.parent
+PAGES = ["anywhere.md"]  # their blocks run one after another
+PARTS = ["your_own.md"]  # each of their blocks is the file own.py of the commands that follow it
+SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 5"
+SHORT += " --trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"
+SHORT += " --pruning.batches 5"
 
 
 def blocks(page):
-    """Return the Python of a page, each block in the lines that it has in the file, for tracebacks."""
-    text = (DOCS / page).read_text()
-    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        yield "\n" * text[: block.start(1)].count("\n") + block[1]
+    """Yield the Python blocks of a page, each with the line in which it begins and the commands that follow it."""
+    text = (ROOT / "docs" / page).read_text()
+    for block in re.finditer(r"^```python\n(.*?)^```$(.*?)(?=^```|\Z)", text, re.DOTALL | re.MULTILINE):
+        commands = [line.strip() for line in block[2].splitlines() if line.startswith("    spl ")]
+        yield text[: block.start(1)].count("\n"), block[1], commands
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -22,5 +31,22 @@ def test_python_of_a_page_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page}
     assert list(blocks(page))
-    for block in blocks(page):
-        exec(compile(block, str(DOCS / page), "exec"), namespace)
+    for line, block, _ in blocks(page):
+        exec(compile("\n" * line + block, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PARTS for line, *_ in blocks(page)])
+def test_a_part_of_ones_own_is_used_by_the_commands_behind_it(page, line, monkeypatch, tmp_path, request):
+    block, commands = next(rest for at, *rest in blocks(page) if at == line)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part != ""])
+    request.addfinalizer(lambda: sys.modules.pop("own", None))
+    (tmp_path / "own.py").write_text(block)
+    assert commands
+    for words in commands:
+        args = shlex.split(words.replace("configs/", f"{ROOT}/configs/") + f" {SHORT}")
+        ended = command(*args[1:])
+        assert ended.code == 0, ended.errors
+    own = re.search(r"own\.\w+", commands[0])[0]
+    config = yaml.safe_load((tmp_path / "lightning_logs/quickstart/version_0/config.yaml").read_text())
+    assert own in str(config)
