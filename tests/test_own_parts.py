@@ -11,6 +11,8 @@ from forking import python
 from torch import nn
 
 from spl import InputError, Masks, prune, sparsify
+from spl.cli import own_classes
+from spl.cli.own_classes import find_in_current_folder
 from spl.criteria import Criterion, Magnitude
 from spl.data import ImageDataModule
 from spl.isometry import Correction
@@ -227,6 +229,7 @@ def test_what_is_no_data_is_refused(loaded, message):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_classes, "_started_in", None)
     monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(tmp_path))])
     yield tmp_path
     for name in ("own", "beside", "omegaconf"):
@@ -287,6 +290,16 @@ def test_the_current_folder_shadows_nothing_and_is_searched_for_nothing_that_is_
     assert command("fit", *QUICK, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", 0.1).code == 0
     assert str(folder) not in sys.path
     assert not (folder / "imported").exists()
+
+
+@pytest.mark.parametrize("name", ["own.pt", "beside", "__main__.Net", "../own.Net", "os.path", ""])
+def test_other_words_than_classes_of_the_current_folder_open_nothing(folder, name):
+    (folder / "own.py").write_text("")
+    (folder / "beside.py").write_text("")
+    (folder / "own.pt").write_text("")  # a file
+    for word in (name, f"nowhere.{name}", 300 * f"{name}."):
+        find_in_current_folder(word)
+        assert str(folder) not in sys.path
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,16 @@ def test_the_tables_of_a_module():
     assert torch_private.submodule_table(network)["0"] is other, message
 
 
+def test_the_module_inside_a_compiled_one():
+    network = nn.Linear(2, 1)
+    message = gone(torch, "OptimizedModule._orig_mod", "torch_private.compiled_module")
+    compiled = torch.compile(network, backend="eager")
+    assert torch_private.compiled_module(compiled) is network, message
+    assert torch_private.compiled_module(network) is None, message
+    names = [name for name, _ in compiled.named_parameters()]
+    assert names[0] == f"{torch_private.COMPILED_PREFIX}weight", message
+
+
 def test_whether_a_module_is_compiled():
     network = nn.Linear(2, 1)
     message = gone(torch, "nn.Module._compiled_call_impl", "torch_private.is_compiled")

@@ -48,7 +48,8 @@ def export(
         input_shape: the shape of one input, such as [3, 32, 32]; not needed for fully connected networks.
         batch_size: the number of inputs for which csr is to be fast.
         trust: a class of your own that the network needs, such as mynet.Net, or several, such as
-            [mynet.Net, mynet.Block]. Apart from these and spl.networks, nothing that the checkpoint names is imported.
+            [mynet.Net, mynet.Block], of installed packages or of files in the current folder. Apart from these and
+            spl.networks, nothing that the checkpoint names is imported.
     """
     _check_free(output)
     network, masks = _pruned(ckpt_path, trust)
@@ -68,7 +69,8 @@ def summary(ckpt_path: Path, input_shape: list[int] | None = None, trust: tuple[
         ckpt_path: a checkpoint that `spl fit` wrote.
         input_shape: the shape of one input, such as [3, 32, 32]; not needed for fully connected networks.
         trust: a class of your own that the network needs, such as mynet.Net, or several, such as
-            [mynet.Net, mynet.Block]. Apart from these and spl.networks, nothing that the checkpoint names is imported.
+            [mynet.Net, mynet.Block], of installed packages or of files in the current folder. Apart from these and
+            spl.networks, nothing that the checkpoint names is imported.
     """
     network, masks = _pruned(ckpt_path, trust)
     costs = summarize(network, masks, _example(network, 1, input_shape))

@@ -1,6 +1,7 @@
 """Classes of the user: modules in the current folder are found, and classes that lack a method are named."""
 
 import inspect
+import os
 import re
 import sys
 from importlib.machinery import PathFinder
@@ -29,10 +30,12 @@ def find_in_current_folder(name: str) -> None:
         name: any text of a command line or of a configuration, such as own.Net. Other texts change nothing.
     """
     folder = str(_started_in or Path.cwd())
-    if folder in sys.path or not re.fullmatch(r"([^\W\d]\w*\.)+[^\W\d]\w*", name) or Path(folder, name).exists():
+    if folder in sys.path or not re.fullmatch(r"([^\W\d]\w*\.)+[^\W\d]\w*", name):
         return
     module = name.partition(".")[0]
-    if find_spec(module) is None and PathFinder.find_spec(module, [folder]) is not None:
+    if module in sys.modules or find_spec(module) is not None or os.path.exists(os.path.join(folder, name)):
+        return  # it is found without the folder, or is the name of a file
+    if PathFinder.find_spec(module, [folder]) is not None:
         sys.path.append(folder)
 
 
@@ -42,7 +45,7 @@ def check_complete(refusal: str) -> None:
     Args:
         refusal: the message of the parser.
     """
-    for path in re.findall(r"Expected an instantiatable class, but (\S+) is abstract", refusal):
+    for path in re.findall(r"Expected an instantiatable class, but ((?:\w+\.)+\w+) is abstract", refusal):
         kind = resolve_name(path)
         missing = [
             f"{name}{inspect.signature(method)}: {inspect.getdoc(method) or ''}".splitlines()[0]
