@@ -104,3 +104,17 @@ def snapshot() -> Callable[["nn.Module"], dict[str, Any]]:
         }
 
     return taken
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Let accelerate forget the state that all Accelerators of the process share, before a test and after it."""
+    state = pytest.importorskip("accelerate.state")
+
+    def forget():
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+    forget()
+    yield
+    forget()

@@ -27,6 +27,7 @@ def blocks(page):
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.filterwarnings("ignore:Layer collapse")
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_python_of_a_page_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page}

@@ -315,19 +315,16 @@ def test_weights_in_a_dictionary_are_masked_by_name():
     assert held.masks.revived(weights) == {}
 
 
-def test_an_optimizer_of_accelerate_under_accumulation_and_mixed_precision():
-    accelerate = pytest.importorskip("accelerate")
+def test_an_optimizer_of_accelerate_under_accumulation_and_mixed_precision(fresh_accelerate):
+    import accelerate
+
     model = network()
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
-    try:
-        model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=0.1))
-        held = held_by(model)
-        for inputs, labels in BATCHES * 2:
-            with accelerator.accumulate(model):
-                accelerator.backward(cross_entropy(model(inputs), labels))
-                optimizer.step()
-                optimizer.zero_grad()
-        assert held.masks.revived(held.parameters) == {}
-    finally:
-        accelerator.free_memory()
-        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=0.1))
+    held = held_by(model)
+    for inputs, labels in BATCHES * 2:
+        with accelerator.accumulate(model):
+            accelerator.backward(cross_entropy(model(inputs), labels))
+            optimizer.step()
+            optimizer.zero_grad()
+    assert held.masks.revived(held.parameters) == {}
