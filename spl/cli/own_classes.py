@@ -28,6 +28,14 @@ def find_in_current_folder(name: str) -> None:
 
     Args:
         name: any text of a command line or of a configuration, such as own.Net. Other texts change nothing.
+
+    Example:
+        >>> import sys
+        >>> from spl.cli.own_classes import find_in_current_folder
+        >>> before = list(sys.path)
+        >>> find_in_current_folder("torch.optim.SGD")  # is found without the folder
+        >>> sys.path == before
+        True
     """
     folder = str(_started_in or Path.cwd())
     if folder in sys.path or not re.fullmatch(r"([^\W\d]\w*\.)+[^\W\d]\w*", name):
@@ -44,6 +52,12 @@ def check_complete(refusal: str) -> None:
 
     Args:
         refusal: the message of the parser.
+
+    Example:
+        >>> from spl.cli.own_classes import check_complete
+        >>> check_complete("Expected an instantiatable class, but spl.pruning.patterns.Groups is abstract")
+        Traceback (most recent call last):
+        spl.errors.InputError: spl.pruning.patterns.Groups lacks a method. Define groups(self, shape: ...
     """
     for path in re.findall(r"Expected an instantiatable class, but ((?:\w+\.)+\w+) is abstract", refusal):
         kind = resolve_name(path)

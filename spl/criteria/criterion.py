@@ -81,6 +81,13 @@ class NoBatches:
 
     Args:
         criterion: the criterion.
+
+    Example:
+        >>> from spl.criteria import SNIP
+        >>> from spl.criteria.criterion import NoBatches
+        >>> next(iter(NoBatches(SNIP())))
+        Traceback (most recent call last):
+        spl.errors.InputError: SNIP scores weights on data and got none: pass batches, ...
     """
 
     def __init__(self, criterion: "Criterion") -> None:
@@ -149,6 +156,14 @@ def checked_scores(criterion: Criterion, scores: object, weights: Mapping[str, T
 
     Raises:
         InputError: they are not one tensor for each weight, in its shape.
+
+    Example:
+        >>> import torch
+        >>> from spl.criteria import Magnitude
+        >>> from spl.criteria.criterion import checked_scores
+        >>> checked_scores(Magnitude(), {}, {"fc1.weight": torch.ones(2, 3)})
+        Traceback (most recent call last):
+        spl.errors.InputError: Magnitude returned scores that do not fit: fc1.weight (missing). Return a dictionary ...
     """
     found = scores if isinstance(scores, Mapping) else {}
     wrong = [f"{name} (missing)" for name in weights if name not in found] if isinstance(scores, Mapping) else []
