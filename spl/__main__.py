@@ -11,7 +11,10 @@ _COMMANDS = {
     "summary": "print what a pruned network costs",
     "export": "write a pruned network to a file: a smaller or faster program, or the kept weights",
     "reproduce": "make the figures and tables of the paper",
+    "configs": "list the configurations that --config takes by name",
 }
+_FITS = ("fit", "diagnose", "validate", "test", "predict")  # the commands that take the flags of fit
+_HELP = {"-h", "--help"}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -43,11 +46,49 @@ def _run(args: list[str]) -> None:
         from importlib.metadata import version
 
         print(f"spl {version('spl-lightning')}")
+    elif args[0] in _FITS and _HELP.intersection(args):
+        from spl.cli.help import page
+
+        print(page(args[0], _COMMANDS[args[0]]))
+        sys.exit(0)
+    elif args[0] == "configs":
+        from spl.cli.configs import overview
+
+        _check_alone(args)
+        print(overview())
+    elif args[0] == "--print_completion":
+        from spl.cli.completion import print_script
+
+        print_script(args[1:], _COMMANDS)
+    elif args[0] not in _COMMANDS and not args[0].startswith("-"):
+        _refuse_command(args[0])
     else:
         from spl.lightning_api import settle
 
         settle()
         _call(args)
+
+
+def _check_alone(args: list[str]) -> None:
+    """Refuse words after a command that takes none; print what it does if they ask for help."""
+    if _HELP.intersection(args):
+        print(f"usage: spl {args[0]}\n\n{_COMMANDS[args[0]].capitalize()}.")
+        sys.exit(0)
+    if args[1:]:
+        from spl.cli.printable import printable
+
+        print(printable(f"spl: error: `spl {args[0]}` takes no arguments, got {args[1]}."), file=sys.stderr)
+        sys.exit(2)
+
+
+def _refuse_command(word: str) -> None:
+    """Say that there is no such command, and which one was meant, before anything is imported."""
+    from spl.cli.printable import printable
+    from spl.cli.suggestions import did_you_mean
+
+    hint = did_you_mean(word, _COMMANDS) or "`spl --help` lists all."
+    print(printable(f"spl: error: There is no command {word}: {hint}"), file=sys.stderr)
+    sys.exit(2)
 
 
 def _call(args: list[str]) -> None:
@@ -76,7 +117,8 @@ def _overview() -> str:
         "usage: spl COMMAND [--help] ...\n\n"
         "Prune neural networks at initialization, measure how signals propagate through them,\n"
         f"repair signal propagation, and train the sparse networks.\n\n{commands}\n\n"
-        "`spl COMMAND --help` explains the flags of a command; `spl --version` prints the version."
+        "`spl COMMAND --help` explains the flags of a command; `spl --version` prints the version.\n"
+        "`spl --print_completion bash` prints a script that completes commands and flags."
     )
 
 

@@ -2,8 +2,11 @@
 
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import jsonargparse
@@ -11,9 +14,10 @@ import yaml
 
 from spl.cli.own_classes import check_complete, find_in_current_folder
 from spl.errors import InputError
-from spl.files.text import check_yaml
+from spl.files.text import check_yaml, read_text
 from spl.lightning_api import class_path, other_package, package
 
+_other_model = ContextVar("other_model", default=False)
 _LONGEST = 200  # bytes in a part of a name; file systems allow 255, and some are for what is added
 
 
@@ -29,11 +33,29 @@ def bound_yaml() -> None:
     def load_bounded(text: str) -> Any:
         try:
             check_yaml(text)
-            return _translated(load(text))
+            return _of_the_model(_translated(load(text)))
         except (ValueError, RecursionError) as error:  # an InputError among them
             raise yaml.YAMLError(f"It cannot be read: {error}.") from error
 
     jsonargparse.set_loader("yaml", load_bounded, exceptions=(yaml.YAMLError,))
+
+
+@contextmanager
+def other_model() -> Iterator[None]:
+    """Leave the arguments of a SparseClassifier out of the configurations that are read: the model is another class."""
+    token = _other_model.set(True)
+    try:
+        yield
+    finally:
+        _other_model.reset(token)
+
+
+def _of_the_model(read: Any) -> Any:
+    """Return a configuration without the arguments of a SparseClassifier if the model is another class."""
+    if _other_model.get() and isinstance(read, dict) and isinstance(model := read.get("model"), dict):
+        own = {name: value for name, value in model.items() if name in ("class_path", "init_args", "dict_kwargs")}
+        return {name: value for name, value in read.items() if name != "model"} | ({"model": own} if own else {})
+    return read
 
 
 def translate_class_paths(args: Any) -> Any:
@@ -48,6 +70,50 @@ def translate_class_paths(args: Any) -> Any:
         return args
     parts = [str(arg).rpartition("=") for arg in args]
     return [name + equals + class_path(value) for name, equals, value in parts]
+
+
+def names_module(args: Sequence[str]) -> bool:
+    """Return whether a command line, or a configuration in it, names the class of the model itself.
+
+    The model is a SparseClassifier otherwise, and its arguments are the flags of the group model.
+
+    Example:
+        >>> from spl.cli.configuration import names_module
+        >>> names_module(["fit", "--model", "own.Module"]), names_module(["fit", "--model.network", "own.Net"])
+        (True, False)
+        >>> names_module(["fit", "--config", "{model: {class_path: own.Module}}"])
+        True
+    """
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag == "--model.class_path" or (flag == "--model" and _is_class(value)):
+            return True
+        if flag in ("--config", "-c") and _is_class(_model(value)):
+            return True
+    return False
+
+
+def _model(config: str) -> Any:
+    """Return the path of the class of the model in a configuration, a file or YAML, or None if it names none."""
+    try:
+        text = read_text(config) if Path(config).is_file() else config
+        check_yaml(text)
+        read = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None  # the parser says why
+    model = read.get("model") if isinstance(read, dict) else None
+    return model.get("class_path") if isinstance(model, dict) else model
+
+
+def _is_class(value: Any) -> bool:
+    """Return whether `value` is the path of a class or function, not of a file."""
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"(\w+\.)+\w+", value) is not None
+        and not value.endswith((".yaml", ".yml", ".json"))
+        and not Path(value).exists()
+    )
 
 
 def check_packages(error: BaseException | None) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from spl.classifier import SparseClassifier
 from spl.cli.configuration import bound_yaml
 from spl.cli.gains import compact_gain, csr_gain, dense_gain, report_gain, sparse_gain, two_four_gain
+from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
 from spl.errors import InputError
 from spl.export.compaction import compact
@@ -134,6 +134,23 @@ def _example(network: nn.Module, batch_size: int, shape: list[int] | None) -> Te
     return example
 
 
+def parsers() -> dict[str, OneLineErrors]:
+    """Return the parsers of both commands by name.
+
+    Example:
+        >>> from spl.cli.export import parsers
+        >>> list(parsers())
+        ['export', 'summary']
+    """
+    return {"export": _parser("spl export", export), "summary": _parser("spl summary", summary)}
+
+
+def _parser(name: str, function: Callable[..., None]) -> OneLineErrors:
+    parser = OneLineErrors(prog=name, description=(function.__doc__ or "").partition("\n\n    Args:")[0])
+    parser.add_function_arguments(function, as_group=False)
+    return parser
+
+
 def export_command(args: Sequence[str]) -> None:
     """Run the command line `args` of `spl export`."""
     _run("spl export", export, args)
@@ -145,8 +162,7 @@ def summary_command(args: Sequence[str]) -> None:
 
 
 def _run(name: str, function: Callable[..., None], args: Sequence[str]) -> None:
-    parser = ArgumentParser(prog=name, description=(function.__doc__ or "").partition("\n\n    Args:")[0])
-    parser.add_function_arguments(function, as_group=False)
+    parser = _parser(name, function)
     bound_yaml()
     with printable_errors():
         chosen: dict[str, Any] = dict(parser.parse_args(list(args)))

@@ -1,12 +1,15 @@
 """The `spl` command: fit, validate, test, predict and diagnose a SparseClassifier, from YAML and flags."""
 
 import csv
+import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
+from jsonargparse import capture_parser
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
@@ -23,8 +26,20 @@ from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
-from spl.cli.configuration import bound_yaml, check_name, check_numbers, check_packages, translate_class_paths
+from spl.cli.configs import with_files
+from spl.cli.configuration import (
+    bound_yaml,
+    check_name,
+    check_numbers,
+    check_packages,
+    names_module,
+    other_model,
+    translate_class_paths,
+)
+from spl.cli.jsonargparse_private import rules_of_spl, subparsers
+from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
+from spl.cli.progress import progress_bar
 from spl.cli.run_logger import RunLogger
 from spl.cli.trainer import SplTrainer
 from spl.criteria import schedules  # noqa: F401
@@ -40,10 +55,15 @@ from spl.lightning_api import (
     ModelCheckpoint,
     ProgressBar,
     SaveConfigCallback,
-    TQDMProgressBar,
     Trainer,
+    is_overridden,
+    rank_zero_only,
 )
 from spl.pruning import patterns, scopes  # noqa: F401
+
+
+class FitParser(OneLineErrors, LightningArgumentParser):
+    """The parser of a command that takes the flags of fit."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -77,11 +97,17 @@ class SplCLI(LightningCLI):
         Summary,
     )
 
-    _parsers: ClassVar[dict[tuple[type, bool], dict[str, Any]]] = {}
+    def __init__(self, *args: Any, command: str | None = None, **options: Any) -> None:
+        if command in self.subcommands():  # the parsers of the other commands need not be made
+            chosen = {command: self.subcommands()[command]}
+            self.subcommands = lambda: chosen  # type: ignore[method-assign, assignment]
+        super().__init__(*args, **options)
+
+    _parsers: ClassVar[dict[tuple[type, tuple[str, ...], bool], dict[str, Any]]] = {}
 
     def setup_parser(self, add_subcommands: bool, *args: Any, **kwargs: Any) -> None:
         """Make the parsers once in a process for each class: that takes longer than to parse a command line."""
-        key = (type(self), add_subcommands)
+        key = (type(self), tuple(self.subcommands()), self.subclass_mode_model)
         if key not in self._parsers:
             before = set(vars(self))
             super().setup_parser(add_subcommands, *args, **kwargs)
@@ -93,6 +119,12 @@ class SplCLI(LightningCLI):
         """Return the subcommands of LightningCLI and diagnose, which takes the arguments of fit."""
         commands = LightningCLI.subcommands()
         return commands | {"diagnose": commands["fit"]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser with the flags --config and --help_all."""
+        parser = super().init_parser(prog="spl", **kwargs)
+        parser.add_argument("--help_all", action="help", help="Show all flags, and exit.")
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags, the groups and their defaults."""
@@ -120,20 +152,26 @@ class SplCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        usage = f"spl {subcommand} [--config NAME ...] [--GROUP.FLAG VALUE ...]"
+        parser = super()._prepare_subcommand_parser(klass, subcommand, usage=usage, **kwargs)
         parser.set_defaults({"weights_only": True})  # nothing in a checkpoint is executed
+        if self.subclass_mode_model:  # whose metrics nobody knows
+            parser.set_defaults({"checkpoint.monitor": None, "checkpoint.filename": None})
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args` if there are any, else the command line of the process, and check the numbers in it."""
         bound_yaml()
-        with warnings.catch_warnings(), printable_errors():
+        with warnings.catch_warnings(), printable_errors(), rules_of_spl() as changes, ExitStack() as stack:
+            if self.subclass_mode_model:
+                stack.enter_context(other_model())
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             try:
                 super().parse_arguments(parser, translate_class_paths(args))
             except SystemExit as error:
                 check_packages(error)
                 raise
+            _announce_dropped(args, changes)
         config = self.config[self.config.subcommand]
         check_numbers(config.as_dict())
         check_name(config.name)
@@ -168,27 +206,44 @@ class SplCLI(LightningCLI):
                 "possible."
             ) from error
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Make the Trainer, without the spectrum of a module that has no forward."""
+        if not is_overridden("forward", self.model):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, JacobianSpectrum)]
+        return super()._instantiate_trainer(config, callbacks)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, which logs to lightning_logs/NAME unless another logger is given."""
         config = self.config_init[str(self.subcommand)].trainer
         if config["logger"] in (None, True):
             name = self.config_init[str(self.subcommand)].name
             kwargs["logger"] = RunLogger(runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False)
-        if config["enable_progress_bar"] is not False:  # the bar of rich, if installed, prints nothing to a log file
+        if config["enable_progress_bar"] is not False:
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
-            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [TQDMProgressBar(refresh_rate=10)])]
+            kwargs["callbacks"] = [*(config["callbacks"] or []), *([] if bars else [progress_bar()])]
         trainer = super().instantiate_trainer(**kwargs)
         ignore_stray_checkpoints(trainer)
         return trainer
 
     def after_instantiate_classes(self) -> None:
         """Record the network's configuration for checkpoints, and skip pretrained weights if a checkpoint is loaded."""
+        if not isinstance(self.model, SparseClassifier):
+            return
         if _names_file(self.config[str(self.subcommand)].ckpt_path):
             self.model.pretrained = None
         self.model.network_config = _without_none(self.config_dump["model"]["network"])
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the class probabilities of every example to predictions.csv in the run's folder."""
+        """Write the class probabilities of every example to predictions.csv in the run's folder.
+
+        Raises:
+            InputError: the model is no SparseClassifier, so that nobody knows what it predicts.
+        """
+        if not isinstance(self.model, SparseClassifier):
+            raise InputError(
+                f"spl predict writes class probabilities, and what {type(self.model).__name__} predicts is its own: "
+                "call trainer.predict(model, data) in Python."
+            )
         outputs = self.trainer.predict(**kwargs) or []
         probabilities = torch.cat([torch.as_tensor(batch) for batch in outputs])
         path = (run_folder(self.trainer) or Path()) / "predictions.csv"
@@ -200,8 +255,14 @@ class SplCLI(LightningCLI):
         print(f"Predictions of {len(probabilities)} examples: {path}")
 
     def after_fit(self) -> None:
-        """Evaluate the final weights on the test set."""
-        if self.config_init[str(self.subcommand)].test_after_fit:
+        """Evaluate the final weights on the test set; a module of one's own must have a test step and test data."""
+        is_possible = isinstance(self.model, SparseClassifier) or (
+            is_overridden("test_step", self.model)
+            and any(
+                is_overridden("test_dataloader", part) for part in (self.datamodule, self.model) if part is not None
+            )
+        )
+        if is_possible and self.config_init[str(self.subcommand)].test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule)
 
 
@@ -252,19 +313,57 @@ def _names_file(ckpt_path: str | Path | None) -> bool:
     return ckpt_path not in (None, "best", "last", "hpc", "registry")
 
 
+def _announce_dropped(args: Any, changes: list[tuple[str, str]]) -> None:
+    """Say which flags of a command line count no more because a later one names another class."""
+    if not isinstance(args, list) or getattr(rank_zero_only, "rank", 0) != 0:
+        return
+    words = [str(word) for word in args]
+    names = {new.rpartition(".")[2] for _, new in changes}
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        value = value if equals else next(iter(words[i + 1 : i + 2]), "")
+        earlier = [w.partition("=")[0] for w in words[:i] if flag.startswith("--") and w.startswith(f"{flag}.")]
+        if earlier and value.rpartition(".")[2] in names:
+            print(
+                f"spl: {', '.join(earlier)} no longer counts, because {flag} {value} after it starts from the defaults "
+                f"of {value}.",
+                file=sys.stderr,
+            )
+
+
 C = TypeVar("C", bound=SplCLI)
 
 
 def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
-    """Run the command line `args`, by default that of the process, with a CLI of the class `cli`, and return this."""
+    """Run the command line `args`, by default that of the process, with a CLI of the class `cli`, and return this.
+
+    The model is a SparseClassifier, or the LightningModule that the command line or a configuration names.
+    """
+    words = with_files(sys.argv[1:] if args is None else args)
+    own = names_module(words)
     return cli(
-        SparseClassifier,
-        LightningDataModule,
+        LightningModule if own else SparseClassifier,
+        None if own else LightningDataModule,
+        subclass_mode_model=own,
         subclass_mode_data=True,
         trainer_class=SplTrainer,
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
         trainer_defaults={"callbacks": [callback() for callback in cli.default_callbacks]},
-        args=args,
+        parser_class=FitParser,
+        args=words,
+        command=next(iter(words), None),
         **options,
     )
+
+
+def parsers_of_fit() -> dict[str, LightningArgumentParser]:
+    """Return the parsers of the commands of `SplCLI` by name.
+
+    Example:
+        >>> from spl.cli.fit import parsers_of_fit
+        >>> list(parsers_of_fit())
+        ['fit', 'validate', 'test', 'predict', 'diagnose']
+    """
+    parser = capture_parser(run, SplCLI, ["--help_all"])
+    return dict(subparsers(parser))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
 from spl.cli.configuration import bound_yaml
+from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
+from spl.cli.suggestions import did_you_mean
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
@@ -93,7 +94,8 @@ def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> No
 def _artefacts_named(names: Sequence[str]) -> list[Artefact]:
     for name in names:
         if name != "all" and name not in ARTEFACTS:
-            raise InputError(f"There is no {name!r} in the paper: ask for {', '.join(ARTEFACTS)}, or all.")
+            hint = did_you_mean(name, [*ARTEFACTS, "all"]) or f"ask for {', '.join(ARTEFACTS)}, or all."
+            raise InputError(f"There is no {name!r} in the paper: {hint}")
     return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
 
 
@@ -127,15 +129,27 @@ def _failure_report(failures: Sequence[Failure]) -> str:
     return "\n".join(lines)
 
 
-def reproduce_command(args: Sequence[str]) -> None:
-    """Run the command line `args` of `spl reproduce`."""
-    parser = ArgumentParser(prog="spl reproduce", description=__doc__)
+def reproduce_parser() -> OneLineErrors:
+    """Return the parser of `spl reproduce`.
+
+    Example:
+        >>> from spl.reproduction.command import reproduce_parser
+        >>> reproduce_parser().parse_args(["fig1", "--budget", "smoke"]).budget
+        'smoke'
+    """
+    parser = OneLineErrors(prog="spl reproduce", description=__doc__)
     parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
     parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run"}, as_group=False)
     parser.add_argument("--data.root", type=Path, default=Path("data"), help="folder of the data sets, as of spl fit")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
+    return parser
+
+
+def reproduce_command(args: Sequence[str]) -> None:
+    """Run the command line `args` of `spl reproduce`."""
+    parser = reproduce_parser()
     # both signals stop the jobs, also in the background, where SIGINT would be ignored
     handlers = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

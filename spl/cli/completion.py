@@ -1,0 +1,48 @@
+"""The flag `spl --print_completion SHELL`, which prints a script by which a shell completes commands and flags."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+from spl.errors import InputError
+
+_SHELLS = ("bash", "zsh", "tcsh")
+
+
+def print_script(args: Sequence[str], commands: Mapping[str, str]) -> None:
+    """Print the script of the shell that `args` name.
+
+    Args:
+        args: the words after the flag: bash, zsh or tcsh.
+        commands: what each command does, by name.
+
+    Raises:
+        InputError: there is no such shell, or shtab is not installed.
+    """
+    shell = args[0].removeprefix("shtab-") if args else ""  # as jsonargparse calls them
+    if shell not in _SHELLS or args[1:]:
+        raise InputError(f"--print_completion takes one of {', '.join(_SHELLS)}, got {' '.join(args) or 'nothing'}.")
+    if find_spec("shtab") is None:
+        raise InputError("Completion needs the package shtab: pip install shtab, or pip install 'spl[completion]'.")
+    sys.stdout.write(script(shell, commands))
+
+
+def script(shell: str, commands: Mapping[str, str]) -> str:
+    """Return the script by which a shell completes `spl`.
+
+    Args:
+        shell: bash, zsh or tcsh.
+        commands: what each command does, by name; all of them are completed.
+    """
+    from spl.cli.export import parsers
+    from spl.cli.fit import parsers_of_fit
+    from spl.cli.jsonargparse_private import completion_script
+    from spl.cli.parsers import OneLineErrors
+    from spl.reproduction.command import reproduce_parser
+
+    found = {**parsers_of_fit(), **parsers(), "reproduce": reproduce_parser()}
+    whole = OneLineErrors(prog="spl")
+    subcommands = whole.add_subcommands()
+    for name, purpose in commands.items():
+        subcommands.add_subcommand(name, found.get(name) or OneLineErrors(), help=purpose)
+    return completion_script(whole, shell)
