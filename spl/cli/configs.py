@@ -1,6 +1,8 @@
 """The configurations that come with spl, which `--config` takes by name."""
 
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,8 +69,11 @@ def overview() -> str:
 
 
 def _lines(chosen: Sequence[str]) -> list[str]:
+    """Return the lines of configurations, each cut to the width of the terminal, if there is one."""
     width = max(map(len, chosen), default=0)
-    return [f"  {name:<{width}}  {_comment(folder() / f'{name}.yaml')}".rstrip() for name in chosen]
+    lines = [f"  {name:<{width}}  {_comment(folder() / f'{name}.yaml')}".rstrip() for name in chosen]
+    most = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
+    return [line if most is None or len(line) <= most else f"{line[: most - 1]}…" for line in lines]
 
 
 def _comment(file: Path) -> str:

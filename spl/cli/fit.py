@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
-from jsonargparse import capture_parser
+from jsonargparse import ArgumentParser, capture_parser
 
 from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
@@ -100,7 +100,7 @@ class SplCLI(LightningCLI):
     def __init__(self, *args: Any, command: str | None = None, **options: Any) -> None:
         if command in self.subcommands():  # the parsers of the other commands need not be made
             chosen = {command: self.subcommands()[command]}
-            self.subcommands = lambda: chosen  # type: ignore[method-assign, assignment]
+            self.subcommands = lambda: chosen  # type: ignore[method-assign]
         super().__init__(*args, **options)
 
     _parsers: ClassVar[dict[tuple[type, tuple[str, ...], bool], dict[str, Any]]] = {}
@@ -258,9 +258,7 @@ class SplCLI(LightningCLI):
         """Evaluate the final weights on the test set; a module of one's own must have a test step and test data."""
         is_possible = isinstance(self.model, SparseClassifier) or (
             is_overridden("test_step", self.model)
-            and any(
-                is_overridden("test_dataloader", part) for part in (self.datamodule, self.model) if part is not None
-            )
+            and any(is_overridden("test_dataloader", part) for part in (self.datamodule, self.model) if part)
         )
         if is_possible and self.config_init[str(self.subcommand)].test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule)
@@ -357,7 +355,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
     )
 
 
-def parsers_of_fit() -> dict[str, LightningArgumentParser]:
+def parsers_of_fit() -> dict[str, ArgumentParser]:
     """Return the parsers of the commands of `SplCLI` by name.
 
     Example:
@@ -366,4 +364,4 @@ def parsers_of_fit() -> dict[str, LightningArgumentParser]:
         ['fit', 'validate', 'test', 'predict', 'diagnose']
     """
     parser = capture_parser(run, SplCLI, ["--help_all"])
-    return dict(subparsers(parser))
+    return subparsers(parser)

@@ -1,4 +1,4 @@
-"""The help of `spl fit` and its relatives: one page with the flags of use, from the sources, without importing torch."""
+"""The help of `spl fit` and its relatives: one page of the most used flags, read from the sources without torch."""
 
 import ast
 import re
@@ -170,5 +170,5 @@ def _value(value: ast.expr) -> str:
 
 def _first_clause(text: str) -> str:
     """Return an explanation up to its first stop, or up to a colon if that is long."""
-    sentence = re.split(r"[.;] ", text.rstrip("."))[0]
+    sentence = re.split(r"[.;] ", text.rstrip("."))[0].replace("`", "")
     return sentence if len(sentence) < 110 else re.split(r": |, such as ", sentence)[0]

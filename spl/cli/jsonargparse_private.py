@@ -1,4 +1,4 @@
-"""The functions of jsonargparse that spl uses or replaces although they are private: each of them is named here alone."""
+"""The private functions of jsonargparse that spl uses or replaces."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -120,9 +120,7 @@ def _unknown_class(parser: ArgumentParser, key: str, path: str) -> str:
         suggestion = did_you_mean(name, [choice for choice in vars(sys.modules[module]) if choice[:1] != "_"])
         return f"--{key}: there is no {name} in {module}{': ' + suggestion if suggestion else '.'}"
     if module:
-        return (
-            f"--{key}: there is no module {module} that has a class {name}: correct the path, or install its package."
-        )
+        return f"--{key}: there is no module {module} with a class {name}: correct the path, or install its package."
     ours = _names(listed_classes(hint))
     choices = [*ours, *(name for name in _names(known_classes(hint)) if name not in ours)]
     if suggestion := did_you_mean(name, choices):

@@ -31,7 +31,8 @@ class LogProgress(ProgressBar):
         self._clock = clock
         self._start = self._last = clock()
         self._enabled = True
-        self._batches = 0
+        self._batches = self._epoch = 0
+        self._total: float = 0.0
 
     def disable(self) -> None:
         """Print nothing."""
@@ -49,7 +50,7 @@ class LogProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Print a line if it is time for one."""
-        self._batches = batch_idx + 1
+        self._batches, self._epoch, self._total = batch_idx + 1, trainer.current_epoch, trainer.num_training_batches
         if self._is_time():
             self._print(trainer, pl_module)
 
@@ -92,13 +93,12 @@ class LogProgress(ProgressBar):
         """Print where training is: epoch, batches, steps, time and metrics."""
         if not self._enabled:
             return
-        total = self.total_train_batches
-        batches = f"{self._batches} of {total} batches" if total != float("inf") else f"{self._batches} batches"
+        of = f" of {self._total}" if self._total != float("inf") else ""
         metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
         values = "".join(f", {name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
         minutes, seconds = divmod(round(self._clock() - self._start), 60)
-        took = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-        print(f"Epoch {trainer.current_epoch}: {batches}, step {trainer.global_step}, {took}{values}", flush=True)
+        where = f"Epoch {self._epoch}: {self._batches}{of} batches, step {trainer.global_step}"
+        print(f"{where}, {minutes // 60}:{minutes % 60:02}:{seconds:02}{values}", flush=True)
 
 
 def progress_bar() -> ProgressBar:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from spl.cli.configuration import bound_yaml
 from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
-from spl.cli.suggestions import did_you_mean
+from spl.cli.suggestions import close_matches
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
@@ -94,7 +94,8 @@ def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> No
 def _artefacts_named(names: Sequence[str]) -> list[Artefact]:
     for name in names:
         if name != "all" and name not in ARTEFACTS:
-            hint = did_you_mean(name, [*ARTEFACTS, "all"]) or f"ask for {', '.join(ARTEFACTS)}, or all."
+            near = close_matches(name, [*ARTEFACTS, "all"])
+            hint = f"did you mean {near[0]}?" if len(near) == 1 else f"ask for {', '.join(ARTEFACTS)}, or all."
             raise InputError(f"There is no {name!r} in the paper: {hint}")
     return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
 
