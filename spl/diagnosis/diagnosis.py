@@ -8,7 +8,6 @@ from textwrap import fill
 from typing import Any, Self
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.diagnosis.layers import LayerDiagnosis, LayerSpectrum, measure_layers
@@ -20,9 +19,11 @@ from spl.functional.wrappers import unwrapped
 from spl.jacobian import Spectrum, singular_values
 from spl.masks.masks import Masks
 from spl.pruning import prunable_parameters
+from spl.text_table import Column, terminal_width, text_table
 
 _HEADERS = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]
 _HEADERS += ["DW mean", "min", "max", "signal", "gradient"]
+_SHORT = {"off path": "off"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,15 @@ class Diagnosis:
 
     def __str__(self) -> str:
         rows = [_row(name, layer) for name, layer in self.layers.items()]
-        total = [sum(row[i] for row in rows) for i in (1, 2)]
-        off = total[1] - sum(layer.on_paths for layer in self.layers.values())
-        rows.append(["total", *total, f"{self.sparsity:.4f}", off])
-        table = tabulate(rows, _HEADERS, disable_numparse=True, colalign=("left", *["right"] * (len(_HEADERS) - 1)))
+        kept = sum(layer.kept for layer in self.layers.values())
+        off = kept - sum(layer.on_paths for layer in self.layers.values())
+        rows.append(
+            ["total", str(self._weights), str(kept), f"{self.sparsity:.4f}", str(off), *[""] * (len(_HEADERS) - 5)]
+        )
+        cells = zip(*rows, strict=True)
+        columns = [Column(t, c, _SHORT.get(t, "")) for t, c in zip(_HEADERS, cells, strict=True)]
+        table = text_table(columns)
+        width = min(terminal_width() - 1, max(map(len, table.splitlines())))
         e = self.evidence
         statistics = ", ".join(f"{name} {value:.3g}" for name, value in self.jacobian.as_dict().items())
         findings = [
@@ -96,15 +102,16 @@ class Diagnosis:
             f"Loss of a copy after a trial of {STEPS} steps: {e.trial:.3g}."
             + (" The network is a linear classifier." if e.linear else ""),
         ]
-        return "\n".join([table, "", *findings, "", fill(str(self.verdict), max(map(len, table.splitlines())))])
+        texts = [fill(text, terminal_width() - 1) for text in findings]
+        return "\n".join([table, "", *texts, "", fill(str(self.verdict), width)])
 
 
-def _row(name: str, layer: LayerDiagnosis) -> list[Any]:
+def _row(name: str, layer: LayerDiagnosis) -> list[str]:
     off = layer.kept - layer.on_paths
-    shares = [f"{layer.sparsity:.4f}", off, layer.dead_inputs, layer.dead_outputs]
+    shares = [f"{layer.sparsity:.4f}", str(off), str(layer.dead_inputs), str(layer.dead_outputs)]
     isometry = [f"{layer.residual:.3f}", f"{layer.floor:.3f}"]
     signals = [f"{value:.2g}" for value in (*layer.jacobian, layer.signal, layer.gradient)]
-    return [name.removesuffix(".weight"), layer.weights, layer.kept, *shares, *isometry, *signals]
+    return [name.removesuffix(".weight"), str(layer.weights), str(layer.kept), *shares, *isometry, *signals]
 
 
 def diagnose(

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from spl.export.compaction import compact_
@@ -13,6 +12,7 @@ from spl.export.cost import pruned_copy, weight_macs
 from spl.export.sparse_file import packed
 from spl.files import serialized_size
 from spl.masks.masks import Masks
+from spl.text_table import Column, text_table
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,17 @@ class NetworkSummary:
 
     def table(self) -> str:
         """Return a table with one row per layer and the total, followed by the parameters and file sizes."""
-        rows = [
-            [s.name, *(f"{n:,}" for n in (s.weights, s.kept, s.dense, s.sparse, s.compact))]
-            for s in [*self.layers, self.total]
-        ]
-        headers = ["layer", "weights", "kept", "MACs dense", "MACs sparse", "MACs compact"]
-        table = tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5))
+        layers = [*self.layers, self.total]
+        columns = [Column("layer", [s.name for s in layers], "", [s.name.removesuffix(".weight") for s in layers])]
+        for title, short, values in (
+            ("weights", "", [s.weights for s in layers]),
+            ("kept", "", [s.kept for s in layers]),
+            ("MACs dense", "dense", [s.dense for s in layers]),
+            ("MACs sparse", "sparse", [s.sparse for s in layers]),
+            ("MACs compact", "compact", [s.compact for s in layers]),
+        ):
+            columns.append(Column(title, [f"{n:,}" for n in values], short))
+        table = text_table(columns)
         sizes = ", ".join(f"{kind} {size:,}" for kind, size in self.file_bytes.items())
         return (
             f"{table}\n\nparameters: {self.parameters:,}, compact {self.compact_parameters:,}\nbytes on disk: {sizes}"

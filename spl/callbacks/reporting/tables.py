@@ -1,12 +1,13 @@
 """Tables that are printed at the end of fit, about pruning, correction and spectra."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tabulate import tabulate
 
 from spl.isometry import Change
 from spl.jacobian import Spectrum
 from spl.masks.masks import Masks
+from spl.text_table import Column, text_table
 
 
 def dead_outputs(masks: Masks) -> dict[str, int]:
@@ -39,37 +40,43 @@ def layer_table(masks: Masks, changes: Mapping[str, Change]) -> str:
         fc.weight          4       2      0.5000               0
         total              4       2      0.5000               0
     """
-    dead = dead_outputs(masks)
-    sparsity = masks.layer_sparsity()
-    operators = any(r.operator != r.matrix for change in changes.values() for r in (change.before, change.after))
-    rows = [
-        [
-            name,
-            mask.numel(),
-            int(mask.sum()),
-            f"{sparsity[name]:.4f}",
-            dead[name],
-            *_cells(changes, name, operators),
-        ]
-        for name, mask in masks.items()
+    dead, sparsity = dead_outputs(masks), masks.layer_sparsity()
+    shares = [*(sparsity[name] for name in masks), masks.sparsity]
+    counts = [*(int(mask.sum()) for mask in masks.values()), masks.kept]
+    names = [*masks, "total"]
+    columns = [
+        Column("layer", names, short_cells=[name.removesuffix(".weight") for name in names]),
+        Column("weights", [str(size) for size in (*(mask.numel() for mask in masks.values()), masks.size)]),
+        Column("kept", [str(count) for count in counts]),
+        Column("sparsity", [f"{s:.4f}" for s in shares], "sparse", [f"{s:.3f}" for s in shares]),
+        Column("dead outputs", [str(d) for d in (*dead.values(), sum(dead.values()))], "dead"),
     ]
-    rows.append(["total", masks.size, masks.kept, f"{masks.sparsity:.4f}", sum(dead.values())])
-    headers = ["layer", "weights", "kept", "sparsity", "dead outputs"]
-    if changes:
-        headers += ["isometry before", "after", "floor"]
-        headers += ["operator before", "after"] if operators else []
-        headers += ["rank", "moved", "vanished"]
-    return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+    return text_table([*columns, *_changes(changes, list(masks))])
 
 
-def _cells(changes: Mapping[str, Change], name: str, operators: bool) -> list[str]:
-    if name not in changes:
+def _changes(changes: Mapping[str, Change], names: Sequence[str]) -> list[Column]:
+    """Return the columns about the correction, with an empty cell for each layer without one and for the total."""
+    if not changes:
         return []
-    change = changes[name]
-    residuals = [change.before.matrix, change.after.matrix, change.floor]
-    if operators:
-        residuals += [change.before.operator, change.after.operator]
-    return [*(f"{r:.4f}" for r in residuals), str(change.rank), f"{change.moved:.2f}", str(change.vanished)]
+    found = [changes.get(name) for name in names]
+
+    def column(title: str, value: Callable[[Change], object], form: str = "", short: str = "") -> Column:
+        brief = form.replace(".4f", ".3g")
+        wide, narrow = ([format(value(c), f) if c else "" for c in (*found, None)] for f in (form, brief))
+        return Column(title, wide, short, narrow)
+
+    columns = [
+        column("isometry before", lambda c: c.before.matrix, ".4f", "before"),
+        column("after", lambda c: c.after.matrix, ".4f", "after"),
+        column("floor", lambda c: c.floor, ".4f", "floor"),
+    ]
+    if any(r.operator != r.matrix for change in changes.values() for r in (change.before, change.after)):
+        columns.append(column("operator before", lambda c: c.before.operator, ".4f", "operator"))
+        columns.append(column("after", lambda c: c.after.operator, ".4f", "op after"))
+    columns.append(column("rank", lambda c: c.rank))
+    columns.append(column("moved", lambda c: c.moved, ".2f"))
+    columns.append(column("vanished", lambda c: c.vanished, "", "gone"))
+    return columns
 
 
 def spectrum_table(spectra: Mapping[str, Spectrum]) -> str:
