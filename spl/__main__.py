@@ -58,8 +58,9 @@ def _run(args: list[str]) -> None:
         print(overview())
     elif args[0] == "--print_completion":
         from spl.cli.completion import print_script
+        from spl.reproduction.command import reproduce_parser
 
-        print_script(args[1:], _COMMANDS)
+        print_script(args[1:], _COMMANDS, {"reproduce": reproduce_parser})
     elif args[0] not in _COMMANDS and not args[0].startswith("-"):
         _refuse_command(args[0])
     else:

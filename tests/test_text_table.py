@@ -7,10 +7,10 @@ from spl import Masks, networks
 from spl.callbacks.reporting.tables import layer_table, spectrum_table
 from spl.diagnosis import diagnose
 from spl.export import summarize
+from spl.functional.text_table import Column, terminal_width, text_table
 from spl.isometry import Change
 from spl.isometry.pruned_layer import Residuals
 from spl.jacobian import Spectrum
-from spl.text_table import Column, terminal_width, text_table
 
 NETWORKS = {
     "quickstart": (networks.MLP, (784,)),

@@ -1,20 +1,27 @@
 """The flag `spl --print_completion SHELL`, which prints a script by which a shell completes commands and flags."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from spl.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 _SHELLS = ("bash", "zsh", "tcsh")
 
 
-def print_script(args: Sequence[str], commands: Mapping[str, str]) -> None:
+def print_script(
+    args: Sequence[str], commands: Mapping[str, str], others: Mapping[str, Callable[[], "ArgumentParser"]]
+) -> None:
     """Print the script of the shell that `args` name.
 
     Args:
         args: the words after the flag: bash, zsh or tcsh.
         commands: what each command does, by name.
+        others: what makes the parsers of commands outside of spl.cli, by name.
 
     Raises:
         InputError: there is no such shell, or shtab is not installed.
@@ -24,23 +31,23 @@ def print_script(args: Sequence[str], commands: Mapping[str, str]) -> None:
         raise InputError(f"--print_completion takes one of {', '.join(_SHELLS)}, got {' '.join(args) or 'nothing'}.")
     if find_spec("shtab") is None:
         raise InputError("Completion needs the package shtab: pip install shtab, or pip install 'spl[completion]'.")
-    sys.stdout.write(script(shell, commands))
+    sys.stdout.write(script(shell, commands, others))
 
 
-def script(shell: str, commands: Mapping[str, str]) -> str:
+def script(shell: str, commands: Mapping[str, str], others: Mapping[str, Callable[[], "ArgumentParser"]]) -> str:
     """Return the script by which a shell completes `spl`.
 
     Args:
         shell: bash, zsh or tcsh.
         commands: what each command does, by name; all of them are completed.
+        others: what makes the parsers of commands outside of spl.cli, by name.
     """
     from spl.cli.export import parsers
     from spl.cli.fit import parsers_of_fit
     from spl.cli.jsonargparse_private import completion_script
     from spl.cli.parsers import OneLineErrors
-    from spl.reproduction.command import reproduce_parser
 
-    found = {**parsers_of_fit(), **parsers(), "reproduce": reproduce_parser()}
+    found = {**parsers_of_fit(), **parsers(), **{name: parser() for name, parser in others.items()}}
     whole = OneLineErrors(prog="spl")
     subcommands = whole.add_subcommands()
     for name, purpose in commands.items():

@@ -5,7 +5,7 @@ import sys
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 import yaml
@@ -61,9 +61,27 @@ from spl.lightning_api import (
 )
 from spl.pruning import patterns, scopes  # noqa: F401
 
+_TITLES = {  # of the groups of flags
+    "trainer": "Trainer of Lightning",
+    "model": "Network and training",
+    "data": "Data",
+    "pruning": "Pruning at initialization",
+    "spectrum": "Singular values of the input-output Jacobian",
+    "checkpoint": "Checkpoints: ModelCheckpoint of Lightning",
+}
+
 
 class FitParser(OneLineErrors, LightningArgumentParser):
     """The parser of a command that takes the flags of fit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, and exit with status 2.
+
+        Raises:
+            InputError: a class is based on the other package of Lightning.
+        """
+        check_packages(ex)
+        super().error(message, ex)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -154,6 +172,8 @@ class SplCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         usage = f"spl {subcommand} [--config NAME ...] [--GROUP.FLAG VALUE ...]"
         parser = super()._prepare_subcommand_parser(klass, subcommand, usage=usage, **kwargs)
+        for name, group in (parser.groups or {}).items():
+            group.title = _TITLES.get(name, group.title)
         parser.set_defaults({"weights_only": True})  # nothing in a checkpoint is executed
         if self.subclass_mode_model:  # whose metrics nobody knows
             parser.set_defaults({"checkpoint.monitor": None, "checkpoint.filename": None})
@@ -168,8 +188,9 @@ class SplCLI(LightningCLI):
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             try:
                 super().parse_arguments(parser, translate_class_paths(args))
-            except SystemExit as error:
-                check_packages(error)
+            except SystemExit as ended:
+                if not ended.code:  # of --print_config
+                    _announce_dropped(args, changes)
                 raise
             _announce_dropped(args, changes)
         config = self.config[self.config.subcommand]

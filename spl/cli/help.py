@@ -94,13 +94,15 @@ def page(command: str, purpose: str) -> str:
         ("checkpoints", {f"checkpoint.{name}": text for name, text in _CHECKPOINT.items()}),
     ]
     lines = [f"usage: spl {command} [--config NAME ...] [--GROUP.FLAG VALUE ...]", ""]
-    lines += [f"{purpose[0].upper()}{purpose[1:]}."]
+    lines += textwrap.wrap(f"{purpose[0].upper()}{purpose[1:]}.", _WIDTH)
     for title, flags in groups:
         lines += ["", f"{title}:"]
         for name, text in flags.items():
             lines += _entry(f"--{name}", text)
-    lines += ["", f"`spl {command} --pruning.criterion.help SynFlow` explains a class and its arguments,"]
-    lines += ["which are flags too: --pruning.criterion.rounds 50. YAML nests the same names."]
+    classes = (
+        f"`spl {command} --pruning.criterion.help SynFlow` explains a class and its arguments, which are flags too."
+    )
+    lines += ["", *textwrap.wrap(classes, _WIDTH, break_on_hyphens=False)]
     lines += [f"`spl {command} --help_all` lists all flags, with their types."]
     return "\n".join(lines)
 

@@ -89,6 +89,13 @@ def _of_key(parser: ArgumentParser, key: str, problem: str) -> str:
     if key == "config":
         return explained(parser, problem) if "option '" in problem else f"--config: {_one_line(problem)}"
     flag = f"--{key}"
+    if found := re.match(r"Unable to load config '(.*?)'\s*- (.*)", problem, re.DOTALL):
+        if "Unable to load config" not in found[2]:
+            return explained(parser, found[2])
+        return f"{flag}: {found[1]} is neither a file nor the path of a class, such as package.Class."
+    if found := re.search(r"Import path (\S*) ?does not correspond to a subclass of (\w+)", problem):
+        value = re.search(r"Given value: ([\w.]+)", problem)
+        return f"{flag}: {found[1] or (value[1] if value else 'this')} is not a subclass of {found[2]}."
     if found := re.search(r"Problem with given class_path '([^']+)':\s*(?:Parser key.*?)?Option '([^']+)'", problem):
         return _unknown_argument(flag, found[1], found[2])
     if re.search(r"Value type.*NestedArg|Given value: NestedArg", problem) and "is abstract" in problem:
@@ -123,7 +130,7 @@ def _unknown_class(parser: ArgumentParser, key: str, path: str) -> str:
         return f"--{key}: there is no module {module} with a class {name}: correct the path, or install its package."
     ours = _names(listed_classes(hint))
     choices = [*ours, *(name for name in _names(known_classes(hint)) if name not in ours)]
-    if suggestion := did_you_mean(name, choices):
+    if suggestion := did_you_mean(name, ours) or did_you_mean(name, choices):
         return f"--{key}: there is no class {name}: {suggestion}"
     listed = f"take one of {', '.join(ours)}, or " if ours and not key.startswith("trainer.") else ""
     return f"--{key}: there is no class {name}: {listed}give an import path such as package.{name}."

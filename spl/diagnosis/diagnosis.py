@@ -14,12 +14,12 @@ from spl.diagnosis.layers import LayerDiagnosis, LayerSpectrum, measure_layers
 from spl.diagnosis.paths import find_paths
 from spl.diagnosis.trial import STEPS, trial_loss
 from spl.diagnosis.verdict import Evidence, Verdict, judge
+from spl.functional.text_table import Column, terminal_width, text_table
 from spl.functional.undisturbed import undisturbed
 from spl.functional.wrappers import unwrapped
 from spl.jacobian import Spectrum, singular_values
 from spl.masks.masks import Masks
 from spl.pruning import prunable_parameters
-from spl.text_table import Column, terminal_width, text_table
 
 _HEADERS = ["layer", "weights", "kept", "sparsity", "off path", "dead in", "out", "residual", "floor"]
 _HEADERS += ["DW mean", "min", "max", "signal", "gradient"]

@@ -11,8 +11,8 @@ from spl.export.compaction import compact_
 from spl.export.cost import pruned_copy, weight_macs
 from spl.export.sparse_file import packed
 from spl.files import serialized_size
+from spl.functional.text_table import Column, text_table
 from spl.masks.masks import Masks
-from spl.text_table import Column, text_table
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tabulate import tabulate
 
+from spl.functional.text_table import Column, text_table
 from spl.isometry import Change
 from spl.jacobian import Spectrum
 from spl.masks.masks import Masks
-from spl.text_table import Column, text_table
 
 
 def dead_outputs(masks: Masks) -> dict[str, int]:

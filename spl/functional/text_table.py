@@ -21,7 +21,7 @@ class Column:
         short_cells: the rows with fewer characters; empty for the same.
 
     Example:
-        >>> from spl.text_table import Column
+        >>> from spl.functional.text_table import Column
         >>> Column("sparsity", ["0.9000"], short_title="sparse", short_cells=["0.90"]).short
         Column(title='sparse', cells=['0.90'], short_title='', short_cells=())
     """
@@ -41,7 +41,7 @@ def terminal_width() -> int:
     """Return the number of columns of the terminal, or a very large number if the output is no terminal.
 
     Example:
-        >>> from spl.text_table import terminal_width
+        >>> from spl.functional.text_table import terminal_width
         >>> terminal_width() > 0
         True
     """
@@ -59,7 +59,7 @@ def text_table(columns: Sequence[Column], width: int | None = None) -> str:
         width: the number of characters; by default that of the terminal.
 
     Example:
-        >>> from spl.text_table import Column, text_table
+        >>> from spl.functional.text_table import Column, text_table
         >>> columns = [Column("layer", ["fc1"]), Column("weights", ["30000"]), Column("kept", ["3000"])]
         >>> print(text_table(columns))
         layer      weights    kept
