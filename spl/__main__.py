@@ -1,6 +1,10 @@
 """The `spl` command, also run by `python -m spl`: it calls the subcommand, and reports errors in one line."""
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 _COMMANDS = {
     "fit": "prune a network at initialization, correct it, train it and test it",
@@ -58,9 +62,7 @@ def _run(args: list[str]) -> None:
         print(overview())
     elif args[0] == "--print_completion":
         from spl.cli.completion import print_script
-        from spl.reproduction.command import reproduce_parser
-
-        print_script(args[1:], _COMMANDS, {"reproduce": reproduce_parser})
+        print_script(args[1:], _COMMANDS, {"reproduce": _reproduce_parser})
     elif args[0] not in _COMMANDS and not args[0].startswith("-"):
         _refuse_command(args[0])
     else:
@@ -90,6 +92,12 @@ def _refuse_command(word: str) -> None:
     hint = did_you_mean(word, _COMMANDS) or "`spl --help` lists all."
     print(printable(f"spl: error: There is no command {word}: {hint}"), file=sys.stderr)
     sys.exit(2)
+
+
+def _reproduce_parser() -> "ArgumentParser":
+    from spl.reproduction.command import reproduce_parser
+
+    return reproduce_parser()
 
 
 def _call(args: list[str]) -> None:

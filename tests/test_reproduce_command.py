@@ -81,7 +81,7 @@ def test_a_dry_run_lists_runs_and_time_and_makes_nothing(folder, capsys):
 
 def test_what_is_not_in_the_paper_is_refused(capsys):
     assert "There is no 'fig9' in the paper: ask for fig1, fig2" in refused(capsys, "fig1", "fig9")
-    assert "Got value: huge" in refused(capsys, "fig1", "--budget", "huge")
+    assert "expected one of smoke, short, paper, got 'huge'" in refused(capsys, "fig1", "--budget", "huge")
     assert "jobs must be at least 1, got 0" in refused(capsys, "fig1", "--jobs", "0")
     assert "artefacts" in refused(capsys)
 
