@@ -62,6 +62,7 @@ def _run(args: list[str]) -> None:
         print(overview())
     elif args[0] == "--print_completion":
         from spl.cli.completion import print_script
+
         print_script(args[1:], _COMMANDS, {"reproduce": _reproduce_parser})
     elif args[0] not in _COMMANDS and not args[0].startswith("-"):
         _refuse_command(args[0])

@@ -493,6 +493,14 @@ def test_what_a_module_of_ones_own_predicts_is_its_own():
 
 
 @pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["Net", "WithData"])
+def test_a_diagnosis_is_of_a_classifier(name):
+    ended = command("diagnose", *QUICK, "--model", f"own.{name}")
+    assert ended.code == 2
+    assert f"spl diagnose measures a SparseClassifier, got {name}" in ended.errors
+
+
+@pytest.mark.usefixtures("own")
 def test_a_mistake_in_the_name_of_a_module():
     assert refused("fit", *QUICK, "--model", "own.Nett") == "--model: there is no Nett in own: did you mean Net?"
 

@@ -254,6 +254,14 @@ class SplCLI(LightningCLI):
             self.model.pretrained = None
         self.model.network_config = _without_none(self.config_dump["model"]["network"])
 
+    def before_diagnose(self) -> None:
+        """Refuse a module that is no SparseClassifier."""
+        if not isinstance(self.model, SparseClassifier):
+            raise InputError(
+                f"spl diagnose measures a SparseClassifier, got {type(self.model).__name__}: give its network as "
+                "--model.network, or call spl.diagnose in Python."
+            )
+
     def predict(self, **kwargs: Any) -> None:
         """Write the class probabilities of every example to predictions.csv in the run's folder.
 
