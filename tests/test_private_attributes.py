@@ -1,7 +1,9 @@
 """Private attributes of Lightning and torch that are used are still there, and are what they were."""
 
+import jsonargparse
 import pytorch_lightning as pl
 import torch
+from jsonargparse import _typehints
 from lightning_fabric.plugins import ClusterEnvironment
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
@@ -108,8 +110,18 @@ def test_the_network_that_a_callback_averages():
 
 
 def test_the_methods_of_the_command_line_that_are_overridden():
-    for name in ("_prepare_subcommand_parser", "_parse_ckpt_path"):
+    for name in ("_prepare_subcommand_parser", "_parse_ckpt_path", "_instantiate_trainer"):
         assert callable(getattr(LightningCLI, name, None)), gone(pl, f"LightningCLI.{name}", "spl.cli.fit.SplCLI")
+
+
+def test_the_functions_of_jsonargparse_that_are_used_or_replaced():
+    for name in ("get_all_subclass_paths", "resolve_class_path_by_name", "discard_init_args_on_class_path_change"):
+        message = f"jsonargparse {jsonargparse.__version__} has no _typehints.{name} any more: look for what has taken "
+        assert callable(getattr(_typehints, name, None)), (
+            f"{message}its place, and change spl.cli.jsonargparse_private."
+        )
+    parser = jsonargparse.ArgumentParser()
+    assert all(hasattr(parser, name) for name in ("_actions", "_option_string_actions", "_subcommands_action"))
 
 
 def test_the_count_of_writes_to_a_tensor():

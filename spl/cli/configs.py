@@ -81,7 +81,7 @@ def _comment(file: Path) -> str:
     return file.read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
 
 
-def with_files(args: Sequence[str]) -> list[str]:
+def resolve_configs(args: Sequence[str]) -> list[str]:
     """Return the words of a command line with the file of a configuration in place of its name.
 
     A file in the current folder counts before a configuration of spl.
@@ -90,10 +90,10 @@ def with_files(args: Sequence[str]) -> list[str]:
         InputError: there is neither a file nor a configuration of a name.
 
     Example:
-        >>> from spl.cli.configs import with_files
-        >>> with_files(["fit", "--config", "quickstart"])[-1].endswith("configs/quickstart.yaml")
+        >>> from spl.cli.configs import resolve_configs
+        >>> resolve_configs(["fit", "--config", "quickstart"])[-1].endswith("configs/quickstart.yaml")
         True
-        >>> with_files(["fit", "--config=quickstrat"])
+        >>> resolve_configs(["fit", "--config=quickstrat"])
         Traceback (most recent call last):
         spl.errors.InputError: There is no file quickstrat, and no configuration of this name: did you mean quickstart?
     """

@@ -33,7 +33,7 @@ def bound_yaml() -> None:
     def load_bounded(text: str) -> Any:
         try:
             check_yaml(text)
-            return _of_the_model(_translated(load(text)))
+            return _drop_classifier_arguments(_translated(load(text)))
         except (ValueError, RecursionError) as error:  # an InputError among them
             raise yaml.YAMLError(f"It cannot be read: {error}.") from error
 
@@ -50,7 +50,7 @@ def other_model() -> Iterator[None]:
         _other_model.reset(token)
 
 
-def _of_the_model(read: Any) -> Any:
+def _drop_classifier_arguments(read: Any) -> Any:
     """Return a configuration without the arguments of a SparseClassifier if the model is another class."""
     if _other_model.get() and isinstance(read, dict) and isinstance(model := read.get("model"), dict):
         own = {name: value for name, value in model.items() if name in ("class_path", "init_args", "dict_kwargs")}

@@ -26,7 +26,7 @@ from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
 from spl.cli.advice import advice, reason
-from spl.cli.configs import with_files
+from spl.cli.configs import resolve_configs
 from spl.cli.configuration import (
     bound_yaml,
     check_name,
@@ -36,7 +36,7 @@ from spl.cli.configuration import (
     other_model,
     translate_class_paths,
 )
-from spl.cli.jsonargparse_private import rules_of_spl, subparsers
+from spl.cli.jsonargparse_private import spl_parsing_rules, subparsers
 from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
 from spl.cli.progress import progress_bar
@@ -182,7 +182,7 @@ class SplCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args` if there are any, else the command line of the process, and check the numbers in it."""
         bound_yaml()
-        with warnings.catch_warnings(), printable_errors(), rules_of_spl() as changes, ExitStack() as stack:
+        with warnings.catch_warnings(), printable_errors(), spl_parsing_rules() as changes, ExitStack() as stack:
             if self.subclass_mode_model:
                 stack.enter_context(other_model())
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
@@ -366,7 +366,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
 
     The model is a SparseClassifier, or the LightningModule that the command line or a configuration names.
     """
-    words = with_files(sys.argv[1:] if args is None else args)
+    words = resolve_configs(sys.argv[1:] if args is None else args)
     own = names_module(words)
     return cli(
         LightningModule if own else SparseClassifier,

@@ -83,7 +83,7 @@ def subparsers(parser: ArgumentParser) -> dict[str, ArgumentParser]:
 
 
 @contextmanager
-def rules_of_spl() -> Iterator[list[tuple[str, str]]]:
+def spl_parsing_rules() -> Iterator[list[tuple[str, str]]]:
     """Parse by two rules of spl, and yield a list to which each change of a class is added, as the old and new paths.
 
     A short name that several packages have, such as ResNet, is that of spl's class. And an argument that names another

@@ -31,7 +31,7 @@ def explained(parser: ArgumentParser, message: str) -> str:
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         return _unknown_word(parser, found[1])
     if found := re.search(r"(?:Subcommand '(\w+)' does not accept o|^O)ption '([^']+)'", message):
-        return _unknown_key(_of(parser, found[1]), found[2])
+        return _unknown_key(_subparser(parser, found[1]), found[2])
     if found := re.match(r"the following arguments are required: (.*)", message):
         return _missing(parser, found[1].split(", "))
     if found := re.match(r'Parser key "([^"]+)":?\s*(.*)', message, re.DOTALL):
@@ -43,7 +43,7 @@ def _command(parser: ArgumentParser) -> str:
     return str(parser.prog).replace(" [options]", "")
 
 
-def _of(parser: ArgumentParser, subcommand: str | None) -> ArgumentParser:
+def _subparser(parser: ArgumentParser, subcommand: str | None) -> ArgumentParser:
     """Return the parser of a subcommand, or the parser itself."""
     return subparsers(parser).get(subcommand or "", parser)
 
@@ -84,8 +84,8 @@ def _missing(parser: ArgumentParser, names: list[str]) -> str:
 def _of_key(parser: ArgumentParser, key: str, problem: str) -> str:
     """Return what is wrong with the value of an argument."""
     first, _, rest = key.partition(".")
-    if _of(parser, first) is not parser:
-        parser, key = _of(parser, first), rest
+    if _subparser(parser, first) is not parser:
+        parser, key = _subparser(parser, first), rest
     if key == "config":
         return explained(parser, problem) if "option '" in problem else f"--config: {_one_line(problem)}"
     flag = f"--{key}"
