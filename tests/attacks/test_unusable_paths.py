@@ -76,10 +76,14 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_kept(file):
     assert Path(file).read_text() == "mine"
 
 
-def test_a_link_to_nowhere_is_named():
-    Path("lightning_logs/quickstart").mkdir(parents=True)
-    Path("lightning_logs/quickstart/version_0").symlink_to("nowhere")
-    refused("File exists: lightning_logs/quickstart/version_0: it cannot be used", "fit", *QUICK)
+def test_a_link_to_nowhere_is_no_folder_for_a_run():
+    link = Path("lightning_logs/quickstart/version_0")
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nowhere")
+    assert command("fit", *QUICK).code == 0
+    assert link.is_symlink()
+    assert not Path("nowhere").exists()
+    assert link.with_name("version_1").is_dir()
 
 
 @pytest.mark.parametrize("root", ["/sys/x", "/proc/x", "/dev/null/x"])
