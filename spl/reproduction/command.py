@@ -1,14 +1,9 @@
 """The command `spl reproduce`, which makes figures and tables of the paper."""
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from filelock import FileLock, Timeout
-from tabulate import tabulate
 
 from spl.cli.configuration import bound_yaml
 from spl.cli.parsers import OneLineErrors
@@ -17,12 +12,12 @@ from spl.cli.suggestions import close_matches
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
-from spl.reproduction.cost import seconds
-from spl.reproduction.execution import Failure, duration, execute, missing
-from spl.reproduction.executors import Cluster, Executor, LocalProcesses
+from spl.reproduction.execution import execute, missing
+from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
-from spl.reproduction.run import RUNS, Run
+from spl.reproduction.run import RUNS
+from spl.reproduction.session import alone, chosen_executor, failure_report, forecast, stoppable
 
 
 def reproduce(
@@ -55,30 +50,16 @@ def reproduce(
     chosen, chosen_budget = _artefacts_named(artefacts), budget_named(budget)
     runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
     if dry_run:
-        print(_forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
+        print(forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
         return
-    executor, folder = _executor(jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
-    with _alone(RUNS):
+    executor, folder = chosen_executor(RUNS, jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
+    with alone(RUNS, "spl reproduce"):
         failures = execute(runs, RUNS, data_root, executor)
         _write_pages(chosen, chosen_budget, folder)
     print(f"Pages, pictures and numbers: {folder / 'README.md'}")
     if failures:
-        print(_failure_report(failures), file=sys.stderr)
+        print(failure_report(failures), file=sys.stderr)
         sys.exit(1)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Let no other `spl reproduce` make the same runs; the lock goes with its process, however that ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / ".lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise InputError(
-            f"Another `spl reproduce` is making runs in {root}: wait until it has ended, or start this one in another "
-            "folder. --dry-run works beside it."
-        ) from error
 
 
 def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> None:
@@ -98,36 +79,6 @@ def _artefacts_named(names: Sequence[str]) -> list[Artefact]:
             hint = f"did you mean {near[0]}?" if len(near) == 1 else f"ask for {', '.join(ARTEFACTS)}, or all."
             raise InputError(f"There is no {name!r} in the paper: {hint}")
     return [artefact for name, artefact in ARTEFACTS.items() if name in names or "all" in names]
-
-
-def _executor(jobs: int | None, cluster: str | None, parameters: dict[str, Any]) -> Executor:
-    if cluster is None:
-        return LocalProcesses(jobs)
-    if jobs is not None:
-        raise InputError(
-            "--jobs counts processes of this machine: for a cluster, use "
-            f"--cluster_parameters '{{slurm_array_parallelism: {jobs}}}' instead."
-        )
-    return Cluster(cluster, RUNS / "jobs" / "submitit", parameters)
-
-
-def _forecast(runs: Sequence[Run], processes: int) -> str:
-    """Return a table of the runs and how long they will take."""
-    rows = [(run.name, f"{run.steps:,}", duration(seconds(run))) for run in runs]
-    total = sum(seconds(run) for run in runs) / processes
-    table = tabulate(rows, ["run", "iterations", "time"], disable_numparse=True, colalign=("left", "right", "right"))
-    return f"{table}\n\n{len(runs)} runs are missing: about {duration(total)} with {processes} processes."
-
-
-def _failure_report(failures: Sequence[Failure]) -> str:
-    """Return what failed, and where to read why."""
-    lines = [f"spl: {len(failures)} runs failed; the pages do not include them. The same command tries them again."]
-    for failure in failures:
-        if failure.log is None:
-            lines.append(f"  {failure.run.name}: not tried, because the run that it starts from failed")
-        else:
-            lines.append(f"  {failure.run.name}: {failure.log}")
-    return "\n".join(lines)
 
 
 def reproduce_parser() -> OneLineErrors:
@@ -151,16 +102,8 @@ def reproduce_parser() -> OneLineErrors:
 def reproduce_command(args: Sequence[str]) -> None:
     """Run the command line `args` of `spl reproduce`."""
     parser = reproduce_parser()
-    # both signals stop the jobs, also in the background, where SIGINT would be ignored
-    handlers = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stoppable():
         bound_yaml()
         with printable_errors():
             chosen = parser.parse_args(list(args))
         reproduce(data_root=chosen.pop("data").root, **chosen)
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished runs are kept; the same command continues.", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -7,38 +7,44 @@ from functools import cache
 import torch
 
 from spl.export.cost import weight_macs
+from spl.reproduction.length import batch_size, training_examples
 from spl.reproduction.run import Run, build
 
 # measured with MLP-7 on MNIST, one thread
 _SECONDS_PER_RUN = 2.0  # for reading data and configuration, spectra, and correction
 _SECONDS_PER_STEP = 4e-4  # in addition to the products
+_MEASURED = 1000  # examples at which spectra are measured by default
 _EFFICIENCY = 0.6  # of the products of training, relative to a product of large matrices
-_DATA = {"MNIST": (54_000, (1, 28, 28)), "FashionMNIST": (54_000, (1, 28, 28)), "CIFAR10": (45_000, (3, 32, 32))}
 
 
 @cache
 def seconds(run: Run) -> float:
     """Return the seconds of one process for scores, spectra and training, a guess within a factor of two."""
-    data = run.config["data"]["class_path"].rpartition(".")[2]
-    batch = run.config["data"]["init_args"]["batch_size"]
-    total, shape = _DATA[data]
-    pruning = run.config["pruning"]
-    scored = total if pruning["batches"] is None else pruning["batches"] * batch
-    measured = run.config["spectrum"]["examples"] or total
+    config = run.config
+    (total, shape), batch = training_examples(config), batch_size(config)
+    batches, examples = config["pruning"].get("batches"), config.get("spectrum", {}).get("examples", _MEASURED)
+    scored = total if batches is None else batches * batch
+    measured = examples or total
     forward = _forward_flops(json.dumps(run.network), shape)
     flops = 3 * forward * (scored + run.steps * batch) + 10 * 3 * forward * measured  # a row for each class
     return float(_SECONDS_PER_RUN + run.steps * _SECONDS_PER_STEP + flops / (_EFFICIENCY * _flops_per_second()))
 
 
 @cache
-def _forward_flops(network: str, shape: tuple[int, ...]) -> int:
+def _forward_flops(network: str, shape: tuple[int, ...] | None) -> int:
     """Return the floating-point operations of a forward pass of one example; the backward pass takes twice as many.
 
     Args:
         network: the network's class_path and init_args as JSON, because one network serves thousands of runs.
-        shape: the shape of the example.
+        shape: the shape of the example; None if it is unknown, for which each weight counts once.
     """
-    return 2 * sum(weight_macs(build(json.loads(network)), torch.empty(1, *shape, device="meta")).values())
+    try:
+        built = build(json.loads(network))
+        if shape is not None:
+            return 2 * sum(weight_macs(built, torch.empty(1, *shape, device="meta")).values())
+        return 2 * sum(parameter.numel() for parameter in built.parameters())
+    except Exception:  # of a network that cannot be built or run without values
+        return 0
 
 
 @cache

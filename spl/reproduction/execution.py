@@ -1,5 +1,6 @@
 """Execute runs: make the missing ones, and report the ones that failed."""
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -7,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from spl.lightning_api import LightningDataModule, instantiate_class
+from spl.cli.configuration import bound_yaml
+from spl.lightning_api import LightningDataModule
 from spl.reproduction.cost import seconds
 from spl.reproduction.executors import Executor
 from spl.reproduction.job import Group, Job, batches, plan_run, waves
@@ -37,13 +40,13 @@ def missing(runs: Iterable[Run], results: Results) -> list[Run]:
     return [run for digest, run in with_ancestors(runs).items() if digest not in results]
 
 
-def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor) -> list[Failure]:
+def execute(runs: Sequence[Run], root: Path, data_root: Path | None, executor: Executor) -> list[Failure]:
     """Make those of `runs` that are not finished, and return the failures.
 
     Args:
         runs: the runs that are wanted.
-        root: the folder of all runs, `lightning_logs/reproduction`.
-        data_root: the folder of the data sets.
+        root: the folder of all runs, such as `lightning_logs/reproduction`.
+        data_root: the folder of the data sets; None for what the configurations of the runs say.
         executor: the executor of the processes.
 
     Raises:
@@ -51,8 +54,8 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor
     """
     failures = []
     wanted = missing(runs, Results(root))
-    for data in sorted(set[str]().union(*(run.data for run in wanted))):
-        _prepare_data(data, data_root)
+    for data in dict.fromkeys(json.dumps(data, sort_keys=True) for run in wanted for data in run.data(data_root)):
+        _prepare_data(json.loads(data))
     every = 1 if sys.stderr.isatty() else 60  # seconds; a log does not need more
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
         progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
@@ -64,22 +67,30 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path, executor: Executor
     return failures
 
 
-def _prepare_data(data: str, root: Path) -> None:
+def _prepare_data(data: dict[str, Any]) -> None:
     """Download a data set if it is missing, and check it: once, and not in every process."""
-    module: LightningDataModule = instantiate_class((), {"class_path": data, "init_args": {"root": root}})
+    bound_yaml()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    module: LightningDataModule = parser.instantiate(parser.parse_object({"data": data})).data
     module.prepare_data()
     module.setup("fit")
 
 
 def _make_wave(
-    runs: Sequence[Run], results: Results, root: Path, data_root: Path, executor: Executor, progress: "_Progress"
+    runs: Sequence[Run],
+    results: Results,
+    root: Path,
+    data_root: Path | None,
+    executor: Executor,
+    progress: "_Progress",
 ) -> list[Failure]:
     """Make runs of which none starts from another, and return the failures."""
     if not runs:
         return []
     folder = _new_folder(root / "jobs")
     logs: dict[Path, list[Run]] = {}
-    for number, batch in enumerate(batches(runs)):
+    for number, batch in enumerate(batches(runs, executor.count)):
         groups = [Group([plan_run(run, results, data_root) for run in some], together) for together, some in batch]
         logs[Job(f"{number:03}", groups).write(folder)] = [run for _, some in batch for run in some]
     for _ in executor.run(list(logs)):

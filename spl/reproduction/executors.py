@@ -22,7 +22,13 @@ _POLL = 1.0  # seconds
 
 
 class Executor(ABC):
-    """An executor: it runs the processes of jobs."""
+    """An executor: it runs the processes of jobs.
+
+    Attributes:
+        count: the number of processes among which short work is divided.
+    """
+
+    count: int = 1
 
     @abstractmethod
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:

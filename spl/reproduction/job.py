@@ -13,9 +13,20 @@ from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 from spl.reproduction.stacked import can_be_stacked
 
-_MIN_JOB_SECONDS = 60.0  # a shorter job is not worth the start of a process
+_MIN_JOB_SECONDS = 60.0  # a shorter job is not worth the start of a process,
+_LEAST_JOB_SECONDS = 10.0  # unless another process would have nothing to do; but a start takes seconds itself
 _MAX_STACKED = 16  # the most networks that train together
 _MIN_STACKED = 4  # and the fewest: from here on stacking is faster than training one by one, on a CPU too
+
+_STACKED_TRAINER = {
+    "max_steps", "max_epochs", "accelerator", "devices", "log_every_n_steps", "limit_train_batches",
+    "limit_val_batches", "limit_test_batches", "num_sanity_val_steps", "val_check_interval", "check_val_every_n_epoch",
+    "enable_model_summary", "enable_progress_bar",
+}  # fmt: skip
+"""The options of a Trainer with which networks can train together."""
+_OWN = {"initializer", "num_classes"}  # options of a model in which networks that train together may differ
+_STACKED_MODEL = {"network", "optimizer", "lr_scheduler", "lr_interval"} | _OWN
+_DATA = "spl.data."
 
 Batch = tuple[bool, list[Run]]
 """Whether runs train together, and the runs; a run that does not is alone in its batch."""
@@ -87,47 +98,54 @@ def _depth(run: Run) -> int:
     return 0 if run.pretrained is None else 1 + _depth(run.pretrained)
 
 
-def batches(runs: Iterable[Run]) -> list[list[Batch]]:
-    """Return the batches of each process, the longest first: one, or as many short ones as are worth a process."""
+def batches(runs: Iterable[Run], processes: int = 1) -> list[list[Batch]]:
+    """Return the batches of each process, the longest first: one, or as many short ones as are worth a process.
+
+    Args:
+        runs: the runs.
+        processes: the number of processes at a time, among which short work is divided.
+    """
     planned: list[Batch] = []
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.steps > 0 and can_be_stacked(run.build_network()):
+        if _can_be_stacked(run):
             alike[_stacking_key(run)].append(run)
         else:
             planned.append((False, [run]))
     for group in alike.values():
         if len(group) >= _MIN_STACKED:
-            planned += [(True, stack) for stack in _even_stacks(group)]
+            planned += [(True, stack) for stack in _even_stacks(group, processes)]
         else:
             planned += [(False, [run]) for run in group]
-    return sorted(_fill_jobs(planned), key=lambda job: -sum(map(_duration, job)))
+    share = sum(map(_duration, planned)) / processes
+    enough = min(_MIN_JOB_SECONDS, max(_LEAST_JOB_SECONDS, 0.75 * share))
+    return sorted(_fill_jobs(planned, enough), key=lambda job: -sum(map(_duration, job)))
 
 
 def _duration(batch: Batch) -> float:
     return sum(map(seconds, batch[1]))
 
 
-def _even_stacks(group: list[Run]) -> Iterator[list[Run]]:
-    """Split `group` into stacks, none of which is much smaller than the others."""
-    count = -(-len(group) // _MAX_STACKED)
+def _even_stacks(group: list[Run], processes: int) -> Iterator[list[Run]]:
+    """Split `group` into stacks, none of which is much smaller than the others, and one for each process if it pays."""
+    count = max(-(-len(group) // _MAX_STACKED), min(processes, len(group) // _MIN_STACKED))
     size = -(-len(group) // count)
     return (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _fill_jobs(planned: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """Yield the batches of each job, longest first, so that every job but the last one is long enough."""
+def _fill_jobs(planned: Iterable[Batch], enough: float) -> Iterator[list[Batch]]:
+    """Yield the batches of each job, longest first, so that every job but the last one takes `enough` seconds."""
     job: list[Batch] = []
     for batch in sorted(planned, key=_duration, reverse=True):
         job.append(batch)
-        if sum(map(_duration, job)) > _MIN_JOB_SECONDS:
+        if sum(map(_duration, job)) > enough:
             yield job
             job = []
     if job:
         yield job
 
 
-def plan_run(run: Run, results: Results, data_root: Path) -> PlannedRun:
+def plan_run(run: Run, results: Results, data_root: Path | None) -> PlannedRun:
     """Return the run for its process; the weights that it starts from must be finished."""
     weights = None
     if run.pretrained is not None:
@@ -136,9 +154,20 @@ def plan_run(run: Run, results: Results, data_root: Path) -> PlannedRun:
     return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts)
 
 
+def _can_be_stacked(run: Run) -> bool:
+    """Return whether a run trains a network that can be stacked, and asks for nothing that stacked training lacks."""
+    config = run.config
+    usual = config["trainer"].keys() <= _STACKED_TRAINER and config["model"].keys() <= _STACKED_MODEL
+    if not usual or run.steps == 0 or "checkpoint" in config or not config["data"]["class_path"].startswith(_DATA):
+        return False
+    try:
+        return can_be_stacked(run.build_network())
+    except Exception:  # of a network that cannot be built without values
+        return False
+
+
 def _stacking_key(run: Run) -> str:
     """Return what networks that train together have in common."""
     config = run.config
-    shared = {"network", "optimizer", "lr_scheduler"}
-    model = {key: value for key, value in config["model"].items() if key in shared}
-    return json.dumps([config["trainer"], config["data"], config["spectrum"], model], sort_keys=True)
+    model = {key: value for key, value in config["model"].items() if key not in _OWN}
+    return json.dumps([config["trainer"], config["data"], config.get("spectrum"), model], sort_keys=True)

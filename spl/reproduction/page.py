@@ -1,27 +1,20 @@
 """The page of a figure or table: markdown, pictures and numbers."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
 
 from spl.files import write_whole
 from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
 from spl.reproduction.budgets import Budget
 from spl.reproduction.markdown import table
+from spl.reproduction.page_parts import collapsible, csv_text, pictures, provenance
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import with_ancestors
 
 _VERDICTS = {True: "yes", False: "**no**", None: "cannot tell"}
 _HEADERS = ["the paper's finding", "holds here?", "measured"]
-_DPI = 200
 
 
 @dataclass(frozen=True)
@@ -81,9 +74,9 @@ class Page:
         name = self.artefact.name
         stamp = self.budget_description + (f"; {self.progress}" if self.missing else "")
         for suffix, figure in self.report.figures.items():
-            for extension, content in _pictures(figure, stamp).items():
+            for extension, content in pictures(figure, stamp).items():
                 write_whole(output / f"{name}{suffix}.{extension}", content)
-        write_whole(output / f"{name}.csv", _csv(self.report).encode())
+        write_whole(output / f"{name}.csv", csv_text(self.report.rows).encode())
         write_whole(output / f"{name}.md", self.markdown().encode())
 
     def markdown(self) -> str:
@@ -103,8 +96,8 @@ class Page:
             *pictures,
             *self.report.tables,
             "## Runs",
-            *([_provenance(self.finished)] if self.finished else []),
-            *([_collapsible(f"{len(self.missing)} runs are missing", self.missing)] if self.missing else []),
+            *([provenance(self.finished)] if self.finished else []),
+            *([collapsible(f"{len(self.missing)} runs are missing", self.missing)] if self.missing else []),
         ]
         return "\n\n".join(sections) + "\n"
 
@@ -136,61 +129,5 @@ def summary_table(pages: Iterable[Page]) -> str:
     return table(["", "findings that hold", "cannot tell", "where our runs disagree", "budget"], rows)
 
 
-def _pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
-    """Return a PNG and an SVG, with `stamp` below everything that is drawn, by file extension."""
-    text = figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
-    contents = {}
-    # letters as outlines look the same where fonts are missing; the salt gives the same names every time
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "spl"}):
-        for extension, metadata in (("png", {}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=extension, dpi=_DPI, bbox_inches="tight", metadata=metadata)
-            contents[extension] = buffer.getvalue()
-    text.remove()
-    return contents
-
-
-def _csv(report: ArtefactReport) -> str:
-    """Return the rows as CSV, with floats to six digits."""
-    text = io.StringIO()
-    if report.rows:
-        writer = csv.DictWriter(text, list(report.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in report.rows)
-    return text.getvalue()
-
-
 def _finding_cells(finding: Finding) -> list[str]:
     return [finding.statement, _VERDICTS[finding.holds], finding.measured]
-
-
-def _collapsible(summary: str, items: Iterable[str]) -> str:
-    """Return a list that opens when its summary is clicked."""
-    listed = "\n".join(f"- {item}" for item in items)
-    return f"<details><summary>{summary}</summary>\n\n{listed}\n\n</details>"
-
-
-def _provenance(finished: Sequence[Result]) -> str:
-    """Return a table of where and how the runs were made."""
-    usual: dict[str, Any] = {"device": "unknown", "threads": "unknown", "seconds": 0, "population": 1, "versions": {}}
-    records = [usual | result.record for result in finished]
-    together = [record["population"] for record in records if record["population"] > 1]
-    versions = Counter(f"{name} {version}" for record in records for name, version in record["versions"].items())
-    rows = [
-        ["device", _with_shares(record["device"] for record in records)],
-        ["threads", _with_shares(record["threads"] for record in records)],
-        [
-            "computing time of all runs",
-            f"{timedelta(seconds=round(sum(record['seconds'] for record in records)))} h",
-        ],
-        ["trained stacked with others", f"{len(together)} of {len(records)}"],
-        ["versions", ", ".join(sorted(versions))],
-    ]
-    return table(["of the finished runs", ""], rows)
-
-
-def _with_shares(values: Iterable[object]) -> str:
-    """Return each value, with its share of the runs if there are several values."""
-    counts = Counter(map(str, values))
-    shares = (f"{value} ({n} of {counts.total()} runs)" for value, n in counts.items())
-    return ", ".join(counts if len(counts) == 1 else shares)

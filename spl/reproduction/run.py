@@ -13,6 +13,7 @@ from torch import nn
 from spl.errors import InputError, first_line
 from spl.files import read_yaml
 from spl.lightning_api import instantiate_class
+from spl.reproduction.length import training_steps
 
 RUN_FILE = "run.yaml"
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/
@@ -26,13 +27,15 @@ class Run:
 
     Attributes:
         name: a readable name, which its folder has too.
-        config: the configuration of `spl fit`, without its name and the paths of data and weights.
+        config: the configuration of `spl fit`, without its name and the path of weights.
         pretrained: the run whose final weights this run starts from.
+        group: the folder in lightning_logs that has the folders of this run and of others like it.
     """
 
     name: str
     config: Mapping[str, Any]
     pretrained: "Run | None" = None
+    group: str = RUNS.name
 
     @property
     def digest(self) -> str:
@@ -47,28 +50,28 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The number of training iterations."""
-        return int(self.config["trainer"]["max_steps"])
+        """The number of training iterations; estimated where epochs of an unknown data set are counted."""
+        return training_steps(self.config)
 
-    @property
-    def data(self) -> set[str]:
-        """The class paths of the data sets that the run reads."""
-        return {data["class_path"] for data in _data_sets(self.config)}
+    def data(self, root: Path | None) -> list[dict[str, Any]]:
+        """Return the `class_path` and `init_args` of the data sets that the run reads, with their folder."""
+        return list(_data_sets(self.on_machine(root, None)))
 
     def build_network(self) -> nn.Module:
         """Build the network on the meta device, with shapes but without values."""
         return build(self.network)
 
-    def on_machine(self, data_root: Path, pretrained: Path | None) -> dict[str, Any]:
+    def on_machine(self, data_root: Path | None, pretrained: Path | None) -> dict[str, Any]:
         """Return the configuration of this run on one machine, complete for `spl fit`.
 
         Args:
-            data_root: the folder of the data sets.
+            data_root: the folder of the data sets; None for what the configuration says.
             pretrained: the checkpoint to start from, if the run starts from one.
         """
-        config: dict[str, Any] = json.loads(json.dumps({"name": f"{RUNS.name}/{self.name}"} | dict(self.config)))
-        for data in _data_sets(config):
-            data.setdefault("init_args", {})["root"] = str(data_root)
+        config: dict[str, Any] = json.loads(json.dumps({"name": f"{self.group}/{self.name}"} | dict(self.config)))
+        if data_root is not None:
+            for data in _data_sets(config):
+                data.setdefault("init_args", {})["root"] = str(data_root)
         if pretrained is not None:
             config["model"]["pretrained"] = str(pretrained)
         return config
@@ -107,11 +110,6 @@ def _digest_of(file: Path, begun: tuple[Path, ...]) -> str:
     config = read_yaml(file)
     try:
         del config["name"]
-        for data in _data_sets(config):
-            for argument in _MACHINE_ARGUMENTS:
-                data["init_args"].pop(argument, None)
-            if not data["init_args"]:
-                del data["init_args"]
         pretrained = config["model"].pop("pretrained", None)
         before = _digest_of(Path(pretrained).parent.parent / RUN_FILE, (*begun, file)) if pretrained else None
         return _digest(config, before)
@@ -122,7 +120,15 @@ def _digest_of(file: Path, begun: tuple[Path, ...]) -> str:
 
 
 def _digest(config: Mapping[str, Any], pretrained: str | None) -> str:
-    return hashlib.sha256(json.dumps([config, pretrained], sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of a configuration without the arguments that say where data lie."""
+    decisive: dict[str, Any] = json.loads(json.dumps(config))
+    for data in _data_sets(decisive):
+        arguments = data.get("init_args", {})
+        for argument in _MACHINE_ARGUMENTS:
+            arguments.pop(argument, None)
+        if not arguments:
+            data.pop("init_args", None)
+    return hashlib.sha256(json.dumps([decisive, pretrained], sort_keys=True).encode()).hexdigest()
 
 
 def _data_sets(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

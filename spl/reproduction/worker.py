@@ -27,6 +27,7 @@ from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
 from spl.errors import InputError
 from spl.lightning_api import LightningDataModule, Trainer
+from spl.networks.loading.plain import class_paths
 from spl.reproduction.executors import UNTIL_STDIN_ENDS
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of
@@ -91,7 +92,7 @@ def _make_one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Pa
             resume = ["--ckpt_path", str(_last_checkpoint(earlier[-1]))] if earlier else []
             arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
             cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
-            _finish(run, [*earlier, cli.folder], cli.datamodule, file, time.monotonic() - start, 1)
+            _finish(run, [*earlier, cli.folder], cli.model, cli.datamodule, file, time.monotonic() - start, 1)
         except (Exception, SystemExit) as error:
             _report_failure(error)
             failed.append(run.config["name"])
@@ -134,12 +135,18 @@ def _make_stacked(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]
         return failed
     try:
         train([prepared for _, prepared in stacked], _stack_checkpoint([run for run, _ in stacked], file))
-        seconds = (time.monotonic() - start) / len(stacked)
-        for run, prepared in stacked:
-            _finish(run, [prepared.folder], prepared.data, file, seconds, len(stacked))
-    except Exception:
+    except Exception:  # a network may do what a stack of it cannot
         traceback.print_exc()
-        failed += [run.config["name"] for run, _ in stacked]
+        print("These networks cannot train together: each is trained alone instead.", flush=True)
+        alone = [run for run, _ in stacked]
+        return failed + _make_one_by_one(alone, file, {run.digest: _write_yaml(run, file) for run in alone})
+    seconds = (time.monotonic() - start) / len(stacked)
+    for run, prepared in stacked:
+        try:
+            _finish(run, [prepared.folder], prepared.model, prepared.data, file, seconds, len(stacked))
+        except Exception:
+            traceback.print_exc()
+            failed.append(run.config["name"])
     return failed
 
 
@@ -150,13 +157,20 @@ def _stack_checkpoint(runs: list[PlannedRun], file: Path) -> Path:
 
 
 def _finish(
-    run: PlannedRun, folders: list[Path], data: LightningDataModule, file: Path, seconds: float, together: int
+    run: PlannedRun,
+    folders: list[Path],
+    model: SparseClassifier,
+    data: LightningDataModule,
+    file: Path,
+    seconds: float,
+    together: int,
 ) -> None:
     """Test the checkpoints in the last of the run's folders, write the result, and count the run as finished.
 
     Args:
         run: the run.
         folders: the folders of the attempts that it resumed, and last the folder in which it was finished.
+        model: the model that was trained, whose network its checkpoints may name.
         data: the data set to test on.
         file: the file of the job.
         seconds: the time that the run took.
@@ -164,20 +178,21 @@ def _finish(
     """
     folder = folders[-1]
     checkpoints = {which: folder / "checkpoints" / name for which, name in _CHECKPOINTS.items()}
-    test = {which: _test(path, data, run) for which, path in checkpoints.items() if path.is_file()}
+    trust = class_paths(model.network_config)
+    test = {which: _test(path, trust, data, run) for which, path in checkpoints.items() if path.is_file()}
     record = _environment() | {"seconds": seconds, "population": together}
     Result(folder, run.digest, test, scalars_of(folders), record).write()
     with file.with_suffix(".done").open("a") as stream:
         stream.write(f"{run.digest}\n")
 
 
-def _test(checkpoint: Path, data: LightningDataModule, run: PlannedRun) -> dict[str, float]:
+def _test(checkpoint: Path, trust: list[str], data: LightningDataModule, run: PlannedRun) -> dict[str, float]:
     """Return the loss and accuracy of a checkpoint on the test set."""
     wanted = run.config["trainer"]
     settings: dict[str, Any] = {
         key: wanted[key] for key in ("accelerator", "devices", "limit_test_batches") if key in wanted
     }
-    model = SparseClassifier.load_from_checkpoint(checkpoint)
+    model = SparseClassifier.load_from_checkpoint(checkpoint, trust=trust)
     trainer = Trainer(**_QUIET, **settings)
     ignore_stray_checkpoints(trainer)
     (metrics,) = trainer.test(model, datamodule=data, verbose=False)
@@ -198,7 +213,8 @@ def _environment() -> dict[str, Any]:
 
 def _end_with_stdin() -> None:
     """Interrupt this process, as Ctrl-C would, when nobody holds the other end of stdin any more."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # without the lock of a buffer, which would abort an exit meanwhile
+        pass
     print("The command that started this job is gone: the job stops, and the next command resumes it.", flush=True)
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -155,8 +155,9 @@ def test_of_fits_that_are_told_one_folder_all_but_one_are_refused():
 
 
 def test_a_second_reproduction_waits_for_its_turn_and_a_killed_one_leaves_no_lock():
-    hold = "from pathlib import Path\nfrom spl.reproduction.command import _alone\n"
-    hold += "with _alone(Path('lightning_logs/reproduction')):\n    print('held', flush=True)\n    input()\n"
+    hold = "from pathlib import Path\nfrom spl.reproduction.session import alone\n"
+    hold += "with alone(Path('lightning_logs/reproduction'), 'spl reproduce'):\n"
+    hold += "    print('held', flush=True)\n    input()\n"
     Path("hold.py").write_text(hold)
     process = subprocess.Popen([*python(), "hold.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
