@@ -14,6 +14,7 @@ _COMMANDS = {
     "predict": "write class probabilities of a checkpoint to predictions.csv",
     "summary": "print what a pruned network costs",
     "export": "write a pruned network to a file: a smaller or faster program, or the kept weights",
+    "compare": "train several pruning methods on one network, and write tables and figures",
     "reproduce": "make the figures and tables of the paper",
     "configs": "list the configurations that --config takes by name",
 }
@@ -110,6 +111,10 @@ def _call(args: list[str]) -> None:
         from spl.reproduction.command import reproduce_command
 
         reproduce_command(args[1:])
+    elif args[0] == "compare":
+        from spl.compare.command import compare_command
+
+        compare_command(args[1:])
     elif args[0] in ("export", "summary"):
         from spl.cli import export
 

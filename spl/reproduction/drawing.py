@@ -31,26 +31,28 @@ _CUT = 0.1  # times the mean: on a logarithmic axis, bands reach no lower
 # Okabe & Ito's colours; line style and marker distinguish methods that share one
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _BLUE, _VERMILION, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+COLORS = (_BLUE, _VERMILION, _GREEN, _ORANGE, _PURPLE, _SKY)  # the order in which curves without a fixed style get them
 Style = dict[str, Any]
 
 
-def _style(color: str, linestyle: Any, marker: str) -> Style:
+def curve_style(color: str, linestyle: Any, marker: str) -> Style:
+    """Return the style of a curve."""
     return {"color": color, "linestyle": linestyle, "marker": marker, "markersize": 4, "linewidth": 1.3}
 
 
 STYLES: dict[Method, Style] = {
-    LDI_DENSE: _style(_BLACK, "-", ""),
-    LDI_MAG: _style(_PURPLE, (0, (3, 1, 1, 1, 1, 1)), "D"),
-    LDI_RAND: _style(_ORANGE, ":", "v"),
-    LDI_RAND_AI: _style(_VERMILION, "--", "^"),
-    VS_CS: _style(_GREEN, "-.", "s"),
-    LDI_CS: _style(_SKY, "--", "o"),
-    LDI_CS_AI: _style(_BLUE, "-", "o"),
-    LDI_CS_EOI: _style(_GREEN, (0, (6, 1)), "P"),
-    LDI_SYNFLOW: _style(_VERMILION, (0, (1, 1)), "X"),
-    LDI_SHUFFLED: _style(_PURPLE, "-.", "*"),
+    LDI_DENSE: curve_style(_BLACK, "-", ""),
+    LDI_MAG: curve_style(_PURPLE, (0, (3, 1, 1, 1, 1, 1)), "D"),
+    LDI_RAND: curve_style(_ORANGE, ":", "v"),
+    LDI_RAND_AI: curve_style(_VERMILION, "--", "^"),
+    VS_CS: curve_style(_GREEN, "-.", "s"),
+    LDI_CS: curve_style(_SKY, "--", "o"),
+    LDI_CS_AI: curve_style(_BLUE, "-", "o"),
+    LDI_CS_EOI: curve_style(_GREEN, (0, (6, 1)), "P"),
+    LDI_SYNFLOW: curve_style(_VERMILION, (0, (1, 1)), "X"),
+    LDI_SHUFFLED: curve_style(_PURPLE, "-.", "*"),
 }
-NETWORK_STYLES = (_style(_BLUE, "-", "o"), _style(_VERMILION, "--", "s"))  # for one curve per network
+NETWORK_STYLES = (curve_style(_BLUE, "-", "o"), curve_style(_VERMILION, "--", "s"))  # for one curve per network
 
 
 def panels(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figure, Any]:

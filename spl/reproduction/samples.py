@@ -9,6 +9,8 @@ import numpy as np
 
 from spl.reproduction.results import Result
 
+_POINTS = 100  # the most points of a training log
+
 
 class MissingResult(LookupError):
     """No finished run has the result that is needed; the message names the result."""
@@ -137,3 +139,11 @@ def describe(sample: Sample) -> str:
     """Return mean ± standard deviation and n in words."""
     undefined = f"; {sample.undefined} not a number" if sample.undefined else ""
     return f"{sample:.3g} (n = {sample.n}{undefined})"
+
+
+def windows(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return the iterations at which at most 100 windows end, and the means over these; step k ends iteration k + 1."""
+    if not len(steps):
+        return [], []
+    parts = np.array_split(np.arange(len(steps)), min(_POINTS, len(steps)))
+    return [float(steps[part[-1]] + 1) for part in parts], [float(values[part].mean()) for part in parts]

@@ -4,16 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import Choice, Experiment, Method, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import Run
-from spl.reproduction.samples import Curve, MissingResult, Sample
+from spl.reproduction.samples import Curve, MissingResult, Sample, windows
 
 SPARSITY = Experiment.sparsity  # the sparsity at which networks are trained
-POINTS = 100  # the most points of a training log
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +66,7 @@ class Measurements:
         """Return what was logged during training, by iteration, as means over at most 100 windows."""
         values: dict[float, list[float]] = {}
         for result in self.of(method):
-            for iteration, value in zip(*_windows(*result.series(tag)), strict=True):
+            for iteration, value in zip(*windows(*result.series(tag)), strict=True):
                 values.setdefault(iteration, []).append(value)
         return Curve(f"{tag} of {self.network.name} {method}", values)
 
@@ -105,11 +102,3 @@ class Measurements:
             "std": sample.std,
             "n": sample.n,
         }
-
-
-def _windows(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the iterations at which windows end, and the means over the windows; step k ends iteration k + 1."""
-    if not len(steps):
-        return [], []
-    parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
-    return [float(steps[part[-1]] + 1) for part in parts], [float(values[part].mean()) for part in parts]

@@ -1,0 +1,162 @@
+"""The methods of a comparison, by the short names of the command line: NAME[+CORRECTION][@SCOPE]."""
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+from spl import criteria, isometry
+from spl.criteria import Criterion
+from spl.errors import InputError, first_line
+from spl.isometry import Correction, DefaultIsometry
+from spl.pruning import scopes
+from spl.pruning.scopes import Scope
+
+DENSE = "dense"
+_SYNTAX = "NAME[+CORRECTION][@SCOPE], such as SNIP, CS+AI or Random@ERK"
+_SHORT = {"CS": "ConnectionSensitivity", "AI": "ApproximateIsometry"}
+_DEFAULT = f"{DefaultIsometry.__module__}.{DefaultIsometry.__qualname__}"
+_KINDS: dict[type, tuple[str, ModuleType]] = {
+    Criterion: ("criterion", criteria),
+    Correction: ("correction", isometry),
+    Scope: ("scope", scopes),
+}
+
+Choice = dict[str, Any]
+"""The class_path and init_args of an object."""
+
+
+@dataclass(frozen=True)
+class ComparedMethod:
+    """A method of a comparison: how the weights that stay are chosen, and how they are corrected.
+
+    Attributes:
+        label: the name as it was given, which tables and figures show.
+        criterion: the class path of the criterion; None for the dense network.
+        correction: the class path of the correction; None for none.
+        scope: the class path of the scope (sparsity distribution); None for that of the configuration.
+    """
+
+    label: str
+    criterion: str | None = None
+    correction: str | None = None
+    scope: str | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is pruned."""
+        return self.criterion is None
+
+    def pruning(self, own: Mapping[str, Any], sparsity: float) -> dict[str, Any]:
+        """Return the options of `pruning` in the configuration of `spl fit`.
+
+        Arguments that the configuration gives for a class that this method has are kept. The dense network depends on
+        none of the options.
+
+        Args:
+            own: the options in the configuration.
+            sparsity: the share of weights to remove.
+        """
+        if self.criterion is None:
+            # magnitudes cost nothing to score, and at sparsity 0 nothing is removed
+            return {"sparsity": 0.0, "criterion": {"class_path": "spl.criteria.Magnitude"}, "isometry": None}
+        scope = {} if self.scope is None else {"scope": _choice(self.scope, own.get("scope"))}
+        correction = None
+        if self.correction is not None:
+            correction = _choice(self.correction, own.get("isometry"))
+        return {
+            **own,
+            **scope,
+            "sparsity": sparsity,
+            "criterion": _choice(self.criterion, own.get("criterion")),
+            "isometry": correction,
+        }
+
+
+def method_named(text: str) -> ComparedMethod:
+    """Return the method with a name.
+
+    Args:
+        text: dense, or the name of a criterion with `+` and a correction and with `@` and a scope, both optional. Each
+            is the name of a class of `spl`, CS or AI, or the path of an own class.
+
+    Raises:
+        InputError: there is no such method.
+
+    Example:
+        >>> from spl.compare.methods import method_named
+        >>> method_named("CS+AI@ERK").correction
+        'spl.isometry.ApproximateIsometry'
+        >>> method_named("Synflow")
+        Traceback (most recent call last):
+        spl.errors.InputError: There is no criterion Synflow. Did you mean SynFlow? A method is NAME[+CORRECTION]...
+    """
+    first, at, scope = text.partition("@")
+    name, plus, correction = first.partition("+")
+    if text == DENSE:
+        return ComparedMethod(DENSE)
+    if not name or (at and not scope) or (plus and not correction) or name == DENSE:
+        raise InputError(f"{text!r} is no method: give {_SYNTAX}, or {DENSE} for the network that is not pruned.")
+    return ComparedMethod(
+        text,
+        _class_path(name, Criterion),
+        _class_path(correction, Correction) if plus else None,
+        _class_path(scope, Scope) if at else None,
+    )
+
+
+def _class_path(name: str, base: type) -> str:
+    """Return the path of a class of `spl` by its name, or of an own class by its path."""
+    if "." in name:
+        return _own_class_path(name, base)
+    kind, module = _KINDS[base]
+    known = _classes(module, base)
+    if (wanted := _SHORT.get(name, name)) not in known:
+        names = [*known, *(short for short, full in _SHORT.items() if full in known)]
+        by_lower = {other.lower(): other for other in names}
+        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"Did you mean {by_lower[near[0]]}?" if near else f"There are {', '.join(names)}."
+        raise InputError(
+            f"There is no {kind} {name}. {hint} A method is {_SYNTAX}, or {DENSE}; an own class is given by its path "
+            "(own.Mine)."
+        )
+    return f"{module.__name__}.{wanted}"
+
+
+def _classes(module: ModuleType, base: type) -> dict[str, type]:
+    """Return the classes of a module that can be named."""
+    return {
+        name: kind
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, base)
+        and not inspect.isabstract(kind)
+        and kind not in (base, DefaultIsometry)
+        and not name.startswith("_")
+    }
+
+
+def _own_class_path(path: str, base: type) -> str:
+    """Check that a path names a class of the kind that is needed, and return the path."""
+    try:
+        found = pkgutil.resolve_name(path)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be imported ({type(error).__name__}: {first_line(error)}): give the path of a class, such "
+            "as own.Mine for the class Mine in own.py of the current folder."
+        ) from error
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise InputError(f"{path} is no {_KINDS[base][0]}: derive the class from {base.__module__}.{base.__name__}.")
+    return path
+
+
+def _choice(path: str, own: Any) -> Choice:
+    """Return the choice of a class, with the arguments that the configuration gives if it has the same class."""
+    if isinstance(own, dict) and "class_path" in own:
+        same = own["class_path"] == path
+        if same or (own["class_path"] == _DEFAULT and path == f"{isometry.__name__}.ApproximateIsometry"):
+            return own | {"class_path": path}
+    return {"class_path": path}
