@@ -82,6 +82,10 @@ def _by_method(measured: Measured, number: Callable[[Result], float], title: str
     panel.set_xscale(scale)
     for row, (method, style) in enumerate(method_styles(comparison.methods).items()):
         sample = measured.sample(method, comparison.sparsities_of(method)[0], number)
+        if not sample.n or not math.isfinite(sample.mean) or (scale == "log" and sample.mean <= 0):
+            text = f"{sample.mean:g}" if sample.n else "no result"  # the axis cannot show it
+            panel.text(0.01, row, text, transform=panel.get_yaxis_transform(), va="center", fontsize=TEXT - 1)
+            continue
         look = {"color": style["color"], "marker": style["marker"] or "o", "linestyle": "none"}
         panel.errorbar(sample.mean, row, xerr=np.nan_to_num(sample.std), capsize=3, markersize=5, **look)
         panel.plot(sample.values, [row + 0.28] * sample.n, ".", color=style["color"], markersize=3)
@@ -102,7 +106,7 @@ def _losses(measured: Measured) -> Figure:
     sparsities = comparison.sparsities
     columns = min(_COLUMNS, len(sparsities))
     rows = math.ceil(len(sparsities) / columns)
-    figure, axes = panels(rows, columns, 0.7 + 2.3 * rows, sharex=True, sharey=True)
+    figure, axes = panels(rows, columns, 0.7 + (2.3 if columns > 1 else 2.9) * rows, sharex=True, sharey=True)
     styles = method_styles(comparison.methods)
     for i, panel in enumerate(axes.flat):
         if i >= len(sparsities):
@@ -124,7 +128,8 @@ def _losses(measured: Measured) -> Figure:
 
 
 def _legend(figure: Figure, styles: Styles) -> None:
-    legend(figure, {method.label: style for method, style in styles.items()}, min(_LEGEND_COLUMNS, len(styles)))
+    columns = math.ceil(len(styles) / math.ceil(len(styles) / _LEGEND_COLUMNS))  # rows of about the same length
+    legend(figure, {method.label: style for method, style in styles.items()}, columns)
 
 
 def _places(sparsities: Sequence[float]) -> Callable[[float], float]:

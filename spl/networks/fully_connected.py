@@ -1,6 +1,7 @@
 """Fully connected networks: MLP and LeNet-300-100."""
 
 from collections import OrderedDict
+from inspect import signature
 from itertools import pairwise
 from typing import Literal
 
@@ -20,7 +21,27 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 
 
-def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str, nn.Module]:
+def _activation_class(name: str) -> type[nn.Module]:
+    """Return the class of an activation by its name here, or by its name or path in torch.nn."""
+    own: dict[str, type[nn.Module]] = {str(key): kind for key, kind in _ACTIVATIONS.items()}
+    if name in own:
+        return own[name]
+    kind = getattr(nn, name.removeprefix("torch.nn."), None)
+    if not isinstance(kind, type) or kind.__module__ != nn.ReLU.__module__ or _needs_arguments(kind):
+        known = {other.lower(): other for other in nn.modules.activation.__all__}
+        near = known.get(name.rpartition(".")[2].lower().replace("_", ""))
+        raise InputError(
+            f"activation must be one of {', '.join(own)}, or an activation of torch.nn that needs no arguments, such "
+            f"as GELU, got {name!r}." + (f" Did you mean {near}?" if near else "")
+        )
+    return kind
+
+
+def _needs_arguments(kind: type) -> bool:
+    return any(p.default is p.empty for p in signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def fully_connected(sizes: list[int], activation: Activation | str) -> OrderedDict[str, nn.Module]:
     """Return Linear layers fc1, fc2, … between `sizes` units, with an activation after each but the last.
 
     Example:
@@ -32,7 +53,7 @@ def fully_connected(sizes: list[int], activation: Activation) -> OrderedDict[str
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{i}"] = nn.Linear(fan_in, fan_out)
         if i < len(sizes) - 1:
-            layers[f"act{i}"] = _ACTIVATIONS[activation]()
+            layers[f"act{i}"] = _activation_class(activation)()
     return layers
 
 
@@ -41,7 +62,8 @@ class FullyConnected(nn.Sequential):
 
     Args:
         sizes: numbers of units from the input to the output, at least two.
-        activation: the activation between the layers: linear (none), tanh, relu, leaky_relu or selu.
+        activation: the activation between the layers: linear (none), tanh, relu, leaky_relu, selu, or a class of
+            torch.nn by its name (GELU) or path (torch.nn.GELU).
 
     Example:
         >>> import torch
@@ -51,9 +73,8 @@ class FullyConnected(nn.Sequential):
         torch.Size([5, 10])
     """
 
-    def __init__(self, sizes: list[int], activation: Activation) -> None:
-        if activation not in _ACTIVATIONS:
-            raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}.")
+    def __init__(self, sizes: list[int], activation: Activation | str) -> None:
+        _activation_class(activation)
         if len(sizes) < 2 or min(sizes) < 1:
             raise InputError(f"A network needs two sizes or more, each at least 1, got {sizes}.")
         super().__init__(fully_connected(sizes, activation))
@@ -77,7 +98,8 @@ class MLP(FullyConnected):
     Args:
         depth: number of weight layers, K of MLP-K.
         width: units in each hidden layer.
-        activation: linear (none), tanh, relu, leaky_relu or selu.
+        activation: linear (none), tanh, relu, leaky_relu, selu, or a class of torch.nn by its name (GELU) or path
+            (torch.nn.GELU).
         in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
         out_features: number of classes.
 
@@ -95,7 +117,7 @@ class MLP(FullyConnected):
         self,
         depth: int = 7,
         width: int = 100,
-        activation: Activation = "tanh",
+        activation: Activation | str = "tanh",
         in_features: int = 784,
         out_features: int = 10,
     ) -> None:
@@ -108,7 +130,8 @@ class LeNet300(FullyConnected):
     """The network LeNet-300-100, with hidden layers of 300 and 100 units. It has 266,610 parameters on MNIST.
 
     Args:
-        activation: linear (none), tanh, relu, leaky_relu or selu.
+        activation: linear (none), tanh, relu, leaky_relu, selu, or a class of torch.nn by its name (GELU) or path
+            (torch.nn.GELU).
         in_features: numbers per example: 784 for 28×28 grey images, 3072 for 32×32 in colour.
         out_features: number of classes.
 
@@ -118,5 +141,5 @@ class LeNet300(FullyConnected):
         [(300, 784), (100, 300), (10, 100)]
     """
 
-    def __init__(self, activation: Activation = "tanh", in_features: int = 784, out_features: int = 10) -> None:
+    def __init__(self, activation: Activation | str = "tanh", in_features: int = 784, out_features: int = 10) -> None:
         super().__init__([in_features, 300, 100, out_features], activation)

@@ -14,6 +14,8 @@ from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
+from spl.reproduction.methods import Choice
+from spl.reproduction.own_network import add_network_argument, figures_of, network_choice, own_network, write_page
 from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUNS
@@ -29,6 +31,7 @@ def reproduce(
     cluster: Literal["slurm", "local"] | None = None,
     cluster_parameters: dict[str, Any] | None = None,
     dry_run: bool = False,
+    network: Choice | None = None,
 ) -> None:
     """Reproduce figures and tables of the paper: make the runs that are missing, then draw, count and compare.
 
@@ -41,13 +44,16 @@ def reproduce(
             iterations on MNIST, three seeds) or paper.
         jobs: number of processes at a time; null for one per accelerator or, without accelerators, one per core.
         data_root: folder of the data sets; missing ones are downloaded.
-        output: pages, pictures and numbers go to OUTPUT/BUDGET.
+        output: pages, pictures and numbers go to OUTPUT/BUDGET, those of another network to OUTPUT/BUDGET/FIGURE-NAME.
         cluster: submit the jobs by submitit: to slurm, or to this machine without a scheduler (local).
         cluster_parameters: options that submitit passes to the scheduler: timeout_min, slurm_partition,
             gpus_per_node, …
         dry_run: list the missing runs and the time that they would take.
+        network: class_path and init_args of a network for fig2, fig4 or fig6, in place of the paper's.
     """
-    chosen, chosen_budget = _artefacts_named(artefacts), budget_named(budget)
+    own = None if network is None else own_network(network)
+    chosen: Sequence[Artefact] = _artefacts_named(artefacts) if own is None else figures_of(own, artefacts)
+    chosen_budget = budget_named(budget)
     runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
     if dry_run:
         print(forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
@@ -55,8 +61,12 @@ def reproduce(
     executor, folder = chosen_executor(RUNS, jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
     with alone(RUNS, "spl reproduce"):
         failures = execute(runs, RUNS, data_root, executor)
-        _write_pages(chosen, chosen_budget, folder)
-    print(f"Pages, pictures and numbers: {folder / 'README.md'}")
+        if own is None:
+            _write_pages(chosen, chosen_budget, folder)
+            pages = [folder / "README.md"]
+        else:
+            pages = [write_page(figure, own, chosen_budget, folder) for figure in chosen]
+    print(f"Pages, pictures and numbers: {', '.join(map(str, pages))}")
     if failures:
         print(failure_report(failures), file=sys.stderr)
         sys.exit(1)
@@ -91,11 +101,12 @@ def reproduce_parser() -> OneLineErrors:
     """
     parser = OneLineErrors(prog="spl reproduce", description=__doc__)
     parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
-    parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run"}, as_group=False)
+    parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run", "network"}, as_group=False)
     parser.add_argument("--data.root", type=Path, default=Path("data"), help="folder of the data sets, as of spl fit")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
     )
+    add_network_argument(parser)
     return parser
 
 
@@ -106,4 +117,5 @@ def reproduce_command(args: Sequence[str]) -> None:
         bound_yaml()
         with printable_errors():
             chosen = parser.parse_args(list(args))
-        reproduce(data_root=chosen.pop("data").root, **chosen)
+        network = network_choice(parser, chosen)
+        reproduce(data_root=chosen.pop("data").root, network=network, **chosen)

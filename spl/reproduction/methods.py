@@ -1,5 +1,6 @@
 """The methods of the paper's figures: how a network gets its weights and masks, as YAML."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ Choice = dict[str, Any]  # class_path and init_args
 
 _SPARSITY = 0.9
 _LEARNING_RATE = 0.1
+_LONGEST_NAME = 80  # characters
 _STABLE_LEARNING_RATE = 0.01  # at 0.1 the dense linear network diverges
 
 
@@ -89,7 +91,7 @@ class Experiment:
         name = "_".join(
             [
                 self.data,
-                _short_name(network),
+                short_name(network),
                 str(method).replace(" ", "-"),
                 f"{0 if method.criterion is None else 100 * self.sparsity:.3g}",
                 *([] if self.targets == "labels" else [self.targets]),
@@ -184,9 +186,11 @@ def _widened(network: Choice, width: float) -> Choice:
     return network | {"init_args": arguments | {"width_multiplier": width * arguments.get("width_multiplier", 1)}}
 
 
-def _short_name(network: Choice) -> str:
+def short_name(network: Choice) -> str:
+    """Return a name of a network, from its class and arguments, that can be part of the name of a folder."""
     arguments = network.get("init_args", {}).values()
-    return "-".join([network["class_path"].rpartition(".")[2], *map(str, arguments)])
+    name = "-".join([network["class_path"].rpartition(".")[2], *map(str, arguments)])
+    return re.sub(r"[^\w.,+\[\] -]", "-", name)[:_LONGEST_NAME]
 
 
 def mlp(activation: str, depth: int = 7) -> Choice:

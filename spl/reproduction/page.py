@@ -14,6 +14,7 @@ from spl.reproduction.results import Result, Results
 from spl.reproduction.run import with_ancestors
 
 _VERDICTS = {True: "yes", False: "**no**", None: "cannot tell"}
+_NO_FINDINGS = "The paper has no findings about this network: what it says of its own networks is not judged here."
 _HEADERS = ["the paper's finding", "holds here?", "measured"]
 
 
@@ -81,7 +82,8 @@ class Page:
 
     def markdown(self) -> str:
         """Return the text of the page."""
-        name = self.artefact.name
+        name, findings = self.artefact.name, self.report.findings
+        command = " ".join(filter(None, ["spl reproduce", name, f"--budget {self.budget.name}", self.artefact.flags]))
         pictures = [
             f"![{self.heading}: {self.artefact.title}{suffix.replace('_', ', ')}]({name}{suffix}.png)\n\n"
             f"[as vectors]({name}{suffix}.svg)"
@@ -90,9 +92,9 @@ class Page:
         sections = [
             f"# {self.heading}: {self.artefact.title}",
             f"{self.progress}, at {self.budget_description}. This command runs what is missing and writes this page:",
-            f"    spl reproduce {name} --budget {self.budget.name}",
+            f"    {command}",
             f"The numbers: [{name}.csv]({name}.csv).",
-            table(_HEADERS, map(_finding_cells, self.report.findings)),
+            table(_HEADERS, map(_finding_cells, findings)) if findings else _NO_FINDINGS,
             *pictures,
             *self.report.tables,
             "## Runs",

@@ -1,6 +1,7 @@
 """The figures and tables of the paper, each in a file of its own."""
 
 from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import NetworkFigure
 from spl.reproduction.artefacts.figure_1 import Figure1
 from spl.reproduction.artefacts.figure_2 import Figure2
 from spl.reproduction.artefacts.figure_3 import Figure3
@@ -20,4 +21,7 @@ _ALL: tuple[Artefact, ...] = (
 )  # fmt: skip
 ARTEFACTS: dict[str, Artefact] = {artefact.name: artefact for artefact in _ALL}
 
-__all__ = ["ARTEFACTS", "Artefact", "ArtefactReport", "Finding"]
+OF_NETWORKS: dict[str, type[NetworkFigure]] = {figure.name: figure for figure in (Figure2, Figure4, Figure6)}
+"""The figures that can be made of any network."""
+
+__all__ = ["ARTEFACTS", "OF_NETWORKS", "Artefact", "ArtefactReport", "Finding"]

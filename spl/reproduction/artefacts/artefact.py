@@ -73,11 +73,13 @@ class Artefact(ABC):
         name: fig1 … fig8, table1 … table4.
         title: what the artefact shows.
         data: the data set that decides its protocol: MNIST or CIFAR10.
+        flags: the flags of `spl reproduce` that ask for it, besides its name.
     """
 
     name: str
     title: str
     data: str = "MNIST"
+    flags: str = ""
 
     def describe_budget(self, budget: Budget) -> str:
         """Return the description of the budget on the pictures."""

@@ -1,9 +1,10 @@
 """A network on which methods are compared, and the measurements of its finished runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from spl.reproduction.artefacts.artefact import Artefact, Finding
 from spl.reproduction.budgets import Budget
 from spl.reproduction.methods import Choice, Experiment, Method, mlp
 from spl.reproduction.results import Result, Results
@@ -35,6 +36,28 @@ class ComparedNetwork:
 
 LINEAR = ComparedNetwork("linear", mlp("linear"))
 TANH = ComparedNetwork("tanh", mlp("tanh"))
+
+
+PAPER_NETWORKS = (LINEAR, TANH)
+
+
+class NetworkFigure(Artefact):
+    """A figure that shows the same of each network: of those of the paper, or of another one.
+
+    Attributes:
+        networks: the networks.
+    """
+
+    paper_title: str
+
+    def __init__(self, network: ComparedNetwork | None = None, flags: str = "") -> None:
+        self.networks = PAPER_NETWORKS if network is None else (network,)
+        self.flags = flags
+        self.title = self.paper_title if network is None else f"{self.paper_title}, {network.name}"
+
+    def findings(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return the findings, which are about the networks of the paper; none for another network."""
+        return list(findings) if self.networks is PAPER_NETWORKS else []
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Figure 2: signal propagation and training of sparse networks."""
 
-from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
-from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import TANH, Measurements, NetworkFigure
 from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.signal_propagation import (
     decreases,
@@ -43,19 +43,19 @@ ALL = PAPER + BEYOND
 WITH_BEYOND = (LDI_DENSE, LDI_CS, LDI_CS_AI, *BEYOND)  # methods beyond the paper, and those to compare them with
 
 
-class Figure2(Artefact):
+class Figure2(NetworkFigure):
     """Mean Jacobian singular values against sparsity, and training loss at 90 %, of linear and tanh MLP-7."""
 
     name = "fig2"
-    title = "Signal propagation and training behaviour of sparse networks"
+    paper_title = "Signal propagation and training behaviour of sparse networks"
 
     def runs(self, budget: Budget) -> list[Run]:
         """Return runs of all methods at all sparsities."""
-        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
+        return [run for network in self.networks for run in propagation_runs(budget, network, ALL)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Return pictures of the paper's methods, of those beyond, and of singular values during training."""
-        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in self.networks]
         rows = []
         for measured in both:
             rows += propagation_rows(measured, ALL, ("mean",))
@@ -65,7 +65,7 @@ class Figure2(Artefact):
             "_beyond": side_by_side(both, WITH_BEYOND, (draw_propagation, draw_training)),
             "_jsv_during_training": side_by_side(both, PAPER, (draw_jsv_training,)),
         }
-        findings = [finding for measured in both for finding in _findings(measured)]
+        findings = self.findings(finding for measured in both for finding in _findings(measured))
         return ArtefactReport(rows, findings, figures)
 
 

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding
-from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding
+from spl.reproduction.artefacts.compared_network import Measurements, NetworkFigure
 from spl.reproduction.artefacts.comparison import side_by_side
 from spl.reproduction.artefacts.figure_2 import ALL, WITH_BEYOND
 from spl.reproduction.artefacts.signal_propagation import (
@@ -23,19 +23,19 @@ _PROPAGATION = [partial(draw_propagation, statistic=statistic) for statistic in 
 _TRAINING = [partial(draw_training, tag=tag) for tag in (LOSS, ACCURACY)]
 
 
-class Figure4(Artefact):
+class Figure4(NetworkFigure):
     """All statistics of the Jacobian singular values, loss and accuracy of linear and tanh MLP-7."""
 
     name = "fig4"
-    title = "Signal propagation, all statistics, and training behaviour with accuracy"
+    paper_title = "Signal propagation, all statistics, and training behaviour with accuracy"
 
     def runs(self, budget: Budget) -> list[Run]:
         """Return the runs of Figure 2."""
-        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, ALL)]
+        return [run for network in self.networks for run in propagation_runs(budget, network, ALL)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Return pictures of the paper's methods, and of those beyond."""
-        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in self.networks]
         rows = []
         for measured in both:
             rows += propagation_rows(measured, ALL) + training_rows(measured, ALL)
@@ -45,7 +45,8 @@ class Figure4(Artefact):
             "_signal_propagation_beyond": side_by_side(both, WITH_BEYOND, _PROPAGATION, 1.6),
             "_training_beyond": side_by_side(both, WITH_BEYOND, _TRAINING),
         }
-        return ArtefactReport(rows, [finding for measured in both for finding in _findings(measured)], figures)
+        findings = self.findings(finding for measured in both for finding in _findings(measured))
+        return ArtefactReport(rows, findings, figures)
 
 
 def _findings(measured: Measurements) -> list[Finding]:

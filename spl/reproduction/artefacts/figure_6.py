@@ -5,8 +5,8 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spl.reproduction.artefacts.artefact import Artefact, ArtefactReport, Finding, Judgement, decide
-from spl.reproduction.artefacts.compared_network import LINEAR, TANH, Measurements
+from spl.reproduction.artefacts.artefact import ArtefactReport, Finding, Judgement, decide
+from spl.reproduction.artefacts.compared_network import Measurements, NetworkFigure
 from spl.reproduction.artefacts.signal_propagation import (
     STATISTICS,
     in_percent,
@@ -22,22 +22,24 @@ from spl.reproduction.run import Run
 from spl.reproduction.samples import Curve, MissingResult, Sample, describe
 
 
-class Figure6(Artefact):
+class Figure6(NetworkFigure):
     """All statistics of the Jacobian singular values against sparsity, of pretrained networks pruned by magnitude."""
 
     name = "fig6"
-    title = "Signal propagation under magnitude pruning of pretrained networks"
+    paper_title = "Signal propagation under magnitude pruning of pretrained networks"
 
     def runs(self, budget: Budget) -> list[Run]:
         """Return the dense runs, and those pruned by magnitude at all sparsities."""
         methods = (LDI_DENSE, LDI_MAG)
-        return [run for network in (LINEAR, TANH) for run in propagation_runs(budget, network, methods)]
+        return [run for network in self.networks for run in propagation_runs(budget, network, methods)]
 
     def report(self, budget: Budget, results: Results) -> ArtefactReport:
         """Return the statistics; κ̄ = 0 is shown both at initialization (LDI-Dense) and pretrained (LDI-Mag)."""
-        both = [Measurements(network, budget, results) for network in (LINEAR, TANH)]
+        both = [Measurements(network, budget, results) for network in self.networks]
         rows = [row for measured in both for row in propagation_rows(measured, (LDI_DENSE, LDI_MAG))]
-        findings = [f for m in both for f in (_abrupt(m, pretrained=False), _abrupt(m, pretrained=True), _scattered(m))]
+        findings = self.findings(
+            f for m in both for f in (_abrupt(m, pretrained=False), _abrupt(m, pretrained=True), _scattered(m))
+        )
         return ArtefactReport(rows, findings, {"": _draw(both)})
 
 
@@ -45,12 +47,12 @@ def _draw(both: list[Measurements]) -> Figure:
     figure, axes = panels(2, 3, 4.4)
     for statistic, panel in zip(STATISTICS, axes.flat, strict=False):
         panel.set_yscale("log")
-        for measured, style in zip(both, NETWORK_STYLES, strict=True):
+        for measured, style in zip(both, NETWORK_STYLES, strict=False):
             _draw_statistic(panel, measured, statistic, style)
         label(panel, SPARSITY_LABEL, statistic_label(statistic))
     axes.flat[-1].remove()
     names: dict[str, Style] = {}
-    for measured, style in zip(both, NETWORK_STYLES, strict=True):
+    for measured, style in zip(both, NETWORK_STYLES, strict=False):
         names[f"{measured.network.name}, pretrained"] = style
         names[f"{measured.network.name}, at initialization"] = _at_initialization(style)
     legend(figure, names)
