@@ -74,6 +74,19 @@ def test_a_layer_without_units_is_an_error(sizes):
         MLP(depth=2, **sizes)
 
 
-def test_an_unknown_activation_is_an_error_that_lists_the_known():
-    with pytest.raises(InputError, match="one of linear, tanh, relu, leaky_relu, selu, got 'sigmoid'"):
-        FullyConnected([2, 3], "sigmoid")
+@pytest.mark.parametrize("activation", ["sigmoid", "nn.Sigmoid", "os.system", "torch.nn.Linear", "MultiheadAttention"])
+def test_an_unknown_activation_is_an_error_that_lists_the_known(activation):
+    known = "one of linear, tanh, relu, leaky_relu, selu, or an activation of torch.nn that needs no arguments"
+    with pytest.raises(InputError, match=f"{known}, such as GELU, got '{activation}'"):
+        FullyConnected([2, 3, 3], activation)
+
+
+def test_a_misspelled_activation_is_an_error_that_names_the_near_one():
+    with pytest.raises(InputError, match=r"got 'gelu'\. Did you mean GELU\?"):
+        MLP(activation="gelu")
+
+
+@pytest.mark.parametrize("activation", ["GELU", "torch.nn.GELU"])
+def test_any_activation_of_torch_can_be_named(activation):
+    network = MLP(depth=3, width=5, activation=activation)
+    assert [type(layer).__name__ for layer in network] == ["Linear", "GELU", "Linear", "GELU", "Linear"]

@@ -71,6 +71,46 @@ def test_every_figure_and_table_comes_out_of_one_command(folder, spl_data, capsy
     assert pictures == {picture: picture.read_bytes() for picture in pages.glob("*.svg")}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("least")
+def test_figures_can_be_made_of_any_network(folder, spl_data, capsys):
+    words = ["--network", "spl.networks.MLP", "--network.depth", "3", "--network.activation", "torch.nn.GELU"]
+    words += ["--budget", "smoke", "--data.root", str(spl_data), "--jobs", "1"]
+    main(["reproduce", "fig2", "fig6", *words])
+    said = capsys.readouterr().out
+    networks = {run.network["class_path"] for run in ARTEFACTS["fig2"].runs(BUDGETS["smoke"])}
+    assert networks == {"spl.networks.MLP"}  # the figures of the paper are as they were
+    assert not Results(RUNS).keys() & {run.digest for run in ARTEFACTS["fig2"].runs(BUDGETS["smoke"])}
+    for name, pictures in (("fig2", ("fig2.png", "fig2_beyond.png")), ("fig6", ("fig6.png",))):
+        own = Path("reproduction", "smoke", f"{name}-MLP-3-GELU")
+        assert str(own / f"{name}.md") in said
+        page = (own / f"{name}.md").read_text()
+        assert f"    spl reproduce {name} --budget smoke --network spl.networks.MLP --network.depth 3 " in page
+        assert "The paper has no findings about this network" in page
+        assert "holds here" not in page
+        assert "runs are missing" not in page
+        assert {row.split(",")[0] for row in (own / f"{name}.csv").read_text().splitlines()[1:]} == {"MLP-3-GELU"}
+        for picture in pictures:
+            assert imread(own / picture)[..., :3].std() > 0.05
+    assert sorted(path.name for path in Path("reproduction", "smoke").iterdir()) == [
+        "fig2-MLP-3-GELU",
+        "fig6-MLP-3-GELU",
+    ]
+
+
+def test_a_network_that_does_not_fit_is_refused(capsys):
+    network = ("--network", "spl.networks.MLP")
+    assert "--network is for fig2, fig4, fig6, not for fig1" in refused(capsys, "fig1", "fig2", *network)
+    small = refused(capsys, "fig2", *network, "--network.in_features", "100")
+    assert "MLP takes 100 numbers per example" in small
+    classes = refused(capsys, "fig2", *network, "--network.out_features", "7")
+    assert "spl.networks.MLP returns (2, 7) for two images of MNIST: the figures need logits [N, 10]" in classes
+    linear = refused(
+        capsys, "fig4", "--network", "torch.nn.Linear", "--network.in_features=3", "--network.out_features=3"
+    )
+    assert "torch.nn.Linear does not take images of MNIST" in linear
+
+
 def test_a_dry_run_lists_runs_and_time_and_makes_nothing(folder, capsys):
     main(["reproduce", "table1", "fig5", "--dry-run", "--jobs", "2"])
     said = capsys.readouterr().out

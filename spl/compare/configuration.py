@@ -46,7 +46,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         value: Any = config
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value not in (None, False):
+        if value not in (None, path == ("trainer", "logger")):  # by default, a Trainer has a logger and nothing else
             raise InputError(f"A comparison does not take {'.'.join(path)}: {reason}. Leave it out.")
     devices = config.get("trainer", {}).get("devices")
     if devices not in _ONE_DEVICE:

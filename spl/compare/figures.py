@@ -60,10 +60,12 @@ def _against_sparsity(measured: Measured, number: Callable[[Result], float], tit
         return _by_method(measured, number, title, scale)
     figure, axes = panels(1, 1, 3.6)
     styles, panel = method_styles(comparison.methods), axes[0, 0]
-    panel.set_yscale(scale)
+    curves = {method: measured.curve(method, number) for method in styles}
+    shown = any(0 < mean < math.inf for curve in curves.values() for mean in curve.mean)
+    panel.set_yscale(scale if shown else "linear")  # without a positive number, a logarithmic axis has no limits
     place = _places(comparison.sparsities)
     for method, style in styles.items():
-        curve = measured.curve(method, number)
+        curve = curves[method]
         if not method.is_dense:
             draw_curve(panel, _moved(curve, place), style)
         elif 0.0 in curve:

@@ -11,14 +11,13 @@ from typing import Any
 from spl import criteria, isometry
 from spl.criteria import Criterion
 from spl.errors import InputError, first_line
-from spl.isometry import Correction, DefaultIsometry
+from spl.isometry import ApproximateIsometry, Correction, DefaultIsometry
 from spl.pruning import scopes
 from spl.pruning.scopes import Scope
 
 DENSE = "dense"
 _SYNTAX = "NAME[+CORRECTION][@SCOPE], such as SNIP, CS+AI or Random@ERK"
 _SHORT = {"CS": "ConnectionSensitivity", "AI": "ApproximateIsometry"}
-_DEFAULT = f"{DefaultIsometry.__module__}.{DefaultIsometry.__qualname__}"
 _KINDS: dict[type, tuple[str, ModuleType]] = {
     Criterion: ("criterion", criteria),
     Correction: ("correction", isometry),
@@ -156,7 +155,7 @@ def _own_class_path(path: str, base: type) -> str:
 def _choice(path: str, own: Any) -> Choice:
     """Return the choice of a class, with the arguments that the configuration gives if it has the same class."""
     if isinstance(own, dict) and "class_path" in own:
-        same = own["class_path"] == path
-        if same or (own["class_path"] == _DEFAULT and path == f"{isometry.__name__}.ApproximateIsometry"):
+        kind = pkgutil.resolve_name(own["class_path"])
+        if pkgutil.resolve_name(path) is (ApproximateIsometry if kind is DefaultIsometry else kind):
             return own | {"class_path": path}
     return {"class_path": path}
