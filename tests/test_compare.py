@@ -303,6 +303,8 @@ def test_a_diverged_run_counts_and_is_shown():
     assert cells["SNIP", "90 %"] == "50.00 ± 56.57 (n = 2, 1 diverged)"
     assert cells["SNIP", "95 %"] == "90.00 ± 0.00 (n = 2)"
     write_report(found(), Path("out"), [])
+    height, width, _ = imread(Path("out", "accuracy.png")).shape
+    assert 1.3 < width / height < 2.5  # the line below the figure does not widen it
     assert [row.split(",")[9] for row in Path("out", "runs.csv").read_text().splitlines()[1:]] == ["yes", *["no"] * 5]
 
 

@@ -118,14 +118,12 @@ def _setting(measured: Measured) -> str:
 
 def _stamp(measured: Measured) -> str:
     """Return the line below the figures."""
-    comparison, text = measured.comparison, _setting(measured)
-    runs = comparison.all_runs
-    if len(measured.results.of(runs)) < len(runs):
+    text, runs = _setting(measured), measured.comparison.all_runs
+    results = measured.results.of(runs)
+    if len(results) < len(runs):
         text += f"; {_progress(measured)}"
-    for method, sparsity in comparison.cells:
-        results = measured.of(method, sparsity).values()
-        if diverged := sum(map(is_diverged, results)):
-            text += f"; {method.label} at {100 * sparsity:.6g} %: {diverged} of {len(results)} diverged"
+    if diverged := sum(map(is_diverged, results)):
+        text += f"; {diverged} of {len(results)} runs diverged"
     return text
 
 
