@@ -128,6 +128,15 @@ def test_arguments_that_the_configuration_has_for_the_class_of_a_method_are_kept
     assert "init_args" not in snip.config["pruning"]["criterion"]
 
 
+@pytest.mark.parametrize("name", ["ShuffledInLayers", "SNIP@GivenDensities"])
+def test_a_class_that_needs_arguments_takes_them_from_the_configuration_alone(name):
+    with pytest.raises(InputError, match=r"cannot be made without (criterion|densities): give"):
+        compared(name).all_runs  # noqa: B018
+    flags = ["--pruning.criterion", "ShuffledInLayers", "--pruning.criterion.criterion", "Magnitude"]
+    flags += ["--pruning.scope", "GivenDensities", "--pruning.scope.densities", "{fc1: 0.1}"]
+    assert compared(name, flags=[*TINY, *flags]).all_runs
+
+
 def test_the_same_fit_has_the_same_digest_however_it_is_asked_for(folder):
     wanted = digests("SNIP", "CS+AI", "dense")
     assert digests("SNIP", "CS+AI", "dense", flags=[*TINY, "--name", "other"]) == wanted

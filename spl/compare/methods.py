@@ -154,8 +154,16 @@ def _own_class_path(path: str, base: type) -> str:
 
 def _choice(path: str, own: Any) -> Choice:
     """Return the choice of a class, with the arguments that the configuration gives if it has the same class."""
+    kind = pkgutil.resolve_name(path)
     if isinstance(own, dict) and "class_path" in own:
-        kind = pkgutil.resolve_name(own["class_path"])
-        if pkgutil.resolve_name(path) is (ApproximateIsometry if kind is DefaultIsometry else kind):
+        given = pkgutil.resolve_name(own["class_path"])
+        if kind is (ApproximateIsometry if given is DefaultIsometry else given):
             return own | {"class_path": path}
+    parameters = inspect.signature(kind).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed:
+        raise InputError(
+            f"{path} cannot be made without {', '.join(needed)}: give the class and its arguments in the "
+            "configuration, from where they are taken, or derive a class that needs none."
+        )
     return {"class_path": path}
