@@ -137,6 +137,23 @@ def test_runs_come_after_those_that_they_start_from():
     assert {run.digest for run in first} == {wanted[0].pretrained.digest, wanted[1].digest}
 
 
+def test_short_work_is_divided_among_the_processes():
+    alike = [TANH.run(SHORT, method, seed) for seed in range(4) for method in (LDI_CS, LDI_RAND)]
+    sizes = {n: [[len(runs) for _, runs in job] for job in batches(alike, n)] for n in (1, 2, 4)}
+    assert sizes == {1: [[8]], 2: [[4], [4]], 4: [[4], [4]]}  # fewer than four networks train alone
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [("trainer", {"gradient_clip_val": 1.0}), ("trainer", {"precision": "bf16-mixed"}), ("model", {"compile": True})],
+)
+def test_runs_with_what_stacked_training_lacks_train_alone(part, option):
+    runs = [TANH.run(SHORT, LDI_CS, seed) for seed in range(4)]
+    asked = [Run(run.name, run.config | {part: run.config[part] | option}) for run in runs]
+    assert [together for job in batches(runs) for together, _ in job] == [True]
+    assert [together for job in batches(asked) for together, _ in job] == [False] * 4
+
+
 def test_networks_of_one_kind_are_stacked_evenly_and_others_train_alone():
     alike = [TANH.run(SHORT, method, seed) for seed in range(9) for method in (LDI_CS, LDI_RAND)]
     few = [Experiment(mlp("relu")).run(SHORT, LDI_CS, seed) for seed in range(3)]  # too few for a population
