@@ -30,7 +30,7 @@ def print_script(
     if shell not in _SHELLS or args[1:]:
         raise InputError(f"--print_completion takes one of {', '.join(_SHELLS)}, got {' '.join(args) or 'nothing'}.")
     if find_spec("shtab") is None:
-        raise InputError("Completion needs the package shtab: pip install shtab, or pip install 'spl[completion]'.")
+        raise InputError("Completion needs shtab: pip install shtab, or pip install 'spl-lightning[completion]'.")
     sys.stdout.write(script(shell, commands, others))
 
 

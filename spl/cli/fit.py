@@ -3,6 +3,7 @@
 import csv
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -361,13 +362,19 @@ def _announce_dropped(args: Any, changes: list[tuple[str, str]]) -> None:
 C = TypeVar("C", bound=SplCLI)
 
 
-def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
-    """Run the command line `args`, by default that of the process, with a CLI of the class `cli`, and return this.
+def run(cli: type[C], args: Sequence[str] | Mapping[str, Any] | None = None, **options: Any) -> C:
+    """Run a command line with a CLI of the class `cli`, and return this.
 
     The model is a SparseClassifier, or the LightningModule that the command line or a configuration names.
+
+    Args:
+        cli: the class.
+        args: the command line, by default that of the process; or a whole configuration with its subcommand.
+        options: further arguments of the class.
     """
-    words = resolve_configs(sys.argv[1:] if args is None else args)
-    own = names_module(words)
+    is_config = isinstance(args, Mapping)
+    words: Any = args if is_config else resolve_configs(sys.argv[1:] if args is None else list(args))
+    own = not is_config and names_module(words)
     return cli(
         LightningModule if own else SparseClassifier,
         None if own else LightningDataModule,
@@ -379,7 +386,7 @@ def run(cli: type[C], args: list[str] | None = None, **options: Any) -> C:
         trainer_defaults={"callbacks": [callback() for callback in cli.default_callbacks]},
         parser_class=FitParser,
         args=words,
-        command=next(iter(words), None),
+        command=words["subcommand"] if is_config else next(iter(words), None),
         **options,
     )
 

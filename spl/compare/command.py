@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from spl.cli.printable import printable_errors
 from spl.compare.comparison import RUNS, Comparison, Measured
 from spl.compare.methods import method_named
 from spl.compare.report import write_report
+from spl.errors import InputError
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.results import Results
@@ -27,7 +28,7 @@ EOI or another class of spl.isometry, SCOPE a class of spl.pruning.scopes. Own c
 """
 _EXAMPLE = """\
 example:
-  spl compare --config configs/quickstart.yaml --methods SNIP SynFlow CS+AI dense --sparsity 0.9 0.95 0.98 --seeds 3
+  spl compare --config quickstart --methods SNIP SynFlow CS+AI dense --sparsity 0.9 0.95 0.98 --seeds 3
 """
 
 
@@ -68,9 +69,22 @@ def compare(
         sys.exit(1)
 
 
-def compare_command(args: Sequence[str]) -> None:
-    """Run the command line `args` of `spl compare`."""
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes the words it knows and leaves the flags of `spl fit`; its errors are `InputError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}. `spl compare --help` explains the flags.")
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Return the parser of the flags of `spl compare` itself.
+
+    Example:
+        >>> from spl.compare.command import compare_parser
+        >>> compare_parser().parse_known_args(["--methods", "SNIP", "dense", "--name", "mine"])[1]
+        ['--name', 'mine']
+    """
+    parser = _Parser(
         prog="spl compare",
         usage="spl compare --config FILE --methods METHOD ... [--sparsity S ...] [--seeds N] [flags of spl fit]",
         description=_DESCRIPTION,
@@ -95,7 +109,11 @@ def compare_command(args: Sequence[str]) -> None:
         "--output", type=Path, help="folder of the page; default: comparison/NAME, by the config's name"
     )
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the missing runs and their time")
+    return parser
+
+
+def compare_command(args: Sequence[str]) -> None:
+    """Run the command line `args` of `spl compare`."""
     with stoppable():
-        with printable_errors():
-            chosen, flags = parser.parse_known_args(list(args))
+        chosen, flags = compare_parser().parse_known_args(list(args))
         compare(flags, chosen.methods, chosen.sparsity, chosen.seeds, chosen.jobs, chosen.output, chosen.dry_run, args)

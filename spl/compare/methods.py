@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from spl import criteria, isometry
+from spl.cli.own_classes import find_in_current_folder
 from spl.criteria import Criterion
 from spl.errors import InputError, first_line
 from spl.isometry import ApproximateIsometry, Correction, DefaultIsometry
@@ -110,6 +111,7 @@ def method_named(text: str) -> ComparedMethod:
 def _class_path(name: str, base: type) -> str:
     """Return the path of a class of `spl` by its name, or of an own class by its path."""
     if "." in name:
+        find_in_current_folder(name)
         return _own_class_path(name, base)
     kind, module = _KINDS[base]
     known = _classes(module, base)
