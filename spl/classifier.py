@@ -1,6 +1,5 @@
 """SparseClassifier: the LightningModule that holds a network and its masks, and trains what is left of it."""
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +14,7 @@ from spl.files import read_checkpoint
 from spl.functional.metrics import ClassifierMetrics
 from spl.functional.optimizer import check_learning_rate, parameter_groups, sgd
 from spl.initializers import Initializer
-from spl.lightning_api import LightningModule, LRSchedulerCallable, OptimizerCallable, imported_late
+from spl.lightning_api import LightningModule, LRSchedulerCallable, OptimizerCallable, warn_if_imported_late
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import note_pieces
@@ -63,8 +62,7 @@ class SparseClassifier(LightningModule):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
-        if message := imported_late():  # the other Trainer would only say that this is no LightningModule
-            warnings.warn(message, stacklevel=2)
+        warn_if_imported_late()  # the other Trainer would only say that this is no LightningModule
         super().__init__()
         self.network = network
         self.channels_last = channels_last

@@ -10,6 +10,7 @@ All other modules of spl import the names from here. Lightning is loaded when on
 
 import re
 import sys
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -212,18 +213,18 @@ def class_path(path: str) -> str:
     return path
 
 
-def imported_late() -> str:
-    """Return in two sentences that spl may have chosen the wrong package; an empty text if there is no sign of that.
+def warn_if_imported_late() -> None:
+    """Warn if there is a sign that spl has chosen the wrong package.
 
     The sign is that the program had imported neither package when spl chose one, and has imported the other one since.
     """
     other = next((name for name in _loaded() if name != package()), None)
-    if other is None or not _by_default:
-        return ""
-    return (
-        f"spl works with {package()}, because this program imported no Lightning before it, but {other} has been "
-        f"imported since. To use spl with {other}, write `import {other}` above all other imports."
-    )
+    if other is not None and _by_default:
+        warnings.warn(
+            f"spl works with {package()}, because this program imported no Lightning before it, but {other} has been "
+            f"imported since. To use spl with {other}, write `import {other}` above all other imports.",
+            stacklevel=3,
+        )
 
 
 def _choice() -> str:

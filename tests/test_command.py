@@ -18,7 +18,8 @@ from torch import nn
 
 from spl import criteria, data, initializers, isometry, networks
 from spl.cli import configs
-from spl.cli.fit import _announce_dropped, parsers_of_fit
+from spl.cli.fit import parsers_of_fit
+from spl.cli.flags import _announce_dropped
 from spl.cli.help import _CLASSES, _TRAINER, page
 from spl.cli.jsonargparse_private import flags, listed_classes
 from spl.cli.progress import LogProgress, progress_bar

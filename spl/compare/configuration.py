@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spl.cli.fit import RepeatedFitCLI, run
+from spl.cli.fit import run
+from spl.cli.repeated_fit import RepeatedFitCLI
 from spl.errors import InputError
 
 _ONE_DEVICE = (None, "auto", "1", 1)

@@ -11,7 +11,7 @@ from spl.functional.wrappers import unwrapped
 from spl.masks.binding import Binding, has_any, ids_of
 from spl.masks.masked_steps import MaskedSteps, is_power_of_two, warn
 from spl.masks.masks import Masks
-from spl.masks.saved_masks import DIGEST, check_digest, save_masks
+from spl.masks.saved_masks import check_digest, check_zeros, masks_in, save_masks
 from spl.masks.sharding import whole_name
 
 
@@ -193,15 +193,7 @@ class MaskedWeights:
         masks = Masks(checkpoint["masks"])
         self.hold(masks)
         assert self.masks is not None
-        weights = checkpoint.get("state_dict", {})
-        state = {name: weights.get(prefix + name) for name in self.masks}
-        fitting = Masks({n: mask for n, mask in self.masks.items() if getattr(state[n], "shape", None) == mask.shape})
-        if revived := fitting.revived(state):
-            counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
-            raise InputError(
-                f"The masks of the checkpoint prune weights that are not 0 in it: {counts}. It was changed after it "
-                "was written: give another one."
-            )
+        check_zeros(self.masks, {n: checkpoint.get("state_dict", {}).get(prefix + n) for n in self.masks})
         check_digest(masks, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,23 +214,12 @@ class MaskedWeights:
         Raises:
             InputError: these are no masks of `state_dict`, not those that were saved, or they do not fit the network.
         """
-        saved = state.get("masks") if isinstance(state, Mapping) else None
-        if saved is None and state == {}:
+        if state == {}:
             self.masks = None
             self.restart()
             return
-        if not isinstance(saved, Mapping):
-            raise InputError(
-                f"These are not the masks of a network, but {ascii(state)[:60]}: give what MaskedWeights.state_dict() "
-                "has returned."
-            )
-        masks = Masks(saved)
+        masks = masks_in(state)
         masks.check_fits(self.parameters)
-        if DIGEST not in state:
-            raise InputError(
-                "These masks have no digest by which to see that they are those that were saved: give what "
-                "MaskedWeights.state_dict() has returned, or hold(Masks(...))."
-            )
         check_digest(masks, state)
         self.hold(masks)
 

@@ -23,8 +23,8 @@ from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
 from spl.callbacks.trainer import run_folder
 from spl.classifier import SparseClassifier
-from spl.cli.fit import RepeatedFitCLI
 from spl.cli.fit import run as run_command
+from spl.cli.repeated_fit import RepeatedFitCLI
 from spl.errors import InputError
 from spl.lightning_api import LightningDataModule, Trainer
 from spl.networks.loading.plain import class_paths

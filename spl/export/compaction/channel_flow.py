@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from operator import getitem
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,8 @@ from spl.export.compaction.channels import (
     is_depthwise,
     normalized,
 )
-from spl.export.compaction.heads import (
-    MultiheadChannels,
-    SplitHeads,
-    attended,
-    find_inner_layer,
-    find_split_heads,
-)
+from spl.export.compaction.elementwise import applied, averaged, joined, scales_of
+from spl.export.compaction.heads import MultiheadChannels, SplitHeads, attended, find_inner_layer, find_split_heads
 from spl.export.compaction.layer_norm import NormalizedChannels
 from spl.export.compaction.partial_sums import Sum
 from spl.export.compaction.tracing import Traced
@@ -95,7 +89,7 @@ class ChannelFlow:
         if inputs is None or len(node.all_input_nodes) > 1:
             return self._combined(node) if target in operations.COMBINING_CALLS else self._pin_inputs(node)
         if operations.is_elementwise(node, module):
-            return self._applied(node)
+            return applied(node, self.traced, self.channels)
         return self._positional(node, module, inputs) or self._pin_inputs(node)
 
     def _positional(self, node: fx.Node, module: nn.Module | None, inputs: ValueChannels) -> ValueChannels | None:
@@ -113,7 +107,7 @@ class ChannelFlow:
             changes = operations.changes_constants(node, module)
             return (inputs.bordered_by(0.0) if changes else inputs) if plain else None
         if target in operations.MEANS:
-            return _averaged(node, inputs, value.ndim)
+            return averaged(node, inputs, value.ndim)
         if target is F.pad:
             return self._padded(node, inputs, value.ndim)
         axis = operations.moved_axis(node, value.ndim, inputs.axis)
@@ -193,8 +187,9 @@ class ChannelFlow:
 
     def _combined(self, node: fx.Node) -> ValueChannels | None:
         """Return the channels after a sum or product of two values, channel by channel."""
-        if self._adopts_numbers(node):
-            return self._applied(node)
+        if (scales := scales_of(node, self.traced, self.channels)) is not None:
+            self.channels[scales[0]] = scales[1]
+            return applied(node, self.traced, self.channels)
         given = [self.channels[argument] for argument in node.all_input_nodes]
         known = [channels for channels in given if channels is not None]
         axes = {self.traced.values[argument].ndim for argument in node.all_input_nodes if len(known) == len(given)}
@@ -204,42 +199,16 @@ class ChannelFlow:
             return self._summed(node, *known)
         for other in known[1:]:
             self.ties.append((known[0].ids, other.ids))
-        return self._applied(node)
-
-    def _adopts_numbers(self, node: fx.Node) -> bool:
-        """Take a tensor of the network as constant channels if it has one number for each channel, as scales have."""
-        own = [argument for argument in node.all_input_nodes if argument.op == "get_attr" and len(argument.users) == 1]
-        values = [argument for argument in node.all_input_nodes if self.channels[argument] is not None]
-        if len(own) != 1 or len(values) != 1:
-            return False
-        channels, numbers = self.channels[values[0]], self.traced.values[own[0]]
-        assert channels is not None
-        axis = channels.axis - self.traced.values[values[0]].ndim + numbers.ndim
-        if axis < 0 or not numbers.numel() == numbers.shape[axis] == len(channels.ids):
-            return False
-        self.channels[own[0]] = ValueChannels(channels.ids, numbers.detach().double().cpu().flatten(), axis)
-        return True
+        return applied(node, self.traced, self.channels)
 
     def _summed(self, node: fx.Node, a: ValueChannels, b: ValueChannels) -> ValueChannels:
         """Return the channels after a sum, each addend of which needs only the channels that vary in it."""
         both = a.varies & b.varies
         self.ties.append((a.ids[both], b.ids[both]))
         ids = torch.where(a.varies, a.ids, torch.where(b.varies, b.ids, self._new_ids(len(a.ids))))
-        total = replace(self._applied(node), ids=ids)
+        total = replace(applied(node, self.traced, self.channels), ids=ids)
         self.sums.append(Sum(node, (a, b), total))
         return total
-
-    def _applied(self, node: fx.Node) -> ValueChannels:
-        """Return the channels after an elementwise function; they are constant where all of its inputs are."""
-        given = {argument: self.channels[argument] for argument in node.all_input_nodes}
-        constants = {argument: channels.constants for argument, channels in given.items() if channels is not None}
-        known = ~torch.stack(list(constants.values())).isnan().any(0)
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: constants[argument][known])
-        target: Any = self.traced.module(node) or node.target
-        result = getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
-        first = next(channels for node, channels in given.items() if channels is not None and node.op != "get_attr")
-        after = torch.full_like(first.constants, torch.nan).masked_scatter(known, result)
-        return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
 
     def _reshaped(self, node: fx.Node, inputs: ValueChannels) -> ValueChannels | None:
         """Return the channels after flattening, which makes a channel of each position of a channel."""
@@ -261,7 +230,7 @@ class ChannelFlow:
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if len(known) < len(parts) or {channels.axis for channels in known} != {axis}:
             return self._pin_inputs(node)
-        return _joined(known)
+        return joined(known)
 
     def _padded(self, node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels | None:
         padding = operations.channel_padding(node, ndim, inputs.axis)
@@ -270,17 +239,4 @@ class ChannelFlow:
         counts, fill, elsewhere = padding
         inner = inputs.bordered_by(fill) if elsewhere else inputs
         before, after = (ValueChannels(self._new_ids(n), torch.full((n,), fill).double(), inputs.axis) for n in counts)
-        return _joined([before, inner, after])
-
-
-def _joined(parts: list[ValueChannels]) -> ValueChannels:
-    ids, constants = torch.cat([p.ids for p in parts]), torch.cat([p.constants for p in parts])
-    return ValueChannels(ids, constants, parts[0].axis)
-
-
-def _averaged(node: fx.Node, inputs: ValueChannels, ndim: int) -> ValueChannels | None:
-    found = operations.mean_axes(node, ndim)
-    if found is None or {0, inputs.axis} & set(found[0]):
-        return None
-    axes, keeps = found
-    return inputs if keeps else replace(inputs, axis=inputs.axis - sum(axis < inputs.axis for axis in axes))
+        return joined([before, inner, after])

@@ -9,7 +9,7 @@ from torch import nn, optim
 
 from spl.callbacks import CostLine, JacobianSpectrum, KeepMasks, LastCheckpoint, PruneAtInit, Requeue, SafeInterrupt
 from spl.callbacks.trainer import callbacks_of
-from spl.cli.fit import SaveConfig
+from spl.cli.save_config import SaveConfig
 from spl.data import ImageDataModule
 from spl.data.tensors import ImageTensors
 from spl.errors import InputError

@@ -8,7 +8,8 @@ from typing import Any
 from spl.callbacks import JacobianSpectrum
 from spl.callbacks.trainer import callbacks_of, run_folder
 from spl.classifier import SparseClassifier
-from spl.cli.fit import RepeatedFitCLI, run
+from spl.cli.fit import run
+from spl.cli.repeated_fit import RepeatedFitCLI
 from spl.cli.trainer import SplTrainer
 from spl.data import ImageDataModule
 from spl.errors import InputError
