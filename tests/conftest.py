@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 collect_ignore = ["support"]  # helpers that the tests share, and the scripts that they run
+os.environ.pop("COLUMNS", None)  # of the terminal of pytest, which its workers inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored when the tests run in the background
 
 

@@ -88,7 +88,7 @@ def test_the_first_import_decides(before, tmp_path):
 
 def test_the_python_example_of_the_readme_runs_under_lightning(tmp_path):
     readme = (ROOT.parent / "README.md").read_text()
-    example = next(text for text in readme.split("```python\n") if "Trainer(" in text.partition("```")[0])
+    example = next(text for text in readme.split("```python\n")[1:] if "Trainer(" in text.partition("```")[0])
     text = example.partition("```")[0].replace("from pytorch_lightning import", "from lightning import")
     small = "max_epochs=1, limit_train_batches=2, limit_val_batches=1, accelerator='cpu', enable_progress_bar=False"
     text = text.replace("max_epochs=1", small).replace("JacobianSpectrum()", "JacobianSpectrum(examples=5)")

@@ -66,7 +66,7 @@ def refused(capsys, *words):
         ("CS+AI", "spl.criteria.ConnectionSensitivity", "spl.isometry.ApproximateIsometry", None),
         ("Random@ERK", "spl.criteria.Random", None, "spl.pruning.scopes.ERK"),
         ("PHEW+EOI@Uniform", "spl.criteria.PHEW", "spl.isometry.EOI", "spl.pruning.scopes.Uniform"),
-        ("own.Largest+OperatorIsometry", "own.Largest", "spl.isometry.OperatorIsometry", None),
+        ("foreign_parts.Largest+OperatorIsometry", "foreign_parts.Largest", "spl.isometry.OperatorIsometry", None),
         ("dense", None, None, None),
     ],
 )
@@ -86,9 +86,12 @@ def test_a_method_is_a_criterion_with_a_correction_and_a_scope(name, criterion, 
         ("SNIP+", "'SNIP[+]' is no method"),
         ("dense+AI", "'dense[+]AI' is no method"),
         ("@ERK", "'@ERK' is no method"),
-        ("own.Nobody", "own.Nobody cannot be imported"),
+        ("foreign_parts.Nobody", "foreign_parts.Nobody cannot be imported"),
         ("nowhere.Mine", "No module named 'nowhere'"),
-        ("own.Branching", "own.Branching is no criterion: derive the class from spl.criteria.criterion.Criterion"),
+        (
+            "foreign_parts.Branching",
+            "foreign_parts.Branching is no criterion: derive the class from spl.criteria.criterion.Criterion",
+        ),
     ],
 )
 def test_a_method_that_does_not_exist_is_refused(name, message):
@@ -122,9 +125,9 @@ def test_arguments_that_the_configuration_has_for_the_class_of_a_method_are_kept
     ai, plain = compared("CS+AI", "CS", flags=[*TINY, *gain], seeds=1).all_runs
     assert ai.config["pruning"]["isometry"]["init_args"]["gain"] == 1
     assert plain.config["pruning"]["isometry"] is None
-    own = ["--pruning.criterion", "own.Largest", "--pruning.criterion.factor", "3"]
-    largest, snip = compared("own.Largest", "SNIP", flags=[*TINY, *own], seeds=1).all_runs
-    assert largest.config["pruning"]["criterion"] == {"class_path": "own.Largest", "init_args": {"factor": 3}}
+    own = ["--pruning.criterion", "foreign_parts.Largest", "--pruning.criterion.factor", "3"]
+    largest, snip = compared("foreign_parts.Largest", "SNIP", flags=[*TINY, *own], seeds=1).all_runs
+    assert largest.config["pruning"]["criterion"] == {"class_path": "foreign_parts.Largest", "init_args": {"factor": 3}}
     assert "init_args" not in snip.config["pruning"]["criterion"]
 
 
@@ -208,14 +211,24 @@ def table_of(page, title):
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_one_command_makes_runs_tables_numbers_and_figures_and_goes_on_without_repeating(folder, capsys):
-    words = ["--methods", "SNIP", "own.Largest", "own.Broken", "dense", "--seeds", "2", "--jobs", "1"]
+    words = [
+        "--methods",
+        "SNIP",
+        "foreign_parts.Largest",
+        "foreign_parts.Broken",
+        "dense",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+    ]
     with pytest.raises(SystemExit) as ended:
         main(["compare", *TINY, *words, "--sparsity", "0.5"])
     assert ended.value.code == 1
     said = capsys.readouterr()
     assert f"Tables, figures and numbers: {Path('comparison', 'tiny', 'README.md')}" in said.out
     assert "2 runs failed" in said.err
-    (log,) = {Path(path) for path in re.findall(r"tiny_own.Broken_50_seed[01]: (\S+)", said.err)}
+    (log,) = {Path(path) for path in re.findall(r"tiny_foreign_parts.Broken_50_seed[01]: (\S+)", said.err)}
     assert "no scores today" in log.read_text()
     finished = {path: path.stat().st_mtime_ns for path in RUNS.rglob("result.json")}
     assert len(finished) == 6
@@ -236,7 +249,7 @@ def test_one_command_makes_runs_tables_numbers_and_figures_and_goes_on_without_r
     accuracies, losses, signals = (
         table_of(page, title) for title in ("Test accuracy in %", "Training loss", "Mean Jacobian singular value")
     )
-    for method, sparsity in (("SNIP", 0.5), ("SNIP", 0.9), ("own.Largest", 0.9), ("dense", 0.0)):
+    for method, sparsity in (("SNIP", 0.5), ("SNIP", 0.9), ("foreign_parts.Largest", 0.9), ("dense", 0.0)):
         own = [row for row in rows if (row["method"], float(row["sparsity"])) == (method, sparsity)]
         assert [row["seed"] for row in own] == ["0", "1"]
         contents = [json.loads(Path(row["folder"], "result.json").read_text()) for row in own]
@@ -249,7 +262,7 @@ def test_one_command_makes_runs_tables_numbers_and_figures_and_goes_on_without_r
         assert signals[method, f"{100 * sparsity:g} %"].startswith(f"{statistics.mean(starts):.3g} ± ")
         ends = [content["scalars"]["loss/train"][-1][1] for content in contents]
         assert losses[method, f"{100 * sparsity:g} %"].startswith(f"{statistics.mean(ends):.3g} ± ")
-    assert accuracies["own.Broken", "90 %"] == "— (n = 0)"
+    assert accuracies["foreign_parts.Broken", "90 %"] == "— (n = 0)"
     assert accuracies["dense", "90 %"] == ""
     for name in ("accuracy", "jsv", "loss"):
         for place in (Path("there"), Path("comparison", "tiny")):
@@ -260,7 +273,7 @@ def test_one_command_makes_runs_tables_numbers_and_figures_and_goes_on_without_r
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_a_network_of_which_a_stack_cannot_be_trained_is_trained_alone(capsys):
-    flags = [*TINY[len(NETWORK) :], "--model.network", "own.Branching"]
+    flags = [*TINY[len(NETWORK) :], "--model.network", "foreign_parts.Branching"]
     main(["compare", *flags, "--methods", "SNIP", "dense", "--seeds", "2", "--sparsity", "0.5", "--jobs", "1"])
     assert [result.record["population"] for result in Results(RUNS).values()] == [1] * 4
     (log,) = RUNS.rglob("*.log")

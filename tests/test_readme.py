@@ -51,4 +51,4 @@ def test_commands_in_readme_run(monkeypatch, tmp_path):
         elif "ddp" not in command:
             config = command.replace("configs/", f"{ROOT}/configs/")
             run(monkeypatch, f"{config} {SHORT}".replace("RUN", "lightning_logs/quickstart/version_0"))
-    assert len(list(tmp_path.glob("lightning_logs/quickstart/version_*/pruning.yaml"))) >= 4
+    assert len(list(tmp_path.glob("lightning_logs/quickstart/version_*/pruning.yaml"))) == 3  # the resumed run has none

@@ -125,7 +125,7 @@ def test_what_pytorch_says_of_its_first_sparse_tensor_is_not_passed_on(monkeypat
 
 def test_without_torchao_training_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.sparsity.training", None)
-    with pytest.raises(InputError, match=r"pip install 'spl\[two-four\]'"):
+    with pytest.raises(InputError, match=r"pip install 'spl-lightning\[two-four\]'"):
         trained(TwoFourTraining())
 
 
