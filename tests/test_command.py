@@ -2,10 +2,8 @@
 
 import inspect
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -376,33 +374,6 @@ def test_configurations_are_listed_with_a_line_each():
     )
     assert lines["quickstart"].startswith("Prune 90 %")
     assert str(ROOT / "configs") in ended.output
-
-
-@pytest.mark.slow
-def test_a_wheel_has_the_configurations(tmp_path):
-    source = tmp_path / "source"
-    for folder in ("spl", "configs"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / file, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert "spl/configs/cifar10/resnet20_cs.yaml" in zipfile.ZipFile(wheel).namelist()
-    target = tmp_path / "installed"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
-    run = [sys.executable, "-m", "spl", "fit", "--config", "quickstart", "--print_config"]
-    environment = {"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert yaml.safe_load(ended.stdout)["model"]["network"]["init_args"]["depth"] == 7
-    assert (
-        str(target)
-        in subprocess.run(
-            [sys.executable, "-m", "spl", "configs"], cwd=tmp_path, env=environment, capture_output=True, text=True
-        ).stdout
-    )
 
 
 # A module of one's own

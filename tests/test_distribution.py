@@ -42,7 +42,8 @@ def test_the_wheel_has_a_name_of_its_own_and_everything_that_runs(wheel):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "spl").rglob("*.py")}
     assert modules <= set(names)
     assert "spl/py.typed" in names
-    assert any(name.endswith("/quickstart.yaml") for name in names)
+    configurations = {str(Path("spl", path.relative_to(ROOT))) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert configurations <= set(names)
     assert not any(name.startswith(("tests", "docs", "benchmarks")) for name in names)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spl.cli.configuration import bound_yaml
+from spl.cli.configuration import bound_yaml, translate_class_paths
+from spl.cli.jsonargparse_private import spl_parsing_rules
 from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
 from spl.cli.suggestions import close_matches
@@ -115,7 +116,7 @@ def reproduce_command(args: Sequence[str]) -> None:
     parser = reproduce_parser()
     with stoppable():
         bound_yaml()
-        with printable_errors():
-            chosen = parser.parse_args(list(args))
+        with printable_errors(), spl_parsing_rules():
+            chosen = parser.parse_args(translate_class_paths(list(args)))
         network = network_choice(parser, chosen)
         reproduce(data_root=chosen.pop("data").root, network=network, **chosen)
