@@ -51,3 +51,23 @@ def test_a_part_of_ones_own_is_used_by_the_commands_behind_it(page, line, monkey
     own = re.search(r"own\.\w+", commands[0])[0]
     config = yaml.safe_load((tmp_path / "lightning_logs/quickstart/version_0/config.yaml").read_text())
     assert own in str(config)
+
+
+def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path, request):
+    """Comparisons and reproductions are left to their own tests; what they would make is listed."""
+    monkeypatch.chdir(tmp_path)
+    request.addfinalizer(lambda: sys.modules.pop("own", None))
+    ((_, criterion, _),) = blocks("compare.md")
+    network = "\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, width=8):\n"
+    network += "        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    (tmp_path / "own.py").write_text(criterion + network)
+    pages = ["start.md", "diagnosis.md", "smaller.md", "compare.md", "reproduce.md"]
+    text = "\n".join((ROOT / "docs" / page).read_text() for page in pages)
+    lines = re.findall(r"^    spl (.*)$", text, re.MULTILINE)
+    lines.append("compare --config quickstart --methods own.ScaledMagnitude own.ScaledMagnitude+AI SNIP dense")
+    assert len(lines) > 12
+    for line in lines:
+        words = shlex.split(line.replace("RUN", "lightning_logs/quickstart/version_0"))
+        more = {"fit": shlex.split(SHORT), "diagnose": [], "export": []}.get(words[0], ["--dry-run"])
+        ended = command(*words, *more)
+        assert ended.code == 0, (line, ended.errors)
