@@ -197,13 +197,15 @@ def test_figures_are_images(tmp_path):
 def test_hyperparameters_stand_beside_their_metrics(tmp_path):
     with SummaryWriter(tmp_path) as writer:
         tensorboard.add_hyperparameters(
-            writer, {"criterion": "Magnitude", "sparsity": 0.9, "seed": 3}, ["accuracy/test"]
+            writer, {"criterion": "Magnitude", "sparsity": 0.9, "seed": 3}, ["accuracy/test"], "version_1: Magnitude"
         )
     contents = {
         tag: HParamsPluginData.FromString(content)
         for tag, content in events(tmp_path).PluginTagToContent("hparams").items()
     }
-    chosen = contents["_hparams_/session_start_info"].session_start_info.hparams
+    started = contents["_hparams_/session_start_info"].session_start_info
+    assert started.group_name == "version_1: Magnitude"
+    chosen = started.hparams
     assert chosen["criterion"].string_value == "Magnitude"
     assert (chosen["sparsity"].number_value, chosen["seed"].number_value) == (0.9, 3)
     experiment = contents["_hparams_/experiment"].experiment

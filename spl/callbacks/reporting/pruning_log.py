@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,7 +51,11 @@ def log_pruning(
         tensorboard.add_masks(writer, oriented_masks(MaskedWeights.of(trainer.lightning_module).network, masks))
         tensorboard.add_saliency(writer, scores)
         tensorboard.add_layout(writer, isinstance(trainer.lightning_module, SparseClassifier))
-        tensorboard.add_hyperparameters(writer, _hyperparameters(trainer, record), [tensorboard.START, "accuracy/test"])
+        choices, metrics = _hyperparameters(trainer, record), [tensorboard.START, "accuracy/test"]
+        method = record["criterion"] + ("" if record["isometry"] == "none" else f" + {record['isometry']}")
+        run = "/".join(Path(writer.log_dir).parts[-2:])
+        trial = f"{method}, {record['sparsity']:g}, seed {choices['seed']} ({run})"
+        tensorboard.add_hyperparameters(writer, choices, metrics, trial)
 
 
 def _hyperparameters(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, str | float | int]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tensorboard.compat.proto.summary_pb2 import DataClass, SummaryMetadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, image
@@ -96,9 +97,21 @@ def add_layout(writer: SummaryWriter, with_accuracy: bool) -> None:
 
 
 def add_hyperparameters(
-    writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str]
+    writer: SummaryWriter, choices: Mapping[str, str | float | int], metrics: Sequence[str], trial: str
 ) -> None:
-    """Fill the HPARAMS tab with `choices` and, for each scalar in `metrics`, the last value that it will have."""
+    """Fill the HPARAMS tab with `choices` and, for each scalar in `metrics`, the last value that it will have.
+
+    Args:
+        writer: the writer of the run.
+        choices: the hyperparameters, by name.
+        metrics: the tags of scalars.
+        trial: what tells the run apart from others, for the column Trial ID.
+    """
     events: Any = writer.file_writer
-    for summary in hparams(dict(choices), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+    summaries = hparams(dict(choices), dict.fromkeys(metrics, 0.0))  # type: ignore[no-untyped-call]
+    plugin = summaries[1].value[0].metadata.plugin_data  # of the second summary, about the start of the session
+    content = HParamsPluginData.FromString(plugin.content)
+    content.session_start_info.group_name = trial
+    plugin.content = content.SerializeToString()
+    for summary in summaries:
         events.add_summary(summary)
