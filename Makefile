@@ -16,23 +16,21 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-docs: .venv/installed-docs       ## the documentation site, in build/docs; executes the tutorials
+docs: .venv/installed-dev        ## the documentation site, in build/docs; executes the tutorials
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
 
-.venv/installed: pyproject.toml
+.venv/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit("spl needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --upgrade pip
+
+.venv/installed: .venv/bin/pip pyproject.toml
 	$(BIN)/pip install --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/pip install --editable '.[dev]'
-	touch $@
-
-.venv/installed-docs: .venv/installed-dev
-	$(BIN)/pip install --editable '.[docs]'
-	touch $@
+.venv/installed-dev: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --editable '.[dev,docs]'
+	touch .venv/installed $@
 
 clean:
 	rm -rf .venv build
