@@ -5,6 +5,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that the test
 import functools
 import gc
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,16 @@ def snapshot() -> Callable[["nn.Module"], dict[str, Any]]:
         }
 
     return taken
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules_of_the_test():
+    """Forget the modules that a test has written into its folder, and the folder in the search path."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in ("own", "beside", "omegaconf"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -428,9 +428,6 @@ def own(tmp_path, monkeypatch):
     """Put the module `own` in the current folder."""
     Path("own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("own", None)
-    yield
-    sys.modules.pop("own", None)
 
 
 @pytest.mark.usefixtures("own")

@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,7 +60,6 @@ def test_each_line_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     Path("own.py").write_text(MODULE)
-    sys.modules.pop("own", None)  # of another test
     for line, shown in lines():
         if not line.startswith("spl "):
             subprocess.run(["bash", "-c", line], check=True)

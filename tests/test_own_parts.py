@@ -231,9 +231,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_classes, "_started_in", None)
     monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(tmp_path))])
-    yield tmp_path
-    for name in ("own", "beside", "omegaconf"):
-        sys.modules.pop(name, None)
+    return tmp_path
 
 
 NET = "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, width: int = 9):\n"

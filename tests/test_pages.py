@@ -37,11 +37,10 @@ def test_python_of_a_page_runs(page, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("page", "line"), [(page, line) for page in PARTS for line, *_ in blocks(page)])
-def test_a_part_of_ones_own_is_used_by_the_commands_behind_it(page, line, monkeypatch, tmp_path, request):
+def test_a_part_of_ones_own_is_used_by_the_commands_behind_it(page, line, monkeypatch, tmp_path):
     block, commands = next(rest for at, *rest in blocks(page) if at == line)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [part for part in sys.path if part != ""])
-    request.addfinalizer(lambda: sys.modules.pop("own", None))
     (tmp_path / "own.py").write_text(block)
     assert commands
     for words in commands:
@@ -53,10 +52,9 @@ def test_a_part_of_ones_own_is_used_by_the_commands_behind_it(page, line, monkey
     assert own in str(config)
 
 
-def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path, request):
+def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path):
     """Comparisons and reproductions are left to their own tests; what they would make is listed."""
     monkeypatch.chdir(tmp_path)
-    request.addfinalizer(lambda: sys.modules.pop("own", None))
     ((_, criterion, _),) = blocks("compare.md")
     network = "\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, width=8):\n"
     network += "        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))\n"
