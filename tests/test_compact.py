@@ -1,5 +1,7 @@
 """Compact networks: they are smaller and compute the same outputs."""
 
+import copy
+import pickle
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -662,3 +664,16 @@ def test_outputs_of_zeros_do_not_differ():
 def test_masks_of_another_network_are_refused():
     with pytest.raises(InputError, match=r"masks do not fit the network: fc9\.weight"):
         compact(MLP(), Masks({"fc9.weight": torch.ones(1, dtype=torch.bool)}), torch.randn(1, 784))
+
+
+def test_the_code_of_a_compact_network_takes_its_layers_from_tables():
+    network = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2))
+    masks = Masks({"0.0.weight": torch.tensor([[True], [True], [False], [False]]).expand(4, 3)})
+    small, inputs = compact(network, masks, torch.randn(5, 3)).network, torch.randn(7, 3)
+    assert "getattr" not in small.code
+    assert 'self._modules["0"]._modules["0"](' in small.code
+    expected = small(inputs)
+    for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), torch.compile(small, backend="eager")):
+        assert torch.equal(again(inputs), expected)
+    setattr(small, "1", nn.Linear(2, 5))  # a layer that is replaced is the one that is called
+    assert small(inputs).shape == (7, 5)

@@ -203,6 +203,12 @@ def test_the_base_classes_of_layers():
             )
 
 
+def test_the_names_of_submodules_in_the_code_of_torch_fx():
+    message = gone(torch, "torch.fx.graph._format_target", "torch_private.path_in_code")
+    network = torch.fx.symbolic_trace(nn.Sequential(nn.Sequential(nn.Linear(2, 2))))
+    assert f"{torch_private.path_in_code('0.0')}(" in network.code, message
+
+
 def test_the_prefixes_of_wrapped_modules():
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
     from torch.distributed.fsdp import _common_utils

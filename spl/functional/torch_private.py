@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.graph import _format_target as _path_in_code
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
@@ -33,12 +34,14 @@ __all__ = [
     "NormBase",
     "compiled_module",
     "data_address",
+    "forget_tracer",
     "function_class",
     "is_compiled",
     "is_lazy",
     "lazy_clone",
     "own",
     "parameter_table",
+    "path_in_code",
     "submodule_table",
     "tree_leaves",
     "write_counts",
@@ -210,3 +213,28 @@ def tree_leaves(tree: object) -> list[Any]:
         [1, 2, 3]
     """
     return _pytree.tree_leaves(tree)
+
+
+def path_in_code(target: str) -> str:
+    """Return how the code that torch.fx generates names the submodule `target`.
+
+    Example:
+        >>> from spl.functional.torch_private import path_in_code
+        >>> path_in_code("features.0")
+        'getattr(self.features, "0")'
+    """
+    return _path_in_code("self", target)
+
+
+def forget_tracer(graph: fx.Graph) -> None:
+    """Let a graph be unpickled by the usual tracer of torch.fx, not by the one that has made it.
+
+    Example:
+        >>> from torch import fx, nn
+        >>> from spl.functional.torch_private import forget_tracer
+        >>> graph = fx.Tracer().trace(nn.ReLU())
+        >>> forget_tracer(graph)
+        >>> fx.GraphModule(nn.ReLU(), graph)._tracer_cls is None
+        True
+    """
+    graph._tracer_cls = None

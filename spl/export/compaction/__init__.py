@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from spl.errors import InputError
 from spl.export.compaction.channel_flow import ChannelFlow
+from spl.export.compaction.direct_calls import call_directly_
 from spl.export.compaction.liveness import find_liveness
 from spl.export.compaction.report import CompactionReport, LayerReport, find_reasons, make_report
 from spl.export.compaction.shrinking import shrink_
@@ -116,6 +117,7 @@ def compact_(pruned: nn.Module, masks: Masks, example_input: Tensor) -> CompactR
     why = find_reasons(flow, liveness, masks)
     shrink_(flow, liveness)
     smaller = flow.traced.network
+    call_directly_(smaller)
     with undisturbed(smaller), torch.no_grad():
         outputs = [smaller(inputs) for inputs in batches]
         difference = max(map(relative_difference, outputs, expected))

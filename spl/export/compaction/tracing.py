@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from spl.errors import InputError, first_line
 from spl.export.compaction.functional_layers import use_layers_
-from spl.functional.torch_private import BatchNorm, ConvNd, tree_leaves, write_counts
+from spl.functional.torch_private import BatchNorm, ConvNd, forget_tracer, tree_leaves, write_counts
 
 _ANY = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)  # what the forward of a module without one takes
 
@@ -89,6 +89,7 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             "made compact, a network must take one tensor and have no branches that depend on values. Export it as it "
             "is, without a trace: --to dense, or spl.export.save_program or save_onnx."
         ) from error
+    forget_tracer(graph)
     traced = fx.GraphModule(network, graph, f"Compact{type(network).__name__}")
     use_layers_(traced, network, tracer.values)
     overwritten = _overwritten(graph, tracer.values, tracer.writes)
