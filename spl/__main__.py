@@ -1,7 +1,9 @@
 """The `spl` command, also run by `python -m spl`: it calls the subcommand, and reports errors in one line."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from spl.errors import InputError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -29,18 +31,26 @@ def main(args: list[str] | None = None) -> None:
 
         outlive_readers()
         _run(sys.argv[1:] if args is None else args)
+    except InputError as error:  # needs no advice, which imports Lightning
+        _end_with(str(error))
     except KeyboardInterrupt:  # before a command handles it, for instance while Python imports
         print("\nInterrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         from spl.cli.advice import advice
-        from spl.cli.printable import printable
 
         message = advice(error)
         if message is None:
             raise
-        print(f"spl: error: {printable(message)}", file=sys.stderr)
-        sys.exit(2)
+        _end_with(message)
+
+
+def _end_with(message: str) -> NoReturn:
+    """Print what is wrong in one line, and exit with status 2."""
+    from spl.cli.printable import printable
+
+    print(f"spl: error: {printable(message)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _run(args: list[str]) -> None:
@@ -80,20 +90,15 @@ def _check_alone(args: list[str]) -> None:
         print(f"usage: spl {args[0]}\n\n{_COMMANDS[args[0]].capitalize()}.")
         sys.exit(0)
     if args[1:]:
-        from spl.cli.printable import printable
-
-        print(printable(f"spl: error: `spl {args[0]}` takes no arguments, got {args[1]}."), file=sys.stderr)
-        sys.exit(2)
+        raise InputError(f"`spl {args[0]}` takes no arguments, got {args[1]}.")
 
 
 def _refuse_command(word: str) -> None:
     """Say that there is no such command, and which one was meant, before anything is imported."""
-    from spl.cli.printable import printable
     from spl.cli.suggestions import did_you_mean
 
     hint = did_you_mean(word, _COMMANDS) or "`spl --help` lists all."
-    print(printable(f"spl: error: There is no command {word}: {hint}"), file=sys.stderr)
-    sys.exit(2)
+    raise InputError(f"There is no command {word}: {hint}")
 
 
 def _reproduce_parser() -> "ArgumentParser":

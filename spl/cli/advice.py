@@ -65,17 +65,21 @@ def reason(error: BaseException) -> str:
 def _is_shared_memory_full(error: BaseException) -> bool:
     """Return whether a tensor or a semaphore, which processes share, found no room."""
     if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(str(frame.f_globals.get("__name__")).startswith("multiprocessing") for frame in frames)
+        return _passed_through(error, "multiprocessing")
     return isinstance(error, RuntimeError) and "allocate shared memory" in str(error)
 
 
 def _is_no_text(error: BaseException) -> bool:
     """Return whether a configuration is not in UTF-8, or a path has bytes that no path can have."""
     if isinstance(error, UnicodeDecodeError):
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(str(frame.f_globals.get("__name__")).startswith("jsonargparse") for frame in frames)
+        return _passed_through(error, "jsonargparse")
     return isinstance(error, ValueError) and any(words in str(error) for words in ("null byte", "surrogates not"))
+
+
+def _passed_through(error: BaseException, package: str) -> bool:
+    """Return whether a function of a package was running when the error was raised."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")).startswith(package) for frame in frames)
 
 
 def _shortened(error: OSError) -> str:

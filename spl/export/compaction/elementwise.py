@@ -11,10 +11,10 @@ from spl.export.compaction import operations
 from spl.export.compaction.channels import ValueChannels
 from spl.export.compaction.tracing import Traced
 
-Channels = Mapping[fx.Node, ValueChannels | None]
+ChannelsByNode = Mapping[fx.Node, ValueChannels | None]
 
 
-def applied(node: fx.Node, traced: Traced, channels: Channels) -> ValueChannels:
+def applied(node: fx.Node, traced: Traced, channels: ChannelsByNode) -> ValueChannels:
     """Return the channels after an elementwise function; they are constant where all of its inputs are."""
     given = {argument: channels[argument] for argument in node.all_input_nodes}
     constants = {argument: own.constants for argument, own in given.items() if own is not None}
@@ -27,7 +27,7 @@ def applied(node: fx.Node, traced: Traced, channels: Channels) -> ValueChannels:
     return replace(first, constants=after.masked_fill(~after.isfinite(), torch.nan))
 
 
-def scales_of(node: fx.Node, traced: Traced, channels: Channels) -> tuple[fx.Node, ValueChannels] | None:
+def scales_of(node: fx.Node, traced: Traced, channels: ChannelsByNode) -> tuple[fx.Node, ValueChannels] | None:
     """Return a tensor of the network that has one number for each channel of the other operand, as channels.
 
     Layer scales are such tensors. Without one, return None.
