@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spl.data.tensors import Batch
 from spl.errors import InputError
 from spl.files import read_checkpoint
+from spl.functional.compiled import CompiledNetwork, CompileMode
 from spl.functional.metrics import ClassifierMetrics
 from spl.functional.optimizer import check_learning_rate, parameter_groups, sgd
 from spl.initializers import Initializer
@@ -39,7 +40,7 @@ class SparseClassifier(LightningModule):
         lr_interval: whether the schedule counts optimizer steps or epochs.
         pretrained: a checkpoint of the spl command from whose weights fit starts, to prune after training.
         channels_last: store images and kernels in this memory format, which convolutions in mixed precision prefer.
-        compile: train through `torch.compile`. Scores and spectra are computed without it.
+        compile: train through `torch.compile`, in its default mode (true) or another; see `CompiledNetwork`.
 
     Example:
         >>> from spl.networks import MLP
@@ -60,7 +61,7 @@ class SparseClassifier(LightningModule):
         lr_interval: Literal["step", "epoch"] = "step",
         pretrained: Path | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: bool | CompileMode = False,
     ) -> None:
         warn_if_imported_late()  # the other Trainer would only say that this is no LightningModule
         super().__init__()
@@ -71,8 +72,7 @@ class SparseClassifier(LightningModule):
             initializer(network)
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        if compile:
-            network.compile()
+        self._compiled = CompiledNetwork(network, compile) if compile else None
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
@@ -101,8 +101,15 @@ class SparseClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Undo what was written to pruned weights since the last batch."""
+        if self._compiled is not None:
+            self._compiled.announce(batch[0])
         if not self._masked_weights.kept_by_callback:
             self._masked_weights.check()
+
+    def on_after_backward(self) -> None:
+        """Keep gradients that the next batch is added to."""
+        if self._compiled is not None and self.trainer.accumulate_grad_batches != 1:
+            self._compiled.own_gradients_()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Mask the gradients before they are clipped."""
@@ -130,7 +137,7 @@ class SparseClassifier(LightningModule):
         """Return the logits [N, classes] of inputs [N, ...]."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(x)
+        logits: Tensor = self.network(x) if self._compiled is None else self._compiled(x)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -138,25 +145,23 @@ class SparseClassifier(LightningModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = F.cross_entropy(logits, labels)
-        trainer = self.trainer
-        if every := trainer.log_every_n_steps:  # type: ignore[attr-defined]  # 0 for never
+        if every := self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # 0 for never
             self.metrics.add_training_batch(loss, logits, labels)
-            if (trainer.global_step + 1) % every == 0:
+            if (self.trainer.global_step + 1) % every == 0:
                 self._log(self.metrics.read_training())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the validation metrics."""
-        self._evaluate("val", batch)
+        self.metrics.evaluate("val", self(batch[0]), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics."""
-        self._evaluate("test", batch)
+        self.metrics.evaluate("test", self(batch[0]), batch[1])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the class probabilities [N, classes] of a batch."""
-        logits: Tensor = self(batch[0])
-        return logits.softmax(-1)
+        return torch.softmax(self(batch[0]), -1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
@@ -165,9 +170,6 @@ class SparseClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log(self.metrics.read("test"))
-
-    def _evaluate(self, split: str, batch: Batch) -> None:
-        self.metrics.evaluate(split, self(batch[0]), batch[1])
 
     def _log(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -245,6 +247,4 @@ class SparseClassifier(LightningModule):
         if "network" not in kwargs:
             kwargs["network"] = build_network(checkpoint, checkpoint_path, trust)
         kwargs["weights_only"] = True  # Lightning reads the file again, and might unpickle another one
-        model = super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)
-        assert isinstance(model, cls)
-        return model
+        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **kwargs)

@@ -8,6 +8,7 @@ from fits import ZerosStay, classifier, fit, pruning
 from torch import nn
 
 from spl import JacobianSpectrum, SparseClassifier
+from spl.errors import InputError
 from spl.isometry import ApproximateIsometry
 from spl.networks import ResNet
 
@@ -65,7 +66,12 @@ def weights(model: SparseClassifier) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(("model_options", "trainer_options"), CASES)
+GRAPHS = pytest.param(
+    {"compile": "reduce-overhead"}, {"accumulate_grad_batches": 2}, id="reduce-overhead", marks=pytest.mark.slow
+)
+
+
+@pytest.mark.parametrize(("model_options", "trainer_options"), [*CASES, GRAPHS])
 def test_pruned_weights_stay_zero_and_a_resumed_run_is_the_uninterrupted_one(model_options, trainer_options, tmp_path):
     check = ZerosStay()
     whole = resnet(**model_options)
@@ -107,6 +113,27 @@ def test_sparsity_zero_is_the_dense_run_bit_for_bit(model_options, trainer_optio
     fit(dense, [], limit_train_batches=3, **trainer_options)
     fit(pruned, [pruning(sparsity=0.0)], limit_train_batches=3, **trainer_options)
     assert weights(dense) == weights(pruned)
+
+
+def test_a_mode_that_torch_does_not_have_is_refused():
+    with pytest.raises(InputError, match="compile must be true, false, default or reduce-overhead or max-autotune"):
+        classifier(compile="fast")
+
+
+def test_graphs_are_of_the_first_batch_and_all_else_runs_eagerly():
+    """What is compiled calls no backend for evaluation or for a smaller last batch."""
+    compiled = []
+
+    def backend(module, inputs):
+        compiled.append([tuple(tensor.shape) for tensor in inputs])
+        return module.forward
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    model = classifier(network, initializer=None, compile="reduce-overhead")
+    model.network.compile(backend=backend)
+    fit(model, [], limit_train_batches=41, limit_val_batches=2, num_sanity_val_steps=1)  # 40 of 100 images, 1 of 50
+    assert len(compiled) == 1
+    assert (100, 1, 28, 28) in compiled[0]
 
 
 def test_channels_last_reaches_kernels_images_and_masks(tmp_path):

@@ -9,7 +9,7 @@ from torchvision import datasets
 
 from spl.data.augment import Border, cutout, flip_and_shift
 from spl.data.files import check_files, download_missing
-from spl.data.images import ImageDataModule
+from spl.data.images import ImageDataModule, channel_values
 from spl.data.tensors import ImageTensors
 from spl.errors import InputError
 
@@ -74,7 +74,7 @@ class CIFAR10(ImageDataModule):
         """Mirror, shift and cut out each image [C, H, W] of a batch independently."""
         images = flip_and_shift(images, _SHIFT, self.border, generator)
         if self.cutout:
-            grey = torch.tensor(self.mean, device=images.device).mul(255).round().to(images.dtype)
+            grey = channel_values(self.mean, images.device).round().to(images.dtype)
             images = cutout(images, self.cutout, grey, generator)
         return images
 

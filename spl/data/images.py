@@ -1,5 +1,7 @@
 """The base class of the image data modules. Images are uint8 on the device, and are prepared there in whole batches."""
 
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -184,8 +186,27 @@ class ImageDataModule(LightningDataModule):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return uint8 images [N, C, H, W] as float32, with mean 0 and variance 1 per channel in training images."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return images.float().sub_(255 * mean).div_(255 * std)
+        assert self.mean is not None
+        assert self.std is not None
+        mean, std = (channel_values(values, images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return images.float().sub_(mean).div_(std)
+
+
+def channel_values(shares: Iterable[float], device: torch.device) -> Tensor:
+    """Return a number for each channel, given as a share of 255, in bytes [C]; it is sent to each device once.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.images import channel_values
+        >>> channel_values([0.5, 1.0], torch.device("cpu"))
+        tensor([127.5000, 255.0000])
+    """
+    return _on_device(tuple(shares), device)
+
+
+@cache
+def _on_device(shares: tuple[float, ...], device: torch.device) -> Tensor:
+    return 255 * torch.tensor(shares, device=device)
 
 
 def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -45,9 +45,26 @@ class ImageTensors(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a batch; PyTorch's DataLoader calls this instead of one `__getitem__` per example."""
-        chosen = torch.tensor(indices, device=self.images.device)
+        return self.batch(on_device(torch.tensor(indices), self.images.device))
+
+    def batch(self, chosen: Tensor) -> Batch:
+        """Return the images and labels with the indices `chosen` [N], which are on the device of the images."""
         # index_select copies row by row, not element by element
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on `device`, without waiting for the work that an accelerator has still to do.
+
+    Example:
+        >>> import torch
+        >>> from spl.data.tensors import on_device
+        >>> on_device(torch.tensor([2, 0]), torch.device("cpu"))
+        tensor([2, 0])
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory, a copy waits
+    return tensor.to(device, non_blocking=True)
 
 
 def whole_batches(dataset: ImageTensors, batch_size: int, **options: Any) -> DataLoader[Batch]:
@@ -93,7 +110,8 @@ class EpochOrder(DistributedSampler[int]):
 class TrainLoader(DataLoader[Batch]):
     """A loader of shuffled whole batches whose position is saved in checkpoints, so that a resumed epoch continues.
 
-    Lightning keeps the state of loaders that have `state_dict` and `load_state_dict`.
+    Lightning keeps the state of loaders that have `state_dict` and `load_state_dict`. The order of an epoch is sent to
+    the device of the images once, so that no batch is waited for.
 
     Args:
         dataset: the data set to draw from.
@@ -128,9 +146,13 @@ class TrainLoader(DataLoader[Batch]):
         done = resume["batches"] if resume and resume["epoch"] == self.order.epoch else 0
         self.order.start = done * (self.batch_size or 1)
         self._position = {"epoch": self.order.epoch, "batches": done}
-        for batch in super().__iter__():
+        images = self.dataset
+        assert isinstance(images, ImageTensors)
+        order = on_device(torch.tensor(list(self.order), dtype=torch.int64), images.labels.device)
+        size = self.batch_size or 1
+        for start in range(0, len(order), size):
             self._position["batches"] += 1
-            yield batch
+            yield images.batch(order[start : start + size])
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, and the number of its batches that were drawn."""
