@@ -54,12 +54,20 @@ class StackedData(LightningDataModule):
         return [self.sources[0].transfer_batch_to_device(pair, device, dataloader_idx) for pair in batches]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Prepare the batch of each order as its own run does, and hand the batches out to the runs."""
-        pairs = [
-            source.on_after_batch_transfer(pair, dataloader_idx)
-            for source, pair in zip(self.sources, batch, strict=False)
-        ]
-        inputs, labels = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        if len(pairs) == 1:
+        """Prepare the batch of each order as its own run does, and hand the batches out to the runs.
+
+        Images that are not augmented are prepared together, because on an accelerator each operator counts.
+        """
+        first = self.sources[0]
+        if type(first).augment is ImageDataModule.augment:
+            together = tuple(torch.stack(parts) for parts in zip(*batch, strict=True))
+            inputs, labels = first.on_after_batch_transfer(together, dataloader_idx)
+        else:
+            pairs = [
+                source.on_after_batch_transfer(pair, dataloader_idx)
+                for source, pair in zip(self.sources, batch, strict=False)
+            ]
+            inputs, labels = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        if len(batch) == 1:
             return inputs, labels
         return inputs.index_select(0, self.source_of), labels.index_select(0, self.source_of)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 
 from spl import lightning_api
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
@@ -17,7 +17,7 @@ from spl.classifier import SparseClassifier
 from spl.data.tensors import Batch
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
-from spl.reproduction.stacked.linear import RoundAsSingle
+from spl.reproduction.stacked.forward_pass import ForwardPass
 from spl.reproduction.stacked.logs import Journal, Tally
 from spl.reproduction.stacked.prepared_run import PreparedRun
 
@@ -54,21 +54,14 @@ class StackedClassifier(SparseClassifier):
         self.best = deepcopy(network).requires_grad_(False)
         self.register_buffer("best_accuracy", torch.full((len(runs),), -1.0))
         self.register_buffer("best_at", torch.zeros(len(runs), 2, dtype=torch.int64))
+        self._forward_pass = ForwardPass(network)
         self.journal = Journal([run.trainer.loggers for run in runs])
         self.tally = Tally()
         self.evaluation = Tally()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [P, N, classes] for inputs [P, N, ...], or for inputs [1, N, ...] that all networks share."""
-        parameters: dict[str, Tensor] = dict(self.network.named_parameters())
-        shared = len(x) == 1
-        with RoundAsSingle():
-            logits: Tensor = vmap(self._single_logits, (0, None if shared else 0))(parameters, x[0] if shared else x)
-        return logits
-
-    def _single_logits(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.network, parameters, (x,))
-        return logits
+        return self._forward_pass(x)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the mean cross-entropy and the number of correct predictions of each network, [P] each."""
@@ -89,9 +82,12 @@ class StackedClassifier(SparseClassifier):
             self._report(self.tally, "train", step)
         return losses.sum()
 
-    def _evaluate(self, split: str, batch: Batch) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the evaluation."""
         losses, correct = self._losses(batch)
         self.evaluation.add(losses, correct, batch[1].shape[1])
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation, and keep the weights of the networks that are better than ever before."""
