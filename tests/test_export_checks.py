@@ -59,22 +59,52 @@ def test_half_precision_is_written(tmp_path):
 
 
 def test_csr_kernels_that_compute_something_else_are_refused(monkeypatch):
-    monkeypatch.setattr(csr, "_median_seconds", lambda layers, inputs: [1.0, 0.5])
+    monkeypatch.setattr(csr, "median_seconds", lambda layers, inputs: [1.0, 0.5])
     monkeypatch.setattr(CSRLinear, "forward", lambda layer, x: x[:, : layer.out_features] * 0 + 7)
     network = MLP(depth=2, width=30)
     with pytest.raises(InputError, match=r"On CSR kernels, MLP would compute something else: .* Export it as dense"):
         to_csr(network, prune(network, Random(), sparsity=0.9), torch.randn(4, 784))
 
 
-@pytest.mark.parametrize(("factor", "converted"), [(1, ["0"]), (2, [])])
-def test_a_layer_whose_two_of_four_kernel_computes_something_else_stays_dense(monkeypatch, factor, converted):
+@pytest.mark.parametrize(
+    ("factor", "seconds", "reason"),
+    [
+        (1, 1e-4, ""),
+        (2, 1e-4, r"No layer can run as 2:4 \(0: its 2:4 kernel computes something else: f"),
+        (1, 3e-4, r"No layer can run as 2:4 \(0: it is not faster as 2:4: 300 μs for a batch, dense 200 μs\)"),
+    ],
+)
+def test_a_layer_whose_two_of_four_kernel_is_wrong_or_slow_stays_dense(monkeypatch, factor, seconds, reason):
     """The kernels need CUDA, so that a dense product takes their place."""
     monkeypatch.setattr("spl.export.two_four.obstacle", lambda weight, mask: "")
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: factor * weight)
+    monkeypatch.setattr("spl.export.two_four.median_seconds", lambda candidates, inputs: [2e-4, seconds])
     network = nn.Sequential(nn.Linear(8, 4))
     masks = Masks({"0.weight": torch.tensor([True, True, False, False]).repeat(4, 2)})
-    if converted:
-        assert to_two_four(network, masks).converted == converted
+    if reason:
+        with pytest.raises(InputError, match=reason):
+            to_two_four(network, masks, torch.ones(3, 8))
     else:
-        with pytest.raises(InputError, match=r"No layer can run as 2:4 \(0: its 2:4 kernel computes something else: f"):
-            to_two_four(network, masks)
+        converted = to_two_four(network, masks, torch.ones(3, 8)).converted
+        assert converted == {"0": "100 μs for a batch, dense 200 μs"}
+
+
+def test_only_layers_that_are_faster_run_as_two_of_four(monkeypatch):
+    """A layer that the example does not reach stays dense too."""
+    monkeypatch.setattr("spl.export.two_four.obstacle", lambda weight, mask: "")
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: weight)
+    monkeypatch.setattr(
+        "spl.export.two_four.median_seconds", lambda candidates, inputs: [2e-4, 1e-4 if inputs.shape[1] == 8 else 9e-4]
+    )
+    network = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
+    network[0].add_module("aside", nn.Linear(8, 4))
+    masks = Masks(
+        {
+            f"{name}.weight": torch.tensor([True, True, False, False]).repeat(4, n)
+            for name, n in (("0", 2), ("1", 1), ("0.aside", 2))
+        }
+    )
+    result = to_two_four(network, masks, torch.ones(3, 8))
+    assert list(result.converted) == ["0"]
+    assert result.dense["1"].startswith("it is not faster as 2:4")
+    assert result.dense["0.aside"] == "the network does not call it"

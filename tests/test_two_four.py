@@ -37,17 +37,17 @@ def test_masks_that_keep_two_of_four(mask, expected):
 def test_on_a_cpu_it_is_refused():
     network = nn.Sequential(nn.Linear(64, 64))
     masks = prune(network, Magnitude(), sparsity=0.5, pattern=NM())
-    with pytest.raises(InputError, match=r"No layer can run as 2:4 \(0: it is on cpu, .* export it as csr or compact"):
-        to_two_four(network, masks)
+    with pytest.raises(InputError, match=r"No layer can run as 2:4 \(0: it is on cpu, .* as dense, csr or compact"):
+        to_two_four(network, masks, torch.randn(2, 64))
 
 
 def test_other_masks_are_refused():
     network = MLP(depth=2)
     masks = Masks({"fc1.weight": torch.ones(100, 784, dtype=torch.bool)})
     with pytest.raises(InputError, match=r"fc1: its mask is not 2:4\)\. Prune with --pruning\.pattern NM"):
-        to_two_four(network, masks)
+        to_two_four(network, masks, torch.randn(2, 784))
     with pytest.raises(InputError, match="no Linear layer has a mask"):
-        to_two_four(network, Masks({}))
+        to_two_four(network, Masks({}), torch.randn(2, 784))
 
 
 # In training
@@ -88,12 +88,34 @@ def test_training_multiplies_by_sparse_weights_and_ends_where_dense_masked_train
     pytest.importorskip("torchao")
     monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
     monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", lambda w, backend: Sorted.apply(w))
+    monkeypatch.setattr("spl.callbacks.two_four_training.median_seconds", lambda steps, inputs: [2e-4, 1e-4])
     dense, sparse = trained(), trained(TwoFourTraining())
     assert Sorted.calls == 2 + 2 * 4  # one trial each, and 4 steps
     assert sparse.masks == dense.masks
     for a, b in zip(dense.module.parameters(), sparse.module.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not [name for name, module in sparse.module.named_modules() if "forward" in vars(module)]
+
+
+def test_only_layers_that_are_faster_so_train_on_as_two_of_four(monkeypatch):
+    pytest.importorskip("torchao")
+    monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
+    monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", lambda w, backend: Sorted.apply(w))
+    dense = trained()
+    before, sizes = Sorted.calls, []
+
+    def timed(steps, inputs):
+        for step in steps:
+            step(inputs)
+        sizes.append(tuple(inputs.shape))
+        return [2e-4, 1e-4 if inputs.shape[1] == 16 else 3e-4]
+
+    monkeypatch.setattr("spl.callbacks.two_four_training.median_seconds", timed)
+    sparse = trained(TwoFourTraining())
+    assert sizes == [(3, 48), (3, 16)]
+    assert Sorted.calls - before == 2 + 2 + 2 + 3  # trials, the first step, the timed steps, the others of one layer
+    for a, b in zip(dense.module.parameters(), sparse.module.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_where_no_layer_can_train_so_it_says_why_for_each():
@@ -153,17 +175,18 @@ def test_full_precision_is_refused():
     network = nn.Sequential(nn.Linear(64, 64)).cuda()
     masks = prune(network, Magnitude(), sparsity=0.5, pattern=NM())
     with pytest.raises(InputError, match="it is in float32"):
-        to_two_four(network, masks)
+        to_two_four(network, masks, torch.randn(2, 64, device="cuda"))
 
 
 @on_cuda
-def test_on_tensor_cores_the_outputs_are_equal():
-    network = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10))
+def test_on_tensor_cores_the_outputs_are_equal_and_no_layer_is_slower():
+    network = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 8192), nn.ReLU(), nn.Linear(8192, 8192))
     network = network.cuda().half()
     masks = prune(network, Magnitude(), sparsity=0.5, pattern=NM())
-    result = to_two_four(network, masks)
+    inputs = torch.randn(8192, 256, device="cuda").half()
+    result = to_two_four(network, masks, inputs)
     masks.apply_(dict(network.named_parameters()))
-    inputs = torch.randn(64, 256, device="cuda").half()
-    assert result.converted[:2] == ["0", "2"]
+    assert "4" in result.converted
+    assert result.converted.keys() | result.dense.keys() == {"0", "2", "4"}
     with torch.no_grad():
         assert torch.allclose(result.network(inputs), network(inputs), atol=1e-2)

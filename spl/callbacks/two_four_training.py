@@ -3,10 +3,12 @@
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spl.callbacks.base import SplCallback
 from spl.errors import InputError, first_line
+from spl.export.timing import median_seconds
 from spl.export.two_four import is_two_four, layers_of_use, obstacle, without_prototype_warning
 from spl.lightning_api import LightningModule, Trainer, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
@@ -22,6 +24,9 @@ class TwoFourTraining(SplCallback):
     pruned weights are 0, it finds the masks again. Validation and spectra use the masked dense weights, which give the
     same outputs up to rounding.
 
+    The first step trains all of these layers as 2:4. Then each is timed on the inputs that it got, forward and
+    backward, and goes on as 2:4 only if that is faster than the dense layer.
+
     The callback needs a CUDA device with sparse tensor cores, and weights in half precision (`trainer.precision`
     16-true or bf16-true). Tests run it with the kernels emulated on a CPU.
 
@@ -35,7 +40,8 @@ class TwoFourTraining(SplCallback):
     """
 
     def __init__(self) -> None:
-        self._layers: list[nn.Linear] = []
+        self._layers: dict[str, nn.Linear] = {}
+        self._inputs: dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check, before anything runs, that torchao is installed.
@@ -58,26 +64,45 @@ class TwoFourTraining(SplCallback):
             "Prune with --pruning.pattern TransposableNM, on a CUDA device with sparse tensor cores, with "
             "--trainer.precision bf16-true or 16-true; or leave TwoFourTraining out.",
         )  # fmt: skip
-        self._layers = list(found.values())
-        rank_zero_info(f"Train as 2:4: {', '.join(found)}; dense: {', '.join(dense) or 'none'}")
+        self._layers, self._inputs = found, {}
+        rank_zero_info(f"Can train as 2:4: {', '.join(found)}; dense: {', '.join(dense) or 'none'}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Make the layers multiply by sparse weights."""
-        for layer in self._layers:
-            layer.forward = MethodType(_kernels().SemiSparseLinear.forward, layer)  # type: ignore[method-assign]
+        for name, layer in self._layers.items():
+            layer.forward = MethodType(self._forward(name), layer)  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Make the layers multiply by dense weights again."""
+        """Make the layers multiply by dense weights again, for good where that is faster."""
         self._restore()
+        if self._inputs is not None:
+            times = {name: _times(self._layers[name], inputs) for name, inputs in self._inputs.items()}
+            self._inputs = None
+            self._layers = {name: self._layers[name] for name, (dense, sparse) in times.items() if sparse < dense}
+            rank_zero_info(_report(times))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the layers multiply by dense weights again, also after an error."""
         self._restore()
 
+    def _forward(self, name: str) -> Any:
+        """Return the forward method of a layer, which notes its inputs in the first step."""
+        sparse = _kernels().SemiSparseLinear.forward
+        read = self._inputs
+        if read is None:
+            return sparse
+
+        def noting(layer: nn.Linear, x: Tensor) -> Tensor:
+            read[name] = x.detach()
+            result: Tensor = sparse(layer, x)
+            return result
+
+        return noting
+
     def _restore(self) -> None:
-        for layer in self._layers:
+        for layer in self._layers.values():
             vars(layer).pop("forward", None)
 
 
@@ -88,6 +113,31 @@ def _kernels() -> Any:
     except ImportError as error:
         raise InputError("TwoFourTraining needs torchao: pip install 'spl-lightning[two-four]'.") from error
     return torchao.sparsity.training
+
+
+def _times(layer: nn.Linear, inputs: Tensor) -> tuple[float, float]:
+    """Return the seconds of a step of the layer, forward and backward, dense and as 2:4."""
+    sparse = _kernels().SemiSparseLinear.forward
+
+    def step(forward: Any) -> Any:
+        def run(x: Tensor) -> None:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                torch.autograd.grad(forward(layer, x).sum(), [x, layer.weight])
+
+        return run
+
+    dense, halved = median_seconds([step(nn.Linear.forward), step(sparse)], inputs)
+    return dense, halved
+
+
+def _report(times: dict[str, tuple[float, float]]) -> str:
+    """Return what was decided for each layer, with its times."""
+    rows = [
+        f"{name} {'2:4' if sparse < dense else 'dense'} ({1e6 * sparse:.0f} μs as 2:4, {1e6 * dense:.0f} μs dense)"
+        for name, (dense, sparse) in times.items()
+    ]
+    return f"Each layer trains in the way that is faster here: {', '.join(rows)}"
 
 
 def _refusal(layer: nn.Linear, mask: Tensor) -> str:

@@ -91,9 +91,10 @@ def _converted(network: nn.Module, masks: Masks, to: str, example: Tensor) -> tu
         return faster.network, example, csr_gain(faster)
     if to == "2:4":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        halves = to_two_four(network.to(device, torch.float16), masks)
-        print(halves.table())
-        return halves.network, example.to(device, torch.float16), two_four_gain(halves)
+        example = example.to(device, torch.float16)
+        halves = to_two_four(network.to(device, torch.float16), masks, example)
+        print(f"{halves.table()}\nmeasured here, batch {len(example)}")
+        return halves.network, example, two_four_gain(halves)
     return network, example, dense_gain(masks)
 
 

@@ -1,12 +1,8 @@
 """Linear layers on PyTorch's kernels for compressed sparse rows (CSR), where these are faster."""
 
 import math
-import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -15,11 +11,9 @@ from torch import Tensor, nn
 from spl.errors import InputError
 from spl.export.comparison import difference_of_outputs
 from spl.export.cost import pruned_copy
+from spl.export.timing import layer_inputs, median_seconds
 from spl.functional.undisturbed import undisturbed
 from spl.masks.masks import Masks
-
-_LEAST_SECONDS = 0.1  # a layer is measured for at least this long,
-_LEAST_CALLS = 5  # and called at least this often
 
 
 class CSRLinear(nn.Module):
@@ -148,11 +142,11 @@ def to_csr(network: nn.Module, masks: Masks, example_input: Tensor) -> CSRResult
     layers = {name.removesuffix(".weight"): mask for name, mask in masks.items() if name.endswith(".weight")}
     linear = {n: m for n, m in copied.named_modules() if n in layers and type(m) is nn.Linear}
     timings = []
-    for name, inputs in _layer_inputs(copied, linear, example_input).items():
+    for name, inputs in layer_inputs(copied, linear, example_input).items():
         sparse = CSRLinear(linear[name])
         density = float(layers[name].float().mean())
         candidates = [linear[name], sparse] if _has_kernel(sparse, inputs) else [linear[name]]
-        dense, *csr = _median_seconds(candidates, inputs)
+        dense, *csr = median_seconds(candidates, inputs)
         timings.append(Timing(name, density, dense, *(csr or [math.inf])))
         if timings[-1].csr_wins:
             copied.set_submodule(name, sparse)
@@ -171,49 +165,12 @@ def _check_outputs(faster: nn.Module, dense: nn.Module, example: Tensor) -> None
         )
 
 
-def _layer_inputs(network: nn.Module, layers: dict[str, nn.Linear], example: Tensor) -> dict[str, Tensor]:
-    """Return the inputs of each layer, those of the last call if it is called more than once."""
-    read: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Any:
-        return lambda _, inputs: read.update({name: inputs[0].detach()})
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    with undisturbed(network), torch.no_grad():
-        network(example)
-    for handle in handles:
-        handle.remove()
-    return read
-
-
 def _has_kernel(layer: nn.Module, inputs: Tensor) -> bool:
     try:
         layer(inputs)
     except RuntimeError:  # as for half precision on a CPU
         return False
     return True
-
-
-def _median_seconds(layers: Sequence[nn.Module], inputs: Tensor) -> list[float]:
-    """Return each layer's median time for a batch; calls alternate, so that noise hits all layers alike."""
-    seconds: list[list[float]] = [[] for _ in layers]
-    with torch.no_grad():
-        for layer in layers:
-            layer(inputs)
-        while sum(map(sum, seconds)) < _LEAST_SECONDS or len(seconds[0]) < _LEAST_CALLS:
-            for layer, own in zip(layers, seconds, strict=True):
-                own.append(_call_seconds(layer, inputs))
-    return [median(own) for own in seconds]
-
-
-def _call_seconds(layer: nn.Module, inputs: Tensor) -> float:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
-    begin = time.perf_counter()
-    layer(inputs)
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
-    return time.perf_counter() - begin
 
 
 def _csr_linear(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
