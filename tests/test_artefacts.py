@@ -23,6 +23,7 @@ from spl.reproduction.artefacts.figure_5 import Figure5
 from spl.reproduction.artefacts.figure_6 import Figure6
 from spl.reproduction.artefacts.figure_7 import Figure7
 from spl.reproduction.artefacts.figure_8 import Figure8
+from spl.reproduction.artefacts.training_logs import draw_training
 from spl.reproduction.budgets import BUDGETS, Budget, Protocol
 from spl.reproduction.drawing import STYLES, draw_curve, draw_level
 from spl.reproduction.methods import (
@@ -137,6 +138,18 @@ def test_a_log_has_the_iteration_at_which_each_window_ends(tmp_path: Path) -> No
     assert len(curve) == 100
     assert curve[200].mean == 0.5  # the mean of 0 and 1
     assert curve[20_000].mean == 198.5
+
+
+def test_a_seed_that_diverged_is_left_out_of_curves_and_named_in_the_picture(tmp_path: Path) -> None:
+    for seed, run in enumerate(TANH.runs(BUDGET, LDI_DENSE)):
+        losses = [[0, 2.0], [1000, math.nan if seed == 1 else 0.5]]
+        finish(tmp_path, run, {"loss/train": losses, "accuracy/train": [[0, 0.1], [1000, 0.1 if seed == 1 else 0.9]]})
+    measured = Measurements(TANH, BUDGET, Results(tmp_path))
+    assert measured.diverged(LDI_DENSE) == [1]
+    assert measured.log(LDI_DENSE, "accuracy/train")[1001].values == (0.9,)
+    axes = Figure().subplots()
+    draw_training(axes, measured, [LDI_DENSE])
+    assert [text.get_text() for text in axes.texts] == ["LDI-Dense: without seed 1, which diverged"]
 
 
 def test_singular_values_during_training_begin_with_those_before_it(tmp_path: Path) -> None:

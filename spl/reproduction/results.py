@@ -71,6 +71,11 @@ class Result:
         _, values = self.series(tag)
         return float(values[-1]) if len(values) else float("nan")
 
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the training loss was not a number, or infinite, at some iteration."""
+        return not bool(np.isfinite(self.series("loss/train")[1]).all())
+
     def error(self, which: str = "final") -> float:
         """Return the test error in % of the weights "final" or "best" (by validation accuracy); NaN if not tested."""
         return 100 * (1 - self.test[which]["accuracy"]) if which in self.test else float("nan")

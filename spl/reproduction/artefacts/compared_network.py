@@ -85,10 +85,19 @@ class Measurements:
                 values[sparsity] = [result.jsv(statistic) for result in self.of(method, sparsity)]
         return Curve(f"JSV of {self.network.name} {method}", values)
 
+    def diverged(self, method: Method) -> list[int]:
+        """Return the seeds whose training loss was not a number at some iteration; the curves leave them out."""
+        runs = [run for run in self.network.runs(self.budget, method) if run.digest in self.results]
+        return [int(run.config["seed_everything"]) for run in runs if self.results[run.digest].has_diverged]
+
+    def _trained(self, method: Method) -> list[Result]:
+        """Return the results of the runs that did not diverge."""
+        return [result for result in self.of(method) if not result.has_diverged]
+
     def log(self, method: Method, tag: str) -> Curve:
         """Return what was logged during training, by iteration, as means over at most 100 windows."""
         values: dict[float, list[float]] = {}
-        for result in self.of(method):
+        for result in self._trained(method):
             for iteration, value in zip(*windows(*result.series(tag)), strict=True):
                 values.setdefault(iteration, []).append(value)
         return Curve(f"{tag} of {self.network.name} {method}", values)
@@ -96,7 +105,7 @@ class Measurements:
     def jsv_log(self, method: Method) -> Curve:
         """Return the mean Jacobian singular value by iteration, from the start of training."""
         values: dict[float, list[float]] = {}
-        for result in self.of(method):
+        for result in self._trained(method):
             values.setdefault(0, []).append(result.jsv("mean"))
             for step, value in zip(*result.series("jacobian/train/mean"), strict=True):
                 values.setdefault(step, []).append(value)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from spl.reproduction.artefacts.artefact import Finding, Judgement, decide
 from spl.reproduction.artefacts.compared_network import LINEAR, SPARSITY, Measurements
-from spl.reproduction.drawing import STYLES, draw_curve, label
+from spl.reproduction.drawing import STYLES, TEXT, draw_curve, label
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_SHUFFLED, Method
 from spl.reproduction.results import Result
 from spl.reproduction.samples import Curve, Difference, MissingResult, all_positive, describe
@@ -52,20 +52,25 @@ def draw_training(axes: Axes, measured: Measurements, methods: Iterable[Method],
         axes.set_yscale("log")
     else:
         axes.set_ylim(0, 1.02)
-    _draw(axes, {method: measured.log(method, tag) for method in methods})
+    _draw(axes, measured, {method: measured.log(method, tag) for method in methods})
     label(axes, "iteration", _NAMES[tag])
 
 
 def draw_jsv_training(axes: Axes, measured: Measurements, methods: Iterable[Method]) -> None:
     """Draw the mean Jacobian singular value during training."""
     axes.set_yscale("log")
-    _draw(axes, {method: measured.jsv_log(method) for method in methods})
+    _draw(axes, measured, {method: measured.jsv_log(method) for method in methods})
     label(axes, "iteration", "mean of JSV")
 
 
-def _draw(axes: Axes, curves: dict[Method, Curve]) -> None:
+def _draw(axes: Axes, measured: Measurements, curves: dict[Method, Curve]) -> None:
+    """Draw the curves, and name the seeds that diverged, which they leave out."""
+    lost = []
     for method, curve in curves.items():
         draw_curve(axes, curve, STYLES[method])
+        if seeds := measured.diverged(method):
+            lost.append(f"{method}: without seed {', '.join(map(str, seeds))}, which diverged")
+    axes.text(0.97, 0.08, "\n".join(lost), transform=axes.transAxes, ha="right", va="bottom", fontsize=TEXT - 2)
 
 
 def average_loss(result: Result) -> float:
@@ -115,8 +120,11 @@ def _first(
         order = sorted(samples, key=lambda method: samples[method].mean)
         text = f"{what}: " + ", ".join(f"{method} {describe(samples[method])}" for method in order)
         rivals = [method for method in order if method.criterion and not method.pretrained and method != best]
-        holds = all_positive(samples[rival] - samples[best] for rival in rivals) if rivals else None
-        return holds, text + (f"; no result of {', '.join(missing)}" if missing else "")
+        gains = {rival: samples[rival] - samples[best] for rival in rivals}
+        close = [f"{rival} ({gain:.2g})" for rival, gain in gains.items() if gain.positive is None]
+        text += f"; no result of {', '.join(missing)}" if missing else ""
+        text += f"; within two s.e. of {best}: {', '.join(close)}" if close else ""
+        return all_positive(gains.values()) if rivals else None, text
 
     statement = f"{measured.network.name}: of the networks pruned at initialization, {best} {verb}"
     return decide(statement, judge, measured.trained)
@@ -129,7 +137,7 @@ def trains_like_dense(measured: Measurements, method: Method) -> Finding:
         sparse, dense = measured.measure(method, final_loss), measured.measure(LDI_DENSE, final_loss)
         rate = ", at a tenth of the learning rate" if measured.network == LINEAR else ""
         higher = (sparse - dense).positive
-        text = f"final training loss {describe(sparse)}, dense {describe(dense)}{rate}"
+        text = f"final training loss {describe(sparse)}, dense {describe(dense)}{rate}, {sparse - dense:.2g}"
         return None if higher is None else not higher, text
 
     return decide(f"{measured.network.name}: {method} trains to the loss of LDI-Dense", judge, measured.trained)
