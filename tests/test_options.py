@@ -128,8 +128,7 @@ def test_graphs_are_of_the_first_batch_and_all_else_runs_eagerly():
         compiled.append([tuple(tensor.shape) for tensor in inputs])
         return module.forward
 
-    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    model = classifier(network, initializer=None, compile="reduce-overhead")
+    model = classifier(compile="reduce-overhead")
     model.network.compile(backend=backend)
     fit(model, [], limit_train_batches=41, limit_val_batches=2, num_sanity_val_steps=1)  # 40 of 100 images, 1 of 50
     assert len(compiled) == 1
