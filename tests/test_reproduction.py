@@ -253,8 +253,39 @@ def test_a_smoke_of_convolutional_networks_is_narrow():
 
 def test_a_budget_says_what_it_spends():
     assert SHORT.describe("MNIST") == "budget short: 10,000 iterations × 100, 3 runs"
+    assert SHORT.describe("CIFAR10") == "budget short: 5,632 iterations × 128, 3 runs, one cycle, bf16-mixed"
     assert SMOKE.describe("CIFAR10") == "budget smoke: 2 iterations × 32, 1 run, 0.25 times as wide as the paper's"
     assert PAPER.describe("FashionMNIST") == "budget paper: 80,000 iterations × 100, 10 runs"
+
+
+def test_the_short_budget_of_cifar10_is_16_epochs_of_one_cycle():
+    config = Experiment({"class_path": "spl.networks.VGG16", "init_args": {}}, "CIFAR10").run(SHORT, LDI_CS, 0).config
+    root = Path(__file__).parent.parent / "configs"
+    schedule = yaml.safe_load((root / "schedule/cifar10_16_epochs.yaml").read_text())
+    assert config["model"]["lr_scheduler"] == schedule
+    assert config["trainer"]["max_steps"] == schedule["init_args"]["total_steps"] == 16 * -(-45_000 // 128)
+    assert config["trainer"]["val_check_interval"] == 352
+    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["model"]["channels_last"]
+    assert config["spectrum"] == {"examples": 1000, "every_n_epochs": 4, "chunk": 250}
+
+
+def test_the_paper_and_mnist_train_in_single_precision_by_the_schedule_of_the_paper():
+    resnet = Experiment({"class_path": "spl.networks.ResNet", "init_args": {}}, "CIFAR10")
+    runs = [TANH.run(SHORT, LDI_CS, 0), resnet.run(PAPER, LDI_CS, 0)]
+    for run, steps in zip(runs, (2_500, 25_000), strict=True):
+        assert run.config["model"]["lr_scheduler"]["init_args"] == {"step_size": steps, "gamma": 0.1}
+        assert run.config["trainer"]["val_check_interval"] == 1000
+        assert "precision" not in run.config["trainer"]
+        assert not {"channels_last", "compile"} & run.config["model"].keys()
+
+
+def test_a_protocol_can_ask_for_compiled_networks():
+    compiled = replace(SHORT, cifar10=replace(SHORT.cifar10, compile="reduce-overhead"))
+    resnet = Experiment({"class_path": "spl.networks.ResNet", "init_args": {}}, "CIFAR10")
+    assert resnet.run(compiled, LDI_CS, 0).config["model"]["compile"] == "reduce-overhead"
+    assert "compile" not in replace(resnet, trained=False).run(compiled, LDI_CS, 0).config["model"]
+    assert "compile" not in resnet.run(SHORT, LDI_CS, 0).config["model"]
 
 
 def test_planned_configs_are_plain_data():

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from spl.reproduction.budgets import Budget
+from spl.reproduction.budgets import Budget, Protocol
 from spl.reproduction.run import Run
 
 Choice = dict[str, Any]  # class_path and init_args
@@ -117,11 +117,16 @@ class Experiment:
         if protocol.test_share < 1:
             limits = dict.fromkeys(("limit_val_batches", "limit_test_batches"), protocol.test_share)
             trainer |= limits | {"num_sanity_val_steps": 0}
+        if protocol.precision is not None:
+            trainer["precision"] = protocol.precision
+        if protocol.channels_last:
+            model["channels_last"] = True
         if self.trained:
-            # every 1,000 iterations, as in the paper
-            often = {"val_check_interval": min(1000, protocol.iterations // 2), "check_val_every_n_epoch": None}
-            trainer |= {"max_epochs": -1} | often
-            model |= {"optimizer": self._optimizer(method), "lr_scheduler": _step_schedule(protocol.iterations)}
+            interval = min(protocol.validation_interval, protocol.iterations // 2)
+            trainer |= {"max_epochs": -1, "val_check_interval": interval, "check_val_every_n_epoch": None}
+            model |= {"optimizer": self._optimizer(method), "lr_scheduler": _schedule(protocol)}
+            if protocol.compile is not None:
+                model["compile"] = protocol.compile
         spectrum = {"examples": protocol.examples, "every_n_epochs": protocol.every_n_epochs}
         return {
             "seed_everything": seed,
@@ -130,7 +135,7 @@ class Experiment:
             "model": model,
             "pruning": self._pruning(budget, method, seed),
             "test_after_fit": self.trained,
-            "spectrum": spectrum if self.data != "CIFAR10" else spectrum | {"chunk": 50},
+            "spectrum": spectrum if protocol.chunk is None else spectrum | {"chunk": protocol.chunk},
         }
 
     def _optimizer(self, method: Method) -> Choice:
@@ -173,9 +178,13 @@ def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
     return {"class_path": f"spl.isometry.{method.isometry}", "init_args": {"gain": 1.0} | own}
 
 
-def _step_schedule(iterations: int) -> Choice:
-    arguments = {"step_size": max(1, iterations // 4), "gamma": 0.1}
-    return {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": arguments}
+def _schedule(protocol: Protocol) -> Choice:
+    """Return the learning rate schedule: one cycle, or the steps of the paper."""
+    if protocol.peak_rate is not None:
+        cycle = {"max_lr": protocol.peak_rate, "total_steps": protocol.iterations, "cycle_momentum": False}
+        return {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": cycle}
+    steps = {"step_size": max(1, protocol.iterations // 4), "gamma": 0.1}
+    return {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": steps}
 
 
 def _widened(network: Choice, width: float) -> Choice:
