@@ -13,6 +13,7 @@ from spl.errors import InputError
 from spl.reproduction import executors
 from spl.reproduction.budgets import BUDGETS, budget_named
 from spl.reproduction.cost import seconds
+from spl.reproduction.deadline import Deadline
 from spl.reproduction.executors import Cluster, LocalProcesses
 from spl.reproduction.job import Group, Job, PlannedRun, batches, plan_run, waves
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
@@ -181,6 +182,8 @@ def test_a_job_comes_back_from_its_file(tmp_path):
     runs = [PlannedRun(digest, {"name": digest}, ["a"]) for digest in "xyz"]
     job = Job("007", [Group(runs[:2], True), Group(runs[2:], False)])
     assert Job.read(job.write(tmp_path)) == job
+    hurried = replace(job, deadline=Deadline(1.5, str(tmp_path)))
+    assert Job.read(hurried.write(tmp_path)) == hurried
 
 
 def test_controls_and_random_masks_draw_from_the_seed_of_the_run():
@@ -212,7 +215,7 @@ def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(executors, "COMMAND", [sys.executable, "-c", script])
-    files = [tmp_path / f"{k}.json" for k in range(3)]
+    files = [Job(str(k), []).write(tmp_path) for k in range(3)]
     ended = [file for some in LocalProcesses().run(files) for file in some]
     assert sorted(ended) == files
     said = [file.with_suffix(".log").read_text().split() for file in files]
@@ -227,7 +230,7 @@ def test_an_executor_that_is_closed_stops_its_processes_with_one_interrupt(tmp_p
         "except KeyboardInterrupt:\n    time.sleep(0.2); print('saved', flush=True)"
     )
     monkeypatch.setattr(executors, "COMMAND", [sys.executable, "-c", script])
-    files = [tmp_path / "0.json", tmp_path / "1.json"]
+    files = [Job(str(k), []).write(tmp_path) for k in range(2)]
     jobs = LocalProcesses(1).run(files)
     log = tmp_path / "0.log"
     while not (log.exists() and log.read_text()):

@@ -13,6 +13,7 @@ from spl.cli.suggestions import close_matches
 from spl.errors import InputError
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
+from spl.reproduction.deadline import deadline_in
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.methods import Choice
@@ -33,6 +34,7 @@ def reproduce(
     cluster_parameters: dict[str, Any] | None = None,
     dry_run: bool = False,
     network: Choice | None = None,
+    minutes: float | None = None,
 ) -> None:
     """Reproduce figures and tables of the paper: make the runs that are missing, then draw, count and compare.
 
@@ -49,9 +51,11 @@ def reproduce(
         cluster: submit the jobs by submitit: to slurm, or to this machine without a scheduler (local).
         cluster_parameters: options that submitit passes to the scheduler: timeout_min, slurm_partition,
             gpus_per_node, …
+        minutes: begin no run that would not end within so many minutes, as the runs before it tell; null for no limit.
         dry_run: list the missing runs and the time that they would take.
         network: class_path and init_args of a network for fig2, fig4 or fig6, in place of the paper's.
     """
+    until = None if minutes is None else deadline_in(minutes)
     own = None if network is None else own_network(network)
     chosen: Sequence[Artefact] = _artefacts_named(artefacts) if own is None else figures_of(own, artefacts)
     chosen_budget = budget_named(budget)
@@ -61,13 +65,15 @@ def reproduce(
         return
     executor, folder = chosen_executor(RUNS, jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
     with alone(RUNS, "spl reproduce"):
-        failures = execute(runs, RUNS, data_root, executor)
+        failures = execute(runs, RUNS, data_root, executor, until)
         if own is None:
             _write_pages(chosen, chosen_budget, folder)
             pages = [folder / "README.md"]
         else:
             pages = [write_page(figure, own, chosen_budget, folder) for figure in chosen]
     print(f"Pages, pictures and numbers: {', '.join(map(str, pages))}")
+    if until is not None and (left := len(missing(runs, Results(RUNS))) - len(failures)):
+        print(f"{left} runs remain, which would not have ended in time. The same command goes on with them.")
     if failures:
         print(failure_report(failures), file=sys.stderr)
         sys.exit(1)

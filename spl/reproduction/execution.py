@@ -16,6 +16,7 @@ from tqdm import tqdm
 from spl.cli.configuration import bound_yaml
 from spl.lightning_api import LightningDataModule
 from spl.reproduction.cost import seconds
+from spl.reproduction.deadline import Deadline, skipped
 from spl.reproduction.executors import Executor
 from spl.reproduction.job import Group, Job, batches, plan_run, waves
 from spl.reproduction.results import Results
@@ -40,7 +41,9 @@ def missing(runs: Iterable[Run], results: Results) -> list[Run]:
     return [run for digest, run in with_ancestors(runs).items() if digest not in results]
 
 
-def execute(runs: Sequence[Run], root: Path, data_root: Path | None, executor: Executor) -> list[Failure]:
+def execute(
+    runs: Sequence[Run], root: Path, data_root: Path | None, executor: Executor, until: float | None = None
+) -> list[Failure]:
     """Make those of `runs` that are not finished, and return the failures.
 
     Args:
@@ -48,23 +51,42 @@ def execute(runs: Sequence[Run], root: Path, data_root: Path | None, executor: E
         root: the folder of all runs, such as `lightning_logs/reproduction`.
         data_root: the folder of the data sets; None for what the configurations of the runs say.
         executor: the executor of the processes.
+        until: the time, in seconds since the epoch, before which runs should end; others do not begin, and are no
+            failures. None for no limit.
 
     Raises:
         InputError: a data set is missing and cannot be downloaded.
     """
-    failures = []
+    failures: list[Failure] = []
     wanted = missing(runs, Results(root))
+    if not wanted:
+        return failures
     for data in dict.fromkeys(json.dumps(data, sort_keys=True) for run in wanted for data in run.data(data_root)):
         _prepare_data(json.loads(data))
+    folder = _new_folder(root / "jobs")
+    deadline = None if until is None else Deadline(until, str(folder))
+    numbers = count()
     every = 1 if sys.stderr.isatty() else 60  # seconds; a log does not need more
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
         progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)
             ready = [run for run in wave if run.pretrained is None or run.pretrained.digest in results]
-            failures += [Failure(run, None) for run in wave if run not in ready]
-            failures += _make_wave(ready, results, root, data_root, executor, progress)
+            failed = {failure.run.digest for failure in failures}
+            failures += [Failure(run, None) for run in wave if run.pretrained and run.pretrained.digest in failed]
+            jobs = [
+                Job(f"{next(numbers):03}", [_group(*some, results, data_root) for some in batch], deadline)
+                for batch in batches(ready, executor.count)
+            ]
+            if any(job.has_time() for job in jobs):
+                failures += _make_wave(jobs, ready, folder, root, executor, progress)
+    with suppress(OSError):
+        folder.rmdir()  # which is empty if there was no time for any run
     return failures
+
+
+def _group(together: bool, runs: Sequence[Run], results: Results, data_root: Path | None) -> Group:
+    return Group([plan_run(run, results, data_root) for run in runs], together)
 
 
 def _prepare_data(data: dict[str, Any]) -> None:
@@ -78,29 +100,27 @@ def _prepare_data(data: dict[str, Any]) -> None:
 
 
 def _make_wave(
-    runs: Sequence[Run],
-    results: Results,
-    root: Path,
-    data_root: Path | None,
-    executor: Executor,
-    progress: "_Progress",
+    jobs: Sequence[Job], runs: Iterable[Run], folder: Path, root: Path, executor: Executor, progress: "_Progress"
 ) -> list[Failure]:
-    """Make runs of which none starts from another, and return the failures."""
-    if not runs:
-        return []
-    folder = _new_folder(root / "jobs")
-    logs: dict[Path, list[Run]] = {}
-    for number, batch in enumerate(batches(runs, executor.count)):
-        groups = [Group([plan_run(run, results, data_root) for run in some], together) for together, some in batch]
-        logs[Job(f"{number:03}", groups).write(folder)] = [run for _, some in batch for run in some]
-    for _ in executor.run(list(logs)):
+    """Make runs of which none starts from another, and return the failures.
+
+    Args:
+        jobs: the jobs of the runs.
+        runs: the runs.
+        folder: the folder of the jobs' files.
+        root: the folder of all runs.
+        executor: the executor of the processes.
+        progress: the progress to update.
+    """
+    files = {job.write(folder): job for job in jobs}
+    for _ in executor.run(list(files)):
         progress.update(folder)
-    finished = Results(root)
+    finished, by_digest = Results(root), {run.digest: run for run in runs}
     return [
-        Failure(run, file.with_suffix(".log"))
-        for file, some in logs.items()
-        for run in some
-        if run.digest not in finished
+        Failure(by_digest[digest], file.with_suffix(".log"))
+        for file, job in files.items()
+        for digest in job.digests
+        if digest not in finished and digest not in skipped(file)
     ]
 
 

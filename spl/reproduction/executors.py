@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from spl.errors import InputError
+from spl.reproduction.deadline import note_skipped
+from spl.reproduction.job import Job
 
 COMMAND = [sys.executable, "-m", "spl.reproduction.worker"]
 UNTIL_STDIN_ENDS = "--until-stdin-ends"
@@ -33,6 +35,15 @@ class Executor(ABC):
     @abstractmethod
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
         """Run the jobs in `files`; yield every second or so those that have ended since, however they ended."""
+
+
+def _has_time(file: Path) -> bool:
+    """Return whether a run of the job in `file` should end before the deadline; note all as skipped if none does."""
+    job = Job.read(file)
+    if job.has_time():
+        return True
+    note_skipped(file, job.digests)
+    return False
 
 
 def start_job(file: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -94,6 +105,9 @@ class LocalProcesses(Executor):
 
     def _work(self, file: Path) -> None:
         device = self._slots.get()
+        if not _has_time(file):
+            self._slots.put(device)
+            return
         threads = max(1, (os.cpu_count() or 1) // self.count)
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # which may ask for fewer
         if device is not None:
@@ -138,10 +152,15 @@ class Cluster(Executor):
         """Run the jobs, see `Executor`; if it is closed early, cancel them."""
         with self._submitit.batch():
             submitted = [self._submitit.submit(_run_job, file.absolute()) for file in files]
-        jobs = dict(zip(files, submitted, strict=True))
+        jobs, cancelled = dict(zip(files, submitted, strict=True)), set[Path]()
         try:
             while jobs:
                 time.sleep(_POLL)
+                waiting = [file for file in jobs if not file.with_suffix(".log").exists()]  # in the scheduler's queue
+                for file in waiting:
+                    if file not in cancelled and not _has_time(file):
+                        jobs[file].cancel()
+                        cancelled.add(file)
                 ended = [file for file, job in jobs.items() if job.done()]
                 for file in ended:
                     del jobs[file]
@@ -157,5 +176,7 @@ def _run_job(file: Path) -> int:
     By these variables Lightning would start as many ranks as the job has tasks, and requeue the job near its time
     limit, which starts all runs again. The next `spl reproduce` resumes what a job has not finished.
     """
+    if not _has_time(file):
+        return 0
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return _wait(start_job(file, environment))

@@ -9,6 +9,7 @@ from typing import Any
 
 from spl.files import write_whole
 from spl.reproduction.cost import seconds
+from spl.reproduction.deadline import Cost, Deadline
 from spl.reproduction.results import Results
 from spl.reproduction.run import Run
 from spl.reproduction.stacked import can_be_stacked
@@ -40,11 +41,19 @@ class PlannedRun:
         digest: the digest of the run.
         config: the YAML of `spl fit`.
         attempts: the folders of earlier attempts that did not finish, oldest first.
+        estimate: the estimated seconds of the run.
+        correction: the class of its correction, which the estimate does not include; empty without one.
     """
 
     digest: str
     config: dict[str, Any]
     attempts: list[str]
+    estimate: float = 0.0
+    correction: str = ""
+
+    def cost(self, together: bool) -> Cost:
+        """Return the cost of the run, stacked with others or alone."""
+        return Cost(self.estimate, together, self.correction)
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,25 @@ class Job:
     Attributes:
         name: the name of the job, and of its files.
         groups: groups of runs, made one after the other.
+        deadline: the deadline of the command; None without one.
     """
 
     name: str
     groups: Sequence[Group]
+    deadline: Deadline | None = None
+
+    @property
+    def digests(self) -> list[str]:
+        """The digests of all runs."""
+        return [run.digest for group in self.groups for run in group.runs]
+
+    def may_begin(self, runs: Iterable[PlannedRun], together: bool) -> bool:
+        """Return whether runs that begin now should end before the deadline."""
+        return self.deadline is None or self.deadline.allows(run.cost(together) for run in runs)
+
+    def has_time(self) -> bool:
+        """Return whether one of the groups may begin now."""
+        return self.deadline is None or any(self.may_begin(group.runs, group.together) for group in self.groups)
 
     def write(self, folder: Path) -> Path:
         """Write the job into a file of `folder`, whole or not at all, and return the file."""
@@ -83,7 +107,8 @@ class Job:
         """Read a job from the file that `write` made."""
         content = json.loads(file.read_text())
         groups = [Group([PlannedRun(**run) for run in g["runs"]], g["together"]) for g in content["groups"]]
-        return cls(content["name"], groups)
+        deadline = content.get("deadline")
+        return cls(content["name"], groups, None if deadline is None else Deadline(**deadline))
 
 
 def waves(runs: Iterable[Run]) -> list[list[Run]]:
@@ -151,7 +176,9 @@ def plan_run(run: Run, results: Results, data_root: Path | None) -> PlannedRun:
     if run.pretrained is not None:
         weights = results[run.pretrained.digest].folder / "checkpoints" / "last.ckpt"
     attempts = [str(folder) for folder in results.unfinished.get(run.digest, [])]
-    return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts)
+    correction = run.config["pruning"].get("isometry")
+    kind = correction.get("class_path", "") if isinstance(correction, dict) else str(correction or "")
+    return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts, seconds(run), kind)
 
 
 def _can_be_stacked(run: Run) -> bool:

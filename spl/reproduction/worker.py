@@ -28,6 +28,7 @@ from spl.cli.repeated_fit import RepeatedFitCLI
 from spl.errors import InputError
 from spl.lightning_api import LightningDataModule, Trainer
 from spl.networks.loading.plain import class_paths
+from spl.reproduction.deadline import note_pace, note_skipped
 from spl.reproduction.executors import UNTIL_STDIN_ENDS
 from spl.reproduction.job import Job, PlannedRun
 from spl.reproduction.results import Result, scalars_of
@@ -68,13 +69,22 @@ def _move_run_yaml(run_yaml: Path, folder: Path) -> None:
 def work(file: Path) -> list[str]:
     """Make the runs of the job in `file`, write their results, and return the names of the runs that failed.
 
-    A run that fails says why in the log, and the others go on.
+    A run that fails says why in the log, and the others go on. A run that would not end before the deadline is skipped.
     """
-    failed = []
-    for group in Job.read(file).groups:
-        yamls = {run.digest: _write_yaml(run, file) for run in group.runs}
-        failed += (_make_stacked if group.together else _make_one_by_one)(group.runs, file, yamls)
+    failed, job = [], Job.read(file)
+    for group in job.groups:
+        failed += (_make_stacked if group.together else _make_one_by_one)(group.runs, job, file)
     return failed
+
+
+def _has_time(runs: Sequence[PlannedRun], together: bool, job: Job, file: Path) -> bool:
+    """Return whether runs should end before the deadline of the job; note them as skipped if not."""
+    if job.may_begin(runs, together):
+        return True
+    for run in runs:
+        print(f"{run.config['name']} is left for the next command: it would not end in time.", flush=True)
+    note_skipped(file, [run.digest for run in runs])
+    return False
 
 
 def _write_yaml(run: PlannedRun, file: Path) -> Path:
@@ -83,16 +93,20 @@ def _write_yaml(run: PlannedRun, file: Path) -> Path:
     return path
 
 
-def _make_one_by_one(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+def _make_one_by_one(runs: Sequence[PlannedRun], job: Job, file: Path) -> list[str]:
     failed = []
     for run in runs:
+        if not _has_time([run], False, job, file):
+            continue
         start = time.monotonic()
         try:
+            run_yaml = _write_yaml(run, file)
             earlier = [folder for folder in map(Path, run.attempts) if _can_go_on(folder)]
             resume = ["--ckpt_path", str(_last_checkpoint(earlier[-1]))] if earlier else []
-            arguments = ["fit", "--config", str(yamls[run.digest]), *resume]
-            cli = run_command(_Fit, arguments, run_yaml=yamls[run.digest])
+            cli = run_command(_Fit, ["fit", "--config", str(run_yaml), *resume], run_yaml=run_yaml)
             _finish(run, [*earlier, cli.folder], cli.model, cli.datamodule, file, time.monotonic() - start, 1)
+            if not earlier:
+                note_pace(file, run.cost(together=False), time.monotonic() - start)
         except (Exception, SystemExit) as error:
             _report_failure(error)
             failed.append(run.config["name"])
@@ -121,11 +135,13 @@ def _last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / _CHECKPOINTS["final"]
 
 
-def _make_stacked(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]) -> list[str]:
+def _make_stacked(runs: Sequence[PlannedRun], job: Job, file: Path) -> list[str]:
+    if not _has_time(runs, True, job, file):
+        return []
     failed, stacked = [], []
     start = time.monotonic()
     for run in runs:
-        run_yaml = yamls[run.digest]
+        run_yaml = _write_yaml(run, file)
         try:
             stacked.append((run, prepare(["--config", str(run_yaml)], partial(_move_run_yaml, run_yaml))))
         except (Exception, SystemExit) as error:
@@ -134,16 +150,19 @@ def _make_stacked(runs: Sequence[PlannedRun], file: Path, yamls: dict[str, Path]
     if not stacked:
         return failed
     try:
-        train([prepared for _, prepared in stacked], _stack_checkpoint([run for run, _ in stacked], file))
+        checkpoint = _stack_checkpoint([run for run, _ in stacked], file)
+        resumed = checkpoint.exists()
+        train([prepared for _, prepared in stacked], checkpoint)
     except Exception:  # a network may do what a stack of it cannot
         traceback.print_exc()
         print("These networks cannot train together: each is trained alone instead.", flush=True)
-        alone = [run for run, _ in stacked]
-        return failed + _make_one_by_one(alone, file, {run.digest: _write_yaml(run, file) for run in alone})
+        return failed + _make_one_by_one([run for run, _ in stacked], job, file)
     seconds = (time.monotonic() - start) / len(stacked)
     for run, prepared in stacked:
         try:
             _finish(run, [prepared.folder], prepared.model, prepared.data, file, seconds, len(stacked))
+            if not resumed:
+                note_pace(file, run.cost(together=True), (time.monotonic() - start) / len(stacked))
         except Exception:
             traceback.print_exc()
             failed.append(run.config["name"])
