@@ -22,7 +22,7 @@ from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.job import Group, Job, PlannedRun
 from spl.reproduction.methods import LDI_CS, LDI_DENSE, LDI_MAG, Experiment, mlp
 from spl.reproduction.results import Results
-from spl.reproduction.run import RUNS
+from spl.reproduction.run import CHECKPOINT, RUNS
 from spl.reproduction.worker import work
 
 SMOKE = BUDGETS["smoke"]
@@ -121,13 +121,15 @@ def made(clock, cost):
                     continue
                 clock[0] += cost
                 note_pace(file, run.cost(together=False), cost)
-                by_digest = {run.digest: run for run in PLANNED}
-                finish(RUNS, by_digest[run.digest])
+                checkpoint = finish(RUNS, BY_DIGEST[run.digest]) / CHECKPOINT
+                checkpoint.parent.mkdir()
+                checkpoint.touch()
 
     return make
 
 
 PLANNED = [TANH.run(SMOKE, LDI_CS, seed) for seed in range(3)] + [TANH.run(SMOKE, LDI_DENSE, 0)]
+BY_DIGEST = {run.digest: run for run in PLANNED}
 
 
 def test_a_command_goes_on_with_the_runs_that_had_no_time(clock, monkeypatch, tmp_path):

@@ -11,11 +11,13 @@ from spl.cli.parsers import OneLineErrors
 from spl.cli.printable import printable_errors
 from spl.cli.suggestions import close_matches
 from spl.errors import InputError
+from spl.reproduction.archive import export_runs
 from spl.reproduction.artefacts import ARTEFACTS, Artefact
 from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.deadline import deadline_in
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
+from spl.reproduction.importing import import_runs
 from spl.reproduction.methods import Choice
 from spl.reproduction.own_network import add_network_argument, figures_of, network_choice, own_network, write_page
 from spl.reproduction.page import Page, write_summary
@@ -35,6 +37,8 @@ def reproduce(
     dry_run: bool = False,
     network: Choice | None = None,
     minutes: float | None = None,
+    export_to: Path | None = None,
+    import_from: Path | None = None,
 ) -> None:
     """Reproduce figures and tables of the paper: make the runs that are missing, then draw, count and compare.
 
@@ -53,15 +57,22 @@ def reproduce(
             gpus_per_node, …
         minutes: begin no run that would not end within so many minutes, as the runs before it tell; null for no limit.
         dry_run: list the missing runs and the time that they would take.
+        export_to: archive of the finished runs of these figures and tables, to be written at the end.
+        import_from: archive of runs to take over at the beginning.
         network: class_path and init_args of a network for fig2, fig4 or fig6, in place of the paper's.
     """
     until = None if minutes is None else deadline_in(minutes)
     own = None if network is None else own_network(network)
     chosen: Sequence[Artefact] = _artefacts_named(artefacts) if own is None else figures_of(own, artefacts)
     chosen_budget = budget_named(budget)
+    if import_from is not None:
+        with alone(RUNS, "spl reproduce"):
+            new, known = import_runs(import_from, RUNS)
+        print(f"{new} runs imported from {import_from}; {known} of its runs were here already.")
     runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
     if dry_run:
         print(forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
+        _export(export_to, chosen, chosen_budget)
         return
     executor, folder = chosen_executor(RUNS, jobs, cluster, cluster_parameters or {}), output / chosen_budget.name
     with alone(RUNS, "spl reproduce"):
@@ -72,11 +83,19 @@ def reproduce(
         else:
             pages = [write_page(figure, own, chosen_budget, folder) for figure in chosen]
     print(f"Pages, pictures and numbers: {', '.join(map(str, pages))}")
+    _export(export_to, chosen, chosen_budget)
     if until is not None and (left := len(missing(runs, Results(RUNS))) - len(failures)):
         print(f"{left} runs remain, which would not have ended in time. The same command goes on with them.")
     if failures:
         print(failure_report(failures), file=sys.stderr)
         sys.exit(1)
+
+
+def _export(file: Path | None, chosen: Sequence[Artefact], budget: Budget) -> None:
+    """Write the archive of finished runs, if one is wanted."""
+    if file is not None:
+        count = export_runs(file, chosen, budget, Results(RUNS))
+        print(f"{count} finished runs: {file}" if count else f"No run is finished: {file} is not written.")
 
 
 def _write_pages(chosen: Sequence[Artefact], budget: Budget, folder: Path) -> None:
@@ -108,10 +127,17 @@ def reproduce_parser() -> OneLineErrors:
     """
     parser = OneLineErrors(prog="spl reproduce", description=__doc__)
     parser.add_argument("artefacts", nargs="+", help="fig1 … fig8, table1 … table4, or all")
-    parser.add_function_arguments(reproduce, skip={"artefacts", "data_root", "dry_run", "network"}, as_group=False)
+    skipped: set[str | int] = {"artefacts", "data_root", "dry_run", "network", "export_to", "import_from"}
+    parser.add_function_arguments(reproduce, skip=skipped, as_group=False)
     parser.add_argument("--data.root", type=Path, default=Path("data"), help="folder of the data sets, as of spl fit")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="list the missing runs and the time they would take"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE.tar.xz", help="write the finished runs to an archive, without checkpoints"
+    )
+    parser.add_argument(
+        "--import", type=Path, metavar="FILE.tar.xz", help="take over the runs of such an archive before all else"
     )
     add_network_argument(parser)
     return parser
@@ -125,4 +151,5 @@ def reproduce_command(args: Sequence[str]) -> None:
         with printable_errors(), spl_parsing_rules():
             chosen = parser.parse_args(translate_class_paths(list(args)))
         network = network_choice(parser, chosen)
-        reproduce(data_root=chosen.pop("data").root, network=network, **chosen)
+        archives = {"export_to": chosen.pop("export"), "import_from": chosen.pop("import")}
+        reproduce(data_root=chosen.pop("data").root, network=network, **archives, **chosen)

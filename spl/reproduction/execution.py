@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
@@ -37,8 +37,18 @@ class Failure:
 
 
 def missing(runs: Iterable[Run], results: Results) -> list[Run]:
-    """Return the unfinished runs among `runs` and the runs that they start from, each once."""
-    return [run for digest, run in with_ancestors(runs).items() if digest not in results]
+    """Return the unfinished runs among `runs` and the runs that they start from, each once.
+
+    A finished run without its weights, such as one from an archive, is made again if an unfinished run starts from it.
+    """
+    planned = with_ancestors(runs)
+    unfinished, starts = set(), set()
+    for digest, run in reversed(planned.items()):  # each run comes before those that it starts from
+        if digest not in results or (digest in starts and not results.has_weights(digest)):
+            unfinished.add(digest)
+            if run.pretrained is not None:
+                starts.add(run.pretrained.digest)
+    return [run for digest, run in planned.items() if digest in unfinished]
 
 
 def execute(
@@ -71,7 +81,7 @@ def execute(
         progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)
-            ready = [run for run in wave if run.pretrained is None or run.pretrained.digest in results]
+            ready = [run for run in wave if run.pretrained is None or results.has_weights(run.pretrained.digest)]
             failed = {failure.run.digest for failure in failures}
             failures += [Failure(run, None) for run in wave if run.pretrained and run.pretrained.digest in failed]
             jobs = [
@@ -79,7 +89,10 @@ def execute(
                 for batch in batches(ready, executor.count)
             ]
             if any(job.has_time() for job in jobs):
-                failures += _make_wave(jobs, ready, folder, root, executor, progress)
+                files = {job.write(folder): job for job in jobs}
+                for _ in executor.run(list(files)):
+                    progress.update(folder)
+                failures += _failures(files, wanted, Results(root))
     with suppress(OSError):
         folder.rmdir()  # which is empty if there was no time for any run
     return failures
@@ -99,28 +112,21 @@ def _prepare_data(data: dict[str, Any]) -> None:
     module.setup("fit")
 
 
-def _make_wave(
-    jobs: Sequence[Job], runs: Iterable[Run], folder: Path, root: Path, executor: Executor, progress: "_Progress"
-) -> list[Failure]:
-    """Make runs of which none starts from another, and return the failures.
+def _failures(files: Mapping[Path, Job], runs: Iterable[Run], results: Results) -> list[Failure]:
+    """Return the failures among the runs of jobs that have ended.
 
     Args:
-        jobs: the jobs of the runs.
-        runs: the runs.
-        folder: the folder of the jobs' files.
-        root: the folder of all runs.
-        executor: the executor of the processes.
-        progress: the progress to update.
+        files: the jobs, by their files.
+        runs: these runs and those that start from them.
+        results: the finished runs.
     """
-    files = {job.write(folder): job for job in jobs}
-    for _ in executor.run(list(files)):
-        progress.update(folder)
-    finished, by_digest = Results(root), {run.digest: run for run in runs}
+    by_digest = {run.digest: run for run in runs}
+    starts = {run.pretrained.digest for run in by_digest.values() if run.pretrained}
     return [
         Failure(by_digest[digest], file.with_suffix(".log"))
         for file, job in files.items()
         for digest in job.digests
-        if digest not in finished and digest not in skipped(file)
+        if not (results.has_weights(digest) if digest in starts else digest in results) and digest not in skipped(file)
     ]
 
 

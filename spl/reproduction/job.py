@@ -11,7 +11,7 @@ from spl.files import write_whole
 from spl.reproduction.cost import seconds
 from spl.reproduction.deadline import Cost, Deadline
 from spl.reproduction.results import Results
-from spl.reproduction.run import Run
+from spl.reproduction.run import CHECKPOINT, Run
 from spl.reproduction.stacked import can_be_stacked
 
 _MIN_JOB_SECONDS = 60.0  # a shorter job is not worth the start of a process,
@@ -174,7 +174,7 @@ def plan_run(run: Run, results: Results, data_root: Path | None) -> PlannedRun:
     """Return the run for its process; the weights that it starts from must be finished."""
     weights = None
     if run.pretrained is not None:
-        weights = results[run.pretrained.digest].folder / "checkpoints" / "last.ckpt"
+        weights = results[run.pretrained.digest].folder / CHECKPOINT
     attempts = [str(folder) for folder in results.unfinished.get(run.digest, [])]
     correction = run.config["pruning"].get("isometry")
     kind = correction.get("class_path", "") if isinstance(correction, dict) else str(correction or "")

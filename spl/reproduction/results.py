@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from spl.errors import InputError, first_line
 from spl.files import write_whole
-from spl.reproduction.run import RUN_FILE, Run, digest_of
+from spl.reproduction.run import CHECKPOINT, RUN_FILE, Run, digest_of
 from spl.reproduction.saved_results import check_events, read_result, say_unfinished, say_unreadable
 
 RESULT_FILE = "result.json"
@@ -187,7 +187,8 @@ class Results(Mapping[str, Result]):
             if digest is None:
                 continue
             if (file.parent / RESULT_FILE).is_file() and _is_result(file.parent):
-                self.folders[digest] = file.parent
+                if _has_weights(file.parent) or not self.has_weights(digest):
+                    self.folders[digest] = file.parent
             else:
                 self.unfinished.setdefault(digest, []).append(file.parent)
         self._read: dict[str, Result] = {}
@@ -203,9 +204,17 @@ class Results(Mapping[str, Result]):
     def __len__(self) -> int:
         return len(self.folders)
 
+    def has_weights(self, digest: str) -> bool:
+        """Return whether a run is finished and its final weights are here, from which other runs can start."""
+        return digest in self.folders and _has_weights(self.folders[digest])
+
     def of(self, runs: Iterable[Run]) -> list[Result]:
         """Return the results of those of `runs` that are finished, in their order."""
         return [self[run.digest] for run in runs if run.digest in self]
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / CHECKPOINT).is_file()
 
 
 def _version(file: Path) -> tuple[int, Path]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from spl.lightning_api import instantiate_class
 from spl.reproduction.length import training_steps
 
 RUN_FILE = "run.yaml"
+CHECKPOINT = Path("checkpoints", "last.ckpt")  # of the final weights, in the folder of a run
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/
 _LONGEST_CHAIN = 10  # of runs that start from each other's weights
 _MACHINE_ARGUMENTS = ("root", "download")  # arguments of data sets that say where data lie
@@ -94,16 +95,25 @@ def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
     return found
 
 
-def digest_of(file: Path) -> str:
+def folder_of(checkpoint: str) -> Path:
+    """Return the folder of the run with this checkpoint."""
+    return Path(checkpoint).parent.parent
+
+
+def digest_of(file: Path, folder_of: Callable[[str], Path] = folder_of) -> str:
     """Return the digest of the run with this `run.yaml`; it equals the digest of the planned `Run`.
+
+    Args:
+        file: the `run.yaml`.
+        folder_of: returns the folder of the run with a checkpoint from which another run starts.
 
     Raises:
         InputError: the file, or that of a run which it starts from, is damaged or gone.
     """
-    return _digest_of(file, ())
+    return _digest_of(file, folder_of, ())
 
 
-def _digest_of(file: Path, begun: tuple[Path, ...]) -> str:
+def _digest_of(file: Path, folder_of: Callable[[str], Path], begun: tuple[Path, ...]) -> str:
     """Return the digest of a run from which the runs in the files `begun` start."""
     if len(begun) > _LONGEST_CHAIN:
         raise InputError(f"{begun[0]} starts from itself, or from a chain of more than {_LONGEST_CHAIN} runs.")
@@ -111,7 +121,7 @@ def _digest_of(file: Path, begun: tuple[Path, ...]) -> str:
     try:
         del config["name"]
         pretrained = config["model"].pop("pretrained", None)
-        before = _digest_of(Path(pretrained).parent.parent / RUN_FILE, (*begun, file)) if pretrained else None
+        before = _digest_of(folder_of(pretrained) / RUN_FILE, folder_of, (*begun, file)) if pretrained else None
         return _digest(config, before)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -74,12 +74,14 @@ class Artefact(ABC):
         title: what the artefact shows.
         data: the data set that decides its protocol: MNIST or CIFAR10.
         flags: the flags of `spl reproduce` that ask for it, besides its name.
+        reads_events: whether it reads the events of its runs, besides their results.
     """
 
     name: str
     title: str
     data: str = "MNIST"
     flags: str = ""
+    reads_events: bool = False
 
     def describe_budget(self, budget: Budget) -> str:
         """Return the description of the budget on the pictures."""

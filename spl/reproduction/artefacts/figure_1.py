@@ -27,6 +27,7 @@ class Figure1(Artefact):
 
     name = "fig1"
     title = "Layerwise sparsity patterns and connection sensitivities"
+    reads_events = True
 
     def describe_budget(self, budget: Budget) -> str:
         """Return the budget without iterations, because nothing is trained."""
