@@ -19,6 +19,7 @@ from spl.reproduction.job import Group, Job, PlannedRun, batches, plan_run, wave
 from spl.reproduction.methods import LDI_CS, LDI_CS_AI, LDI_DENSE, LDI_MAG, LDI_RAND, LDI_SHUFFLED, Experiment, mlp
 from spl.reproduction.results import Result, Results
 from spl.reproduction.run import RUN_FILE, Run, digest_of, with_ancestors
+from spl.reproduction.session import forecast
 from spl.reproduction.worker import work
 
 SMOKE, SHORT, PAPER = BUDGETS.values()
@@ -203,6 +204,54 @@ def test_a_longer_run_costs_more():
     short, paper = (seconds(TANH.run(budget, LDI_CS, 0)) for budget in (SHORT, PAPER))
     untrained = seconds(replace(TANH, trained=False).run(SHORT, LDI_CS, 0))
     assert 0 < untrained < short / 3 < paper / 15
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """One accelerator, of which products of large matrices have 50 TFLOP/s."""
+    monkeypatch.setattr("spl.reproduction.cost.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("spl.reproduction.cost._flops_per_second", lambda: 5e13)
+    monkeypatch.setattr(executors.torch.cuda, "device_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize(
+    ("network", "arguments", "step", "device"),
+    [
+        ("VGG16", {}, 7.6, 2.3),
+        ("ResNet", {"blocks_per_stage": 3}, 9.8, 2.7),
+        ("ResNet", {"blocks_per_stage": 5}, 12.6, 7.9),
+    ],
+    ids=["VGG16", "ResNet-20", "ResNet-32"],
+)
+def test_a_step_on_an_accelerator_takes_as_long_as_process_or_device(network, arguments, step, device):
+    """Measured on an H200 at batch 128, in ms: a step of one process, and the part in which the device computes."""
+    choice = {"class_path": f"spl.networks.{network}", "init_args": arguments}
+    experiment = Experiment(choice, "CIFAR10")
+    run, untrained = (one.run(SHORT, LDI_CS, 0) for one in (experiment, replace(experiment, trained=False)))
+
+    def milliseconds(sharing):
+        return 1000 * (seconds(run, sharing) - seconds(untrained, sharing)) / run.steps
+
+    assert 0.8 < milliseconds(1) / step < 1.25
+    assert 0.5 < milliseconds(20) / (20 * device) < 2  # where the device decides
+    assert milliseconds(2) < 1.2 * milliseconds(1)  # the other way round
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_processes_that_share_an_accelerator_are_not_as_many_times_as_fast():
+    runs = [Experiment({"class_path": "spl.networks.VGG16", "init_args": {}}, "CIFAR10").run(SHORT, LDI_CS, 0)]
+    times = {n: seconds(runs[0], LocalProcesses(n).sharing) / n for n in (1, 2, 4, 16)}
+    assert 1.5 < times[1] / times[2] <= 2
+    assert times[2] > times[4]
+    assert times[4] / times[16] < 1.5  # the device is busy
+    one, many = (forecast(runs, n, LocalProcesses(n).sharing) for n in (1, 16))
+    assert "with 1 processes" in one
+    assert one.splitlines()[2].split()[-2:] != many.splitlines()[2].split()[-2:]
+
+
+def test_processes_without_an_accelerator_share_none():
+    assert LocalProcesses(3).sharing == 1
 
 
 def test_processes_of_this_machine_share_its_threads_and_accelerators(tmp_path, monkeypatch):

@@ -71,7 +71,8 @@ def reproduce(
         print(f"{new} runs imported from {import_from}; {known} of its runs were here already.")
     runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
     if dry_run:
-        print(forecast(missing(runs, Results(RUNS)), LocalProcesses(jobs).count))
+        processes = LocalProcesses(jobs)
+        print(forecast(missing(runs, Results(RUNS)), processes.count, processes.sharing))
         _export(export_to, chosen, chosen_budget)
         return
     executor, folder = chosen_executor(RUNS, jobs, cluster, cluster_parameters or {}), output / chosen_budget.name

@@ -78,14 +78,18 @@ def execute(
     numbers = count()
     every = 1 if sys.stderr.isatty() else 60  # seconds; a log does not need more
     with tqdm(total=len(wanted), desc="Runs", unit="run", mininterval=every) as bar:
-        progress = _Progress(bar, {run.digest: seconds(run) for run in wanted})
+        progress = _Progress(bar, {run.digest: seconds(run, executor.sharing) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)
             ready = [run for run in wave if run.pretrained is None or results.has_weights(run.pretrained.digest)]
             failed = {failure.run.digest for failure in failures}
             failures += [Failure(run, None) for run in wave if run.pretrained and run.pretrained.digest in failed]
             jobs = [
-                Job(f"{next(numbers):03}", [_group(*some, results, data_root) for some in batch], deadline)
+                Job(
+                    f"{next(numbers):03}",
+                    [_group(*some, results, data_root, executor.sharing) for some in batch],
+                    deadline,
+                )
                 for batch in batches(ready, executor.count)
             ]
             if any(job.has_time() for job in jobs):
@@ -98,8 +102,8 @@ def execute(
     return failures
 
 
-def _group(together: bool, runs: Sequence[Run], results: Results, data_root: Path | None) -> Group:
-    return Group([plan_run(run, results, data_root) for run in runs], together)
+def _group(together: bool, runs: Sequence[Run], results: Results, data_root: Path | None, sharing: int) -> Group:
+    return Group([plan_run(run, results, data_root, sharing) for run in runs], together)
 
 
 def _prepare_data(data: dict[str, Any]) -> None:

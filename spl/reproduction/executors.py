@@ -28,9 +28,11 @@ class Executor(ABC):
 
     Attributes:
         count: the number of processes among which short work is divided.
+        sharing: the number of processes that share an accelerator at a time.
     """
 
     count: int = 1
+    sharing: int = 1
 
     @abstractmethod
     def run(self, files: Sequence[Path]) -> Iterator[list[Path]]:
@@ -83,6 +85,7 @@ class LocalProcesses(Executor):
             raise InputError(f"jobs must be at least 1, got {count}.")
         accelerators = torch.cuda.device_count()
         self.count = count or accelerators or os.cpu_count() or 1
+        self.sharing = -(-self.count // accelerators) if accelerators else 1
         self._slots: SimpleQueue[str | None] = SimpleQueue()
         for slot in range(self.count):
             self._slots.put(_visible_device(slot % accelerators) if accelerators else None)

@@ -170,15 +170,22 @@ def _fill_jobs(planned: Iterable[Batch], enough: float) -> Iterator[list[Batch]]
         yield job
 
 
-def plan_run(run: Run, results: Results, data_root: Path | None) -> PlannedRun:
-    """Return the run for its process; the weights that it starts from must be finished."""
+def plan_run(run: Run, results: Results, data_root: Path | None, sharing: int = 1) -> PlannedRun:
+    """Return the run for its process; the weights that it starts from must be finished.
+
+    Args:
+        run: the run.
+        results: the finished runs.
+        data_root: the folder of the data sets; None for what the configuration says.
+        sharing: the number of processes that share an accelerator.
+    """
     weights = None
     if run.pretrained is not None:
         weights = results[run.pretrained.digest].folder / CHECKPOINT
     attempts = [str(folder) for folder in results.unfinished.get(run.digest, [])]
     correction = run.config["pruning"].get("isometry")
     kind = correction.get("class_path", "") if isinstance(correction, dict) else str(correction or "")
-    return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts, seconds(run), kind)
+    return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts, seconds(run, sharing), kind)
 
 
 def _can_be_stacked(run: Run) -> bool:

@@ -75,10 +75,16 @@ def chosen_executor(root: Path, jobs: int | None, cluster: str | None, parameter
     return Cluster(cluster, root / "jobs" / "submitit", parameters)
 
 
-def forecast(runs: Sequence[Run], processes: int) -> str:
-    """Return a table of the missing runs and how long they will take."""
-    rows = [(run.name, f"{run.steps:,}", duration(seconds(run))) for run in runs]
-    total = sum(seconds(run) for run in runs) / processes
+def forecast(runs: Sequence[Run], processes: int, sharing: int = 1) -> str:
+    """Return a table of the missing runs and how long they will take.
+
+    Args:
+        runs: the missing runs.
+        processes: the number of processes at a time.
+        sharing: the number of processes that share an accelerator.
+    """
+    rows = [(run.name, f"{run.steps:,}", duration(seconds(run, sharing))) for run in runs]
+    total = sum(seconds(run, sharing) for run in runs) / processes
     table = tabulate(rows, ["run", "iterations", "time"], disable_numparse=True, colalign=("left", "right", "right"))
     return f"{table}\n\n{len(runs)} runs are missing: about {duration(total)} with {processes} processes."
 
