@@ -92,7 +92,7 @@ BUDGETS = {
     ),
     "short": Budget(
         "short",
-        mnist=Protocol(10_000, 100, 3, examples=1000, every_n_epochs=2),
+        mnist=Protocol(10_000, 100, 5, examples=1000, every_n_epochs=2),
         cifar10=Protocol(
             16 * _CIFAR10_EPOCH,
             128,
@@ -104,6 +104,7 @@ BUDGETS = {
             peak_rate=0.2,
             precision="bf16-mixed",
             channels_last=True,
+            compile="reduce-overhead",
         ),
         sparsities=_TENTHS,
     ),

@@ -48,7 +48,7 @@ def reproduce(
     Args:
         artefacts: fig1 … fig8, table1 … table4, or all.
         budget: how much is spent: smoke (minutes; shows only that everything runs), short (an eighth of the paper's
-            iterations on MNIST, 16 epochs of one cycle on CIFAR-10, three seeds) or paper.
+            iterations on MNIST with five seeds, 16 epochs of one cycle on CIFAR-10 with three) or paper.
         jobs: number of processes at a time; null for one per accelerator or, without accelerators, one per core.
         data_root: folder of the data sets; missing ones are downloaded.
         output: pages, pictures and numbers go to OUTPUT/BUDGET, those of another network to OUTPUT/BUDGET/FIGURE-NAME.
