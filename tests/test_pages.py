@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import command
+from synthetic_results import finish
+
+from spl.reproduction.artefacts import ARTEFACTS
+from spl.reproduction.budgets import BUDGETS
+from spl.reproduction.run import RUNS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["anywhere.md", "choosing.md", "differences.md", "lightning_module.md", "smaller.md", "start.md"]
@@ -59,6 +64,8 @@ def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path):
     network = "\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, width=8):\n"
     network += "        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))\n"
     (tmp_path / "own.py").write_text(criterion + network)
+    (dense, *_) = ARTEFACTS["fig8"].runs(BUDGETS["short"])
+    finish(RUNS, dense)  # to be exported and imported
     pages = ["start.md", "diagnosis.md", "smaller.md", "compare.md", "reproduce.md"]
     text = "\n".join((ROOT / "docs" / page).read_text() for page in pages)
     lines = re.findall(r"^    spl (.*)$", text, re.MULTILINE)
