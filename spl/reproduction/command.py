@@ -55,7 +55,8 @@ def reproduce(
         cluster: submit the jobs by submitit: to slurm, or to this machine without a scheduler (local).
         cluster_parameters: options that submitit passes to the scheduler: timeout_min, slurm_partition,
             gpus_per_node, …
-        minutes: begin no run that would not end within so many minutes, as the runs before it tell; null for no limit.
+        minutes: begin no run that would not end within this many minutes, judged by the pace of the runs before it;
+            null for no limit.
         dry_run: list the missing runs and the time that they would take.
         export_to: archive of the finished runs of these figures and tables, to be written at the end.
         import_from: archive of runs to take over at the beginning.

@@ -89,8 +89,9 @@ def _finished(folder: Path) -> Iterator[tuple[Cost, float]]:
 def _expected(cost: Cost, finished: Sequence[tuple[Cost, float]]) -> float:
     """Return how many seconds a run should take.
 
-    It is as slow as the slowest finished run of similar cost and of the same kind or, without one, of any kind. If
-    there is none either, it has the mean pace of the finished runs, or that of the estimate until a run is finished.
+    The pace is that of the slowest finished run of similar cost and of the same kind or, without one, of any kind. If
+    no run of similar cost is finished, it is the mean pace of the finished runs. Until a run is finished, the estimate
+    decides. Runs that train stacked and runs that train alone are never compared.
     """
     alike = [(done, seconds) for done, seconds in finished if done.together == cost.together and done.estimate > 0]
     similar = [(done, seconds) for done, seconds in alike if 1 / _SIMILAR <= cost.estimate / done.estimate <= _SIMILAR]
