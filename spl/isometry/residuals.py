@@ -6,6 +6,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+_BLOCKED = 256  # V Vᴴ of a matrix V with so many rows is computed in blocks
+
 
 def isometry_residual(weight: Tensor, gain: float = 1.0, groups: int = 1) -> Tensor:
     """Return ‖V Vᵀ − σ² I‖_F of a weight that is reshaped to a matrix V, whose rows are along its smaller side.
@@ -114,10 +116,25 @@ def operator_matrices(
     if prod(kernel.shape[3:]) == 1:
         return _wide(kernel.flatten(2)), kernel.new_ones(groups)
     sizes = [2 * k - 1 for k in kernel.shape[3:]]
-    axes = tuple(range(3, kernel.ndim))
-    spectrum = torch.fft.rfftn(kernel, sizes, axes).flatten(3).movedim(3, 0)  # [frequencies, groups, out, in]
+    waves = _waves(kernel.shape[3:], sizes).to(kernel)
+    taps = kernel.flatten(3).movedim(3, 0).flatten(1)
+    parts = (waves @ taps).view(2, -1, *kernel.shape[:3])  # for few taps a product is faster than torch.fft
+    spectrum = torch.complex(parts[0], parts[1])  # [frequencies, groups, out, in]
     shares = _multiplicity(sizes, kernel) / prod(sizes)
     return _wide(spectrum.flatten(0, 1)), shares.repeat_interleave(groups)
+
+
+def _waves(taps: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return the matrix of the real Fourier transform of `taps` taps at `sizes` frequencies along each axis.
+
+    Its rows are the cosines of all frequencies and then the negative sines, in the order of `torch.fft.rfftn`.
+    """
+    counts = [*sizes[:-1], sizes[-1] // 2 + 1]
+    angles = torch.zeros(1, 1, dtype=torch.float64)
+    for k, size, count in zip(taps, sizes, counts, strict=True):
+        turns = torch.outer(torch.arange(count, dtype=torch.float64), torch.arange(k, dtype=torch.float64)) / size
+        angles = (angles[:, None, :, None] + turns[None, :, None, :]).flatten(2).flatten(0, 1)
+    return torch.cat([(2 * torch.pi * angles).cos(), -(2 * torch.pi * angles).sin()])
 
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
@@ -160,7 +177,42 @@ def _wide(matrices: Tensor) -> Tensor:
 
 
 def _squared_deviation(matrices: Tensor, gain: float) -> Tensor:
-    """Return ‖V Vᴴ − σ² I‖²_F of matrices [..., m, n], in the shape [...]."""
-    deviation = matrices @ matrices.mH
-    deviation.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
-    return (deviation.conj() * deviation).real.sum((-2, -1))
+    """Return ‖V Vᴴ − σ² I‖²_F of matrices V [..., n, m], in the shape [...]."""
+    if not matrices.is_complex():
+        return _minus_identity(gram(matrices), gain).square().sum((-2, -1))
+    # V Vᴴ = (A Aᵀ + B Bᵀ) + i (B Aᵀ − A Bᵀ) with V = A + iB: products of real matrices take less than half the time
+    a, b = matrices.real, matrices.imag
+    real = _minus_identity(gram(torch.cat([a, b], -1)), gain)
+    half = b @ a.mT
+    return (real.square() + (half - half.mT).square()).sum((-2, -1))
+
+
+def _minus_identity(product: Tensor, gain: float) -> Tensor:
+    """Subtract σ² from the diagonal in place, and return the product."""
+    product.diagonal(dim1=-2, dim2=-1).sub_(gain**2)
+    return product
+
+
+def gram(matrices: Tensor) -> Tensor:
+    """Return V Vᴴ of matrices V [..., n, m].
+
+    On the CPU only the blocks on and above the diagonal of a large product are computed, which takes two thirds of the
+    time.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.residuals import gram
+        >>> gram(torch.tensor([[3.0, 4.0], [1.0, 0.0]])).tolist()
+        [[25.0, 3.0], [3.0, 1.0]]
+    """
+    rows = matrices.shape[-2]
+    if rows < _BLOCKED or matrices.device.type != "cpu" or matrices.requires_grad:
+        return matrices @ matrices.mH
+    product = matrices.new_empty(*matrices.shape[:-1], rows)
+    step = -(-rows // 4)
+    for start in range(0, rows, step):
+        end = min(start + step, rows)
+        block = matrices[..., start:end, :] @ matrices[..., start:, :].mH
+        product[..., start:end, start:] = block
+        product[..., end:, start:end] = block[..., end - start :].mH
+    return product

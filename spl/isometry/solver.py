@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spl.isometry.residuals import gram
+
 _HISTORY = 10  # the steps that L-BFGS remembers
 _CHUNK = 2**21  # the entries that are multiplied at a time
 _REFRESH = 10  # V Vᴴ is computed anew after so many iterations, and updated along the lines in between
@@ -45,9 +47,9 @@ class Matrices(ABC):
 
     def deviation(self, matrices: Tensor) -> Tensor:
         """Return V Vᴴ − T [problems, matrices, n, n]."""
-        gram = matrices @ matrices.mH
-        gram.diagonal(dim1=-2, dim2=-1).sub_(self.target)
-        return gram
+        deviation = gram(matrices)
+        deviation.diagonal(dim1=-2, dim2=-1).sub_(self.target)
+        return deviation
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the sum over matrices and entries of weight · Re(ā b), in float64 [problems]."""
@@ -136,10 +138,10 @@ def minimize(
                     max_iterations - iteration + 1,
                 )
             break
-        gradient = matrices.gather(4 * matrices.weights[:, None, None] * (a @ v))
+        gradient = matrices.gather((4 * matrices.weights[:, None, None] * a) @ v)
         direction = memory.direction(gradient)
         d = matrices.spread(direction)
-        p, q = v @ d.mH, d @ d.mH
+        p, q = v @ d.mH, gram(d)
         line = (
             4 * matrices.inner(a, p),
             2 * matrices.inner(a, q) + 2 * matrices.inner(p, p) + 2 * matrices.inner(p, p.mH),
