@@ -1,5 +1,6 @@
 import math
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +29,8 @@ from spl.masks.masks import Masks
 
 SHAPES = [(6, 6), (3, 8), (8, 3), (1, 5), (5, 1), (4, 2, 3, 3), (16, 1, 2, 2)]
 CORRECTIONS = [ApproximateIsometry(), OperatorIsometry(), GradientDescentIsometry(iterations=100)]
+ToTheFloor = partial(ApproximateIsometry, tolerance=0.0)
+OperatorToTheFloor = partial(OperatorIsometry, tolerance=0.0)
 
 
 def named(value: object) -> str:
@@ -48,7 +51,7 @@ def network_of(weight: Tensor, **geometry) -> nn.Module:
 def correct(weight: Tensor, mask: Tensor | None = None, correction: Correction | None = None, **geometry) -> Change:
     """Correct `weight` in place."""
     masks = Masks({"fc1.weight": torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask})
-    return (correction or ApproximateIsometry())(network_of(weight, **geometry), masks).changes["fc1.weight"]
+    return (correction or ToTheFloor())(network_of(weight, **geometry), masks).changes["fc1.weight"]
 
 
 def orthonormal(weight: Tensor, gain: float = 1.0) -> Tensor:
@@ -158,7 +161,7 @@ def test_orthogonality_score_is_the_mean_over_layers_along_the_outputs():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dense_layer_becomes_an_isometry(shape, gain):
     weight = torch.randn(shape)
-    before, after, *_ = correct(weight, correction=ApproximateIsometry(gain))
+    before, after, *_ = correct(weight, correction=ToTheFloor(gain))
     assert before.matrix > 0.1
     assert after.matrix < 5e-4 * gain**2
     assert orthonormal(weight, gain) < 1e-3
@@ -200,7 +203,7 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(layers(), st.sampled_from([0.5, 1.0, 2.0]))
 def test_a_correction_never_makes_it_worse_nor_beats_the_structural_rank(layer, gain):
     weight, mask = layer
-    before, after, *_ = correct(weight, mask, ApproximateIsometry(gain))
+    before, after, *_ = correct(weight, mask, ToTheFloor(gain))
     tolerance = 1e-5 * gain**2
     assert after.matrix <= before.matrix + tolerance
     floor = gain**2 * math.sqrt(min(mask.shape) - structural_rank(csr_array(mask.numpy())))
@@ -258,7 +261,7 @@ def test_an_isometry_is_left_as_it_is():
 )
 def test_a_dense_convolution_becomes_an_isometry_of_images(shape, geometry, gain):
     weight = torch.randn(shape)
-    before, after, *_ = correct(weight, correction=OperatorIsometry(gain), **geometry)
+    before, after, *_ = correct(weight, correction=OperatorToTheFloor(gain), **geometry)
     assert before.operator > 1
     assert after.operator < 3e-3 * gain**2
     operator = dense(network_of(weight, **geometry).fc1, (6,) * (len(shape) - 2))
@@ -269,14 +272,14 @@ def test_a_dense_convolution_becomes_an_isometry_of_images(shape, geometry, gain
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 8, 3, 3), (9, 4, 5)])
 def test_a_sparse_convolution_comes_closer_as_an_operator(shape):
     weight = torch.randn(shape) * 0.2
-    before, after, *_ = correct(weight, torch.rand(shape) < 0.3, OperatorIsometry())
+    before, after, *_ = correct(weight, torch.rand(shape) < 0.3, OperatorToTheFloor())
     assert after.operator < 0.5 * before.operator
 
 
 def test_each_correction_ends_closer_in_the_residual_that_it_minimizes():
     start, mask = torch.randn(8, 6, 3, 3) * 0.2, torch.rand(8, 6, 3, 3) < 0.3
     matrix = correct(start.clone(), mask).after
-    operator = correct(start.clone(), mask, OperatorIsometry()).after
+    operator = correct(start.clone(), mask, OperatorToTheFloor()).after
     assert matrix.matrix < 0.1 * operator.matrix
     assert operator.operator < 0.1 * matrix.operator
 
@@ -285,7 +288,7 @@ def test_each_correction_ends_closer_in_the_residual_that_it_minimizes():
 def test_matrices_are_corrected_as_by_approximate_isometry(shape):
     start, mask = torch.randn(shape), torch.rand(shape) < 0.6
     weights = [start.clone(), start.clone()]
-    changes = [correct(w, mask, c) for w, c in zip(weights, (ApproximateIsometry(), OperatorIsometry()), strict=True)]
+    changes = [correct(w, mask, c) for w, c in zip(weights, (ToTheFloor(), OperatorToTheFloor()), strict=True)]
     assert changes[0] == changes[1]
     assert torch.equal(*weights)
     assert not torch.equal(weights[0], start)
@@ -400,7 +403,7 @@ def test_both_residuals_are_reported_before_and_after(correction):
 
 def test_the_stride_of_a_transposed_convolution_counts():
     layer = nn.ConvTranspose2d(6, 2, 3, stride=2, bias=False)
-    change = OperatorIsometry()(layer, Masks({"weight": torch.ones(6, 2, 3, 3, dtype=torch.bool)})).changes["weight"]
+    change = OperatorToTheFloor()(layer, Masks({"weight": torch.ones(6, 2, 3, 3, dtype=torch.bool)})).changes["weight"]
     assert change.after.operator < 3e-3
     images = torch.randn(1, 6, 5, 5)
     assert float(around(layer, images).detach().norm()) == pytest.approx(float(images.norm()), rel=1e-2)

@@ -32,7 +32,7 @@ class Change(NamedTuple):
         >>> _ = torch.manual_seed(0)
         >>> network = nn.Sequential(nn.Linear(3, 2))
         >>> mask = torch.tensor([[True, True, False], [False, True, True]])
-        >>> change = ApproximateIsometry()(network, Masks({"0.weight": mask})).changes["0.weight"]
+        >>> change = ApproximateIsometry(tolerance=0.0)(network, Masks({"0.weight": mask})).changes["0.weight"]
         >>> change.rank, change.floor, change.gain, change.moved
         (2, 0.0, 1.0, 2.71)
         >>> change.before.matrix, change.after.matrix

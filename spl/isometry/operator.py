@@ -23,7 +23,8 @@ class OperatorIsometry(ApproximateIsometry):
 
     Args:
         gain: σ; see `spl.isometry.Correction`.
-        tolerance: the residual, or the gap to the floor, at which a descent may end, in units of σ².
+        tolerance: the residual, or the gap to the floor, at which a descent may end, in units of σ² √n, where n is the
+            number of singular values at each frequency; see `ApproximateIsometry`.
         max_iterations: the most L-BFGS iterations per layer.
 
     Example:
@@ -55,7 +56,8 @@ class OperatorIsometry(ApproximateIsometry):
             start = layer.weight[layer.mask][None] / layer.gain
             start = start.to(torch.promote_types(start.dtype, torch.float32))
             floor = start.new_zeros(1, dtype=torch.float64)
-            solved, _ = minimize(matrices, start, floor, self.tolerance, self.max_iterations)
+            gap = self.gap(self.singular_value_count(layer))
+            solved, _ = minimize(matrices, start, floor, gap, self.max_iterations)
             layer.weight[layer.mask] = (layer.gain * solved[0]).to(layer.weight.dtype)
 
 
