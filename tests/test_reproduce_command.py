@@ -9,8 +9,8 @@ from forking import python
 from matplotlib.image import imread
 
 from spl.__main__ import main
-from spl.reproduction import command, executors
-from spl.reproduction.artefacts import ARTEFACTS
+from spl.reproduction import command, executors, page_parts
+from spl.reproduction.artefacts import ARTEFACTS, table_2
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.execution import Failure
 from spl.reproduction.results import Results
@@ -34,8 +34,16 @@ def refused(capsys, *words):
 
 @pytest.fixture
 def least(monkeypatch):
-    """Leave one sparsity of the budget smoke, and fork the processes of jobs."""
-    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], sparsities=(0.9,)))
+    """Leave one sparsity and a few steps of small networks of the budget smoke, and fork the processes of jobs."""
+    smoke = BUDGETS["smoke"]
+    few = {"examples": 4, "correction_iterations": 2}
+    mnist = replace(smoke.mnist, iterations=4, scoring_batches=1, **few)
+    cifar10 = replace(smoke.cifar10, batch_size=8, width=1 / 16, **few)
+    monkeypatch.setitem(BUDGETS, "smoke", replace(smoke, mnist=mnist, cifar10=cifar10, sparsities=(0.9,)))
+    depths = zip(("ResNet32", "ResNet56", "ResNet110"), (1, 2, 4), strict=True)
+    for name, blocks in depths:
+        monkeypatch.setitem(table_2._NETWORKS[name]["init_args"], "blocks_per_stage", blocks)
+    monkeypatch.setattr(page_parts, "_DPI", 50)
     monkeypatch.setattr(executors, "COMMAND", [*python(), "-m", "spl.reproduction.worker"])
 
 
