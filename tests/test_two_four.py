@@ -142,7 +142,25 @@ def test_what_pytorch_says_of_its_first_sparse_tensor_is_not_passed_on(monkeypat
     monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", first)
     with pytest.raises(InputError, match="on a CPU there is no more to it"):
         trained(TwoFourTraining())
-    assert len(tried) == 2
+    assert len(tried) == 2 * 2  # layers and kinds of kernels
+
+
+def test_kernels_that_fail_give_way_to_others(monkeypatch):
+    """As those of cuSPARSELt, in torch 2.11, fail in the product, not before."""
+    pytest.importorskip("torchao")
+    used = set()
+
+    def sparsify(weight, backend):
+        used.add(backend)
+        return Sorted.apply(weight) if backend == "cutlass" else Sorted.apply(weight)[:, :1]
+
+    monkeypatch.setattr("spl.callbacks.two_four_training.obstacle", lambda *_: "")
+    monkeypatch.setattr("torchao.sparsity.training.semi_structured_sparsify", sparsify)
+    monkeypatch.setattr("spl.callbacks.two_four_training.median_seconds", lambda steps, inputs: [2e-4, 1e-4])
+    dense, sparse = trained(), trained(TwoFourTraining())
+    assert used == {"cusparselt", "cutlass"}
+    for a, b in zip(dense.module.parameters(), sparse.module.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_without_torchao_training_is_refused(monkeypatch):
@@ -152,7 +170,9 @@ def test_without_torchao_training_is_refused(monkeypatch):
 
 
 @on_cuda
-def test_on_tensor_cores_training_is_that_of_dense_masked_weights():
+def test_on_tensor_cores_training_is_that_of_dense_masked_weights(monkeypatch):
+    pytest.importorskip("torchao")
+    monkeypatch.setattr("spl.callbacks.two_four_training.median_seconds", lambda steps, inputs: [2e-4, 1e-4])
     data = batches(images(64, 16), 32)
     ends = []
     for callbacks in ([], [TwoFourTraining()]):
@@ -179,14 +199,22 @@ def test_full_precision_is_refused():
 
 
 @on_cuda
-def test_on_tensor_cores_the_outputs_are_equal_and_no_layer_is_slower():
-    network = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 8192), nn.ReLU(), nn.Linear(8192, 8192))
+def test_on_tensor_cores_the_outputs_are_equal(monkeypatch):
+    monkeypatch.setattr("spl.export.two_four.median_seconds", lambda candidates, inputs: [2e-4, 1e-4])
+    network = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10))
     network = network.cuda().half()
     masks = prune(network, Magnitude(), sparsity=0.5, pattern=NM())
-    inputs = torch.randn(8192, 256, device="cuda").half()
+    inputs = torch.randn(64, 256, device="cuda").half()
     result = to_two_four(network, masks, inputs)
     masks.apply_(dict(network.named_parameters()))
-    assert "4" in result.converted
-    assert result.converted.keys() | result.dense.keys() == {"0", "2", "4"}
+    assert list(result.converted)[:2] == ["0", "2"]
     with torch.no_grad():
         assert torch.allclose(result.network(inputs), network(inputs), atol=1e-2)
+
+
+@on_cuda
+def test_on_tensor_cores_a_narrow_layer_is_faster_when_it_is_dense():
+    network = nn.Sequential(nn.Linear(256, 512)).cuda().half()
+    masks = prune(network, Magnitude(), sparsity=0.5, pattern=NM())
+    with pytest.raises(InputError, match=r"No layer can run as 2:4 \(0: it is not faster as 2:4"):
+        to_two_four(network, masks, torch.randn(64, 256, device="cuda").half())

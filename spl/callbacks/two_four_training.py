@@ -1,9 +1,11 @@
 """A callback that trains Linear layers on sparse tensor cores."""
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spl.callbacks.base import SplCallback
@@ -14,14 +16,18 @@ from spl.lightning_api import LightningModule, Trainer, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 
+_BACKENDS = ("cusparselt", "cutlass")  # the first is the faster one
+_ROWS = 128  # of the inputs with which a layer is tried
+
 
 class TwoFourTraining(SplCallback):
     """A callback that trains Linear layers on sparse tensor cores, which skip two of every four weights.
 
     The masks must be 2:4 along both axes (`spl.pruning.patterns.TransposableNM`), because the backward pass multiplies
-    by the transpose. Other layers stay dense. Training steps multiply by torchao's `SemiSparseLinear`
-    (`pip install 'spl-lightning[two-four]'`), which sorts the weights of each 4×4 tile before it multiplies: because
-    pruned weights are 0, it finds the masks again. Validation and spectra use the masked dense weights, which give the
+    by the transpose. Other layers stay dense. Training steps multiply by torchao's semi-structured weights
+    (`pip install 'spl-lightning[two-four]'`), for which the weights of each 4×4 tile are sorted: because pruned weights
+    are 0, the masks are found again. The kernels are those of cuSPARSELt or, where a trial of them fails, of CUTLASS.
+    Validation and spectra use the masked dense weights, which give the
     same outputs up to rounding.
 
     The first step trains all of these layers as 2:4. Then each is timed on the inputs that it got, forward and
@@ -41,6 +47,7 @@ class TwoFourTraining(SplCallback):
 
     def __init__(self) -> None:
         self._layers: dict[str, nn.Linear] = {}
+        self._backends: dict[nn.Linear, str] = {}
         self._inputs: dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,7 +67,7 @@ class TwoFourTraining(SplCallback):
         """
         held = MaskedWeights.of(pl_module)
         found, dense = layers_of_use(
-            held.network, held.masks or Masks({}), _refusal, "train",
+            held.network, held.masks or Masks({}), self._refusal, "train",
             "Prune with --pruning.pattern TransposableNM, on a CUDA device with sparse tensor cores, with "
             "--trainer.precision bf16-true or 16-true; or leave TwoFourTraining out.",
         )  # fmt: skip
@@ -78,7 +85,8 @@ class TwoFourTraining(SplCallback):
         """Make the layers multiply by dense weights again, for good where that is faster."""
         self._restore()
         if self._inputs is not None:
-            times = {name: _times(self._layers[name], inputs) for name, inputs in self._inputs.items()}
+            used = {name: self._layers[name] for name in self._inputs}
+            times = {n: _times(layer, self._inputs[n], self._backends[layer]) for n, layer in used.items()}
             self._inputs = None
             self._layers = {name: self._layers[name] for name, (dense, sparse) in times.items() if sparse < dense}
             rank_zero_info(_report(times))
@@ -89,17 +97,28 @@ class TwoFourTraining(SplCallback):
 
     def _forward(self, name: str) -> Any:
         """Return the forward method of a layer, which notes its inputs in the first step."""
-        sparse = _kernels().SemiSparseLinear.forward
         read = self._inputs
-        if read is None:
-            return sparse
 
-        def noting(layer: nn.Linear, x: Tensor) -> Tensor:
-            read[name] = x.detach()
-            result: Tensor = sparse(layer, x)
-            return result
+        def forward(layer: nn.Linear, x: Tensor) -> Tensor:
+            if read is not None:
+                read[name] = x.detach()
+            return _product(layer, x, self._backends[layer])
 
-        return noting
+        return forward
+
+    def _refusal(self, layer: nn.Linear, mask: Tensor) -> str:
+        """Return why a layer cannot be trained on sparse tensor cores, or an empty string if it can."""
+        if not is_two_four(mask.T):
+            return "its mask is not 2:4 along the outputs"
+        if reason := obstacle(layer.weight, mask):
+            return reason
+        errors = []
+        for backend in _BACKENDS:
+            if not (error := _error_of_a_trial(layer, backend)):
+                self._backends[layer] = backend
+                return ""
+            errors.append(error)
+        return " and ".join(dict.fromkeys(errors))
 
     def _restore(self) -> None:
         for layer in self._layers.values():
@@ -115,20 +134,37 @@ def _kernels() -> Any:
     return torchao.sparsity.training
 
 
-def _times(layer: nn.Linear, inputs: Tensor) -> tuple[float, float]:
-    """Return the seconds of a step of the layer, forward and backward, dense and as 2:4."""
-    sparse = _kernels().SemiSparseLinear.forward
+def _product(layer: nn.Linear, x: Tensor, backend: str) -> Tensor:
+    """Return the outputs of a layer with its weights as semi-structured ones."""
+    return F.linear(x, _kernels().semi_structured_sparsify(layer.weight, backend=backend), layer.bias)
 
-    def step(forward: Any) -> Any:
-        def run(x: Tensor) -> None:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                torch.autograd.grad(forward(layer, x).sum(), [x, layer.weight])
 
-        return run
+def _step(layer: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
+    """Return a function that does the work of a step of the layer, forward and backward, and changes nothing."""
 
-    dense, halved = median_seconds([step(nn.Linear.forward), step(sparse)], inputs)
-    return dense, halved
+    def run(x: Tensor) -> None:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            torch.autograd.grad(forward(x).sum(), [x, layer.weight])
+
+    return run
+
+
+def _times(layer: nn.Linear, inputs: Tensor, backend: str) -> tuple[float, float]:
+    """Return the seconds of a step of the layer, dense and as 2:4."""
+    forwards = (layer.forward, lambda x: _product(layer, x, backend))
+    dense, sparse = median_seconds([_step(layer, forward) for forward in forwards], inputs)
+    return dense, sparse
+
+
+def _error_of_a_trial(layer: nn.Linear, backend: str) -> str:
+    """Return the error of the kernels in a step of this layer, for example because of its size; or an empty string."""
+    try:
+        with without_prototype_warning():
+            _step(layer, lambda x: _product(layer, x, backend))(layer.weight.new_ones(_ROWS, layer.in_features))
+    except (RuntimeError, ValueError) as error:
+        return first_line(error)
+    return ""
 
 
 def _report(times: dict[str, tuple[float, float]]) -> str:
@@ -138,20 +174,3 @@ def _report(times: dict[str, tuple[float, float]]) -> str:
         for name, (dense, sparse) in times.items()
     ]
     return f"Each layer trains in the way that is faster here: {', '.join(rows)}"
-
-
-def _refusal(layer: nn.Linear, mask: Tensor) -> str:
-    """Return why a layer cannot be trained on sparse tensor cores, or an empty string if it can."""
-    if not is_two_four(mask.T):
-        return "its mask is not 2:4 along the outputs"
-    return obstacle(layer.weight, mask) or _kernel_error(layer.weight)
-
-
-def _kernel_error(weight: Tensor) -> str:
-    """Return the error of the kernels for this weight, for example because of its size, or an empty string."""
-    try:
-        with without_prototype_warning():
-            _kernels().semi_structured_sparsify(weight.detach(), backend="cusparselt")
-    except (RuntimeError, ValueError) as error:
-        return first_line(error)
-    return ""

@@ -12,6 +12,7 @@ from spl.functional.undisturbed import undisturbed
 
 _LEAST_SECONDS = 0.1  # a layer is measured for at least this long,
 _LEAST_CALLS = 5  # and called at least this often
+_QUEUED = 10  # calls that are timed together on an accelerator, where the next is prepared while one is computed
 
 
 def layer_inputs(network: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, Tensor]:
@@ -45,6 +46,8 @@ def layer_inputs(network: nn.Module, layers: Mapping[str, nn.Module], example: T
 def median_seconds(candidates: Sequence[Callable[[Tensor], object]], inputs: Tensor) -> list[float]:
     """Return each candidate's median time for a batch; calls alternate, so that noise hits all candidates alike.
 
+    On an accelerator it is the time for each of many batches, one after the other.
+
     Example:
         >>> import torch
         >>> from spl.export.timing import median_seconds
@@ -63,10 +66,13 @@ def median_seconds(candidates: Sequence[Callable[[Tensor], object]], inputs: Ten
 
 
 def _call_seconds(candidate: Callable[[Tensor], object], inputs: Tensor) -> float:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
+    if not inputs.is_cuda:
+        begin = time.perf_counter()
+        candidate(inputs)
+        return time.perf_counter() - begin
+    torch.cuda.synchronize(inputs.device)
     begin = time.perf_counter()
-    candidate(inputs)
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
-    return time.perf_counter() - begin
+    for _ in range(_QUEUED):
+        candidate(inputs)
+    torch.cuda.synchronize(inputs.device)
+    return (time.perf_counter() - begin) / _QUEUED
