@@ -82,7 +82,7 @@ def test_a_correction_brings_each_layer_to_its_own_gain_or_to_one_number():
     for gain, expected in (("mean_field", math.sqrt(2)), (1.0, 1.0), (0.5, 0.5)):
         network = MLP(depth=2, width=6, activation="relu", in_features=8, out_features=4)
         masks = Masks({name: torch.ones_like(p, dtype=torch.bool) for name, p in network.named_parameters()})
-        changes = ApproximateIsometry(gain)(network, masks).changes
+        changes = ApproximateIsometry(gain, tolerance=0.0)(network, masks).changes
         assert changes["fc1.weight"].gain == pytest.approx(expected)
         values = torch.linalg.svdvals(network.fc1.weight.detach())
         torch.testing.assert_close(values, torch.full_like(values, expected), atol=1e-3, rtol=0)
@@ -97,7 +97,7 @@ def test_relu_networks_propagate_signals_at_their_gain_and_lose_them_at_the_pape
         masks = Masks(
             {f"fc{i}.weight": torch.rand_like(network.get_submodule(f"fc{i}").weight) < 0.3 for i in range(1, 11)}
         )
-        ApproximateIsometry(gain)(network, masks)
+        ApproximateIsometry(gain, tolerance=0.0)(network, masks)
         means[gain] = float(singular_values(network, torch.randn(20, 60)).mean())
     # a ReLU halves the mean square in each of nine layers
     assert means["mean_field"] / means[1.0] == pytest.approx(2**4.5, rel=1e-3)

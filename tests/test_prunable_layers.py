@@ -52,7 +52,7 @@ def test_packed_projections_are_corrected_each_on_its_own():
     network = nn.MultiheadAttention(8, 2, bias=False)
     masks = prune(network, Magnitude(), 0.3)
     masks.apply_(dict(network.named_parameters()))
-    change = ApproximateIsometry(gain=1.0)(network, masks).changes["in_proj_weight"]
+    change = ApproximateIsometry(gain=1.0, tolerance=0.0)(network, masks).changes["in_proj_weight"]
     assert (change.rank, change.floor) == (24, 0.0)
     for projection in network.in_proj_weight.detach().chunk(3):
         torch.testing.assert_close(projection @ projection.T, torch.eye(8), atol=1e-3, rtol=0.0)
@@ -61,7 +61,7 @@ def test_packed_projections_are_corrected_each_on_its_own():
 def test_projections_that_are_apart_are_one_matrix_each():
     network = nn.MultiheadAttention(6, 2, bias=False, kdim=4)
     masks = prune(network, Magnitude(), 0.0)
-    changes = ApproximateIsometry(gain=1.0)(network, masks).changes
+    changes = ApproximateIsometry(gain=1.0, tolerance=0.0)(network, masks).changes
     assert {name: change.rank for name, change in changes.items()} == {
         "q_proj_weight": 6, "k_proj_weight": 4, "v_proj_weight": 6, "out_proj.weight": 6
     }  # fmt: skip

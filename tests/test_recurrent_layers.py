@@ -96,7 +96,7 @@ def test_training_keeps_the_masks_of_recurrent_layers(kind, tmp_path):
 def test_each_gate_is_brought_to_isometry_on_its_own(kind, gates):
     layer = getattr(nn, kind)(8, 6)
     masks = prune(layer, Magnitude(), 0.2)
-    changes = ApproximateIsometry(gain=1.0)(layer, masks).changes
+    changes = ApproximateIsometry(gain=1.0, tolerance=0.0)(layer, masks).changes
     for name, change in changes.items():
         assert (change.rank, change.floor) == (6 * gates, 0.0)
         for gate in layer.get_parameter(name).detach().chunk(gates):
@@ -105,7 +105,7 @@ def test_each_gate_is_brought_to_isometry_on_its_own(kind, gates):
 
 def test_the_projection_of_an_lstm_is_one_matrix():
     layer = nn.LSTM(8, 6, proj_size=4)
-    changes = ApproximateIsometry(gain=1.0)(layer, prune(layer, Magnitude(), 0.0)).changes
+    changes = ApproximateIsometry(gain=1.0, tolerance=0.0)(layer, prune(layer, Magnitude(), 0.0)).changes
     assert {name: change.rank for name, change in changes.items()} == {
         "weight_ih_l0": 24, "weight_hh_l0": 16, "weight_hr_l0": 4
     }  # fmt: skip
