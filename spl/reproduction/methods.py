@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from spl.isometry.approximate import DEFAULT_TOLERANCE
 from spl.reproduction.budgets import Budget, Protocol
 from spl.reproduction.run import Run
 
@@ -171,10 +172,15 @@ def _criterion(method: Method, seed: int) -> Choice:
 
 
 def _isometry(method: Method, seed: int, iterations: int) -> Choice | None:
-    """Return the correction with the paper's gain, 1."""
+    """Return the correction with the paper's gain, 1.
+
+    The tolerance is named, so that results with another one are those of other runs.
+    """
     if method.isometry is None:
         return None
-    own = {"seed": seed} if method.isometry == "EOI" else {"max_iterations": iterations}
+    own: dict[str, Any] = {"tolerance": DEFAULT_TOLERANCE, "max_iterations": iterations}
+    if method.isometry == "EOI":
+        own = {"seed": seed}
     return {"class_path": f"spl.isometry.{method.isometry}", "init_args": {"gain": 1.0} | own}
 
 
