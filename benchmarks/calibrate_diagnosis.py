@@ -47,7 +47,11 @@ INITIALIZERS: dict[str, Initializer] = {
     "VS-H": HeNormal(),
     **{f"SG({variance:g})": Gaussian(variance) for variance in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)},
 }
-CORRECTIONS: dict[str, Correction | None] = {"none": None, "isometry": ApproximateIsometry(), "EOI": EOI(seed=0)}
+CORRECTIONS: dict[str, Correction | None] = {
+    "none": None,
+    "isometry": ApproximateIsometry(tolerance=0.0),
+    "EOI": EOI(seed=0),
+}
 SCOPES: dict[str, Scope] = {"Global": Global(), "Uniform": Uniform()}
 
 

@@ -34,11 +34,11 @@ def main() -> None:
     parameters = dict(network.named_parameters())
 
     corrections = {
-        "ApproximateIsometry": ApproximateIsometry(1.0),
+        "ApproximateIsometry": ApproximateIsometry(1.0, tolerance=0.0),
         f"GradientDescentIsometry, {chosen.steps:,} steps": GradientDescentIsometry(iterations=chosen.steps),
     }
     if chosen.network != "VGG16":
-        corrections["OperatorIsometry"] = OperatorIsometry(1.0)
+        corrections["OperatorIsometry"] = OperatorIsometry(1.0, tolerance=0.0)
 
     def measure() -> tuple[float, float]:
         """Return the orthogonality score and the mean JSV of the network in its current state."""

@@ -37,6 +37,12 @@ class Pruned:
         """Restore the weights from before a correction."""
         self.network.load_state_dict(self.state)
 
+    def to(self, device: str) -> "Pruned":
+        """Return the same on another device."""
+        state = {key: tensor.to(device) for key, tensor in self.state.items()}
+        masks = Masks({name: mask.to(device) for name, mask in self.masks.items()})
+        return Pruned(self.network.to(device), masks, self.images.to(device), state)
+
 
 def scoring_batches(name: str, count: int) -> list[Batch]:
     """Return batches of 100 examples, read from the folder that the environment variable SPL_DATA names."""
