@@ -24,13 +24,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ratios import compare
 from tabulate import tabulate
 
-from spl.callbacks import LastCheckpoint
+from spl.callbacks import JacobianSpectrum, LastCheckpoint
 from spl.classifier import SparseClassifier
 from spl.criteria import Random
 from spl.data import MNISTSample
 from spl.networks import MLP
 from spl.pruning import prune
-from spl.reproduction.stacked import PreparedRun, prepare, train
+from spl.reproduction.stacked import PreparedRun, train
 
 EPOCHS = 5
 STEPS = 41 * EPOCHS
@@ -56,14 +56,25 @@ def fit(data: MNISTSample, device: str) -> None:
 
 
 def member(seed: int, device: str) -> PreparedRun:
-    """Return one of the runs to stack."""
-    data, network = ["--data", "MNISTSample"], ["--model.network", "spl.networks.MLP"]
-    pruning = ["--pruning.criterion", "Random", "--pruning.criterion.seed", str(seed), "--pruning.isometry", "null"]
-    spectrum = ["--spectrum.examples", "10", "--spectrum.every_n_epochs", "null", "--test_after_fit", "false"]
-    trainer = ["--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", device, "--trainer.devices", "1"]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    seeded = ["--seed_everything", str(seed % SEEDS)]
-    return prepare([*data, *network, *pruning, *spectrum, *trainer, *quiet, *seeded])
+    """Return one of the runs to stack, as `spl fit` would prepare it."""
+    torch.manual_seed(seed % SEEDS)
+    model, data = SparseClassifier(MLP()), MNISTSample()
+    model.set_masks(prune(model.network, Random(seed=seed), sparsity=0.9))
+    folder = Path(f"member_{seed}")
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator=device,
+        devices=1,
+        logger=TensorBoardLogger(folder, default_hp_metric=False),
+        callbacks=[JacobianSpectrum(every_n_epochs=None)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data.trainer = trainer
+    data.setup()
+    model.to(trainer.strategy.root_device)
+    return PreparedRun(model, trainer, data, folder, tested=False)
 
 
 def main() -> None:
