@@ -59,9 +59,12 @@ _MOVED = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that nothing waits for libraries that it does not use."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("spl-lightning")
+        try:
+            return version("spl-lightning")
+        except PackageNotFoundError:  # a source tree on the path, where nothing was installed
+            return "unknown"
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'spl' has no attribute {name!r}")

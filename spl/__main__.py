@@ -58,9 +58,9 @@ def _run(args: list[str]) -> None:
     if args in ([], ["-h"], ["--help"]):
         print(_overview())
     elif args == ["--version"]:
-        from importlib.metadata import version
+        import spl
 
-        print(f"spl {version('spl-lightning')}")
+        print(f"spl {spl.__version__}")
     elif args[0] in _FITS and _HELP.intersection(args):
         from spl.cli.help import page
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,14 @@ def test_help_and_version_wait_for_nothing():
     started = time.monotonic()
     out, seconds = fresh("", "-m", "spl", "--version")
     assert out == f"spl {spl.__version__}"
+
+
+def test_a_source_tree_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert spl.__version__ == "unknown"
     assert seconds < 0.3 or time.monotonic() - started > 5  # no conclusion on a busy machine
     out, seconds = fresh("", "-m", "spl", "--help")
     assert seconds < 1.5

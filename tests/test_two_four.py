@@ -8,6 +8,7 @@ from foreign import Plain, Trained, batches, images
 from torch import nn
 
 from spl.callbacks import TwoFourTraining
+from spl.callbacks.two_four_training import _error_of_a_trial
 from spl.criteria import Magnitude
 from spl.errors import InputError
 from spl.export import to_two_four
@@ -169,6 +170,13 @@ def test_without_torchao_training_is_refused(monkeypatch):
         trained(TwoFourTraining())
 
 
+def without_kernels() -> str:
+    """Return why neither kernels work here, as with torch 2.11 on Hopper; or an empty string."""
+    layer = nn.Linear(256, 256, bias=False, device="cuda", dtype=torch.bfloat16)
+    errors = [_error_of_a_trial(layer, backend) for backend in ("cusparselt", "cutlass")]
+    return " and ".join(errors) if all(errors) else ""
+
+
 @on_cuda
 def test_on_tensor_cores_training_is_that_of_dense_masked_weights(monkeypatch):
     pytest.importorskip("torchao")
@@ -177,6 +185,8 @@ def test_on_tensor_cores_training_is_that_of_dense_masked_weights(monkeypatch):
     ends = []
     for callbacks in ([], [TwoFourTraining()]):
         settings = {"accelerator": "gpu", "precision": "bf16-true"}
+        if callbacks and (reason := without_kernels()):
+            pytest.skip(reason)
         done = Trained(Wide, data, 2, None, callbacks, settings, sparsity=0.5, pattern=TransposableNM())
         ends.append(torch.cat([p.detach().float().flatten() for p in done.module.parameters()]))
     assert torch.allclose(*ends, atol=2e-2)

@@ -11,13 +11,13 @@ import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+import spl
 from spl import lightning_api
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
 from spl.callbacks.safety.checkpoint_io import WholeCheckpoints
@@ -220,7 +220,7 @@ def _test(checkpoint: Path, trust: list[str], data: LightningDataModule, run: Pl
 
 def _environment() -> dict[str, Any]:
     """Return on what device, with which versions and when a run was made."""
-    versions = {"spl": version("spl-lightning"), "torch": version("torch")}
+    versions = {"spl": spl.__version__, "torch": torch.__version__}
     versions |= {"pytorch-lightning": lightning_api.version(), "python": platform.python_version()}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
