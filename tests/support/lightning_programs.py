@@ -64,13 +64,37 @@ def mix(own, other):
     trainer = OtherTrainer(enable_checkpointing=False, **QUIET)
     with pytest.raises(InputError, match=refused.format("Trainer")):
         trainer.fit(boring(other), datamodule=MNISTSample())
-    with pytest.raises(TypeError, match="must be a `LightningModule`"):
+    with pytest.raises(TypeError, match=refused.format("Trainer")):
         trainer.fit(SparseClassifier(MLP()), MNISTSample())
     loggers = import_module({"lightning": "lightning.pytorch"}.get(other, other) + ".loggers")
     options = {"callbacks": [callbacks.Summary()], "enable_checkpointing": False}
     trainer = OwnTrainer(**QUIET | options | {"logger": loggers.TensorBoardLogger(".")})
     with pytest.raises(InputError, match=refused.format("TensorBoardLogger")):
         trainer.fit(boring(own))
+    print("refused")
+
+
+def fit_by_the_other(own, other, *order):
+    """Import both packages and spl and make a classifier in an order, and give it to the other package's Trainer."""
+    for step in order:
+        if step == "model":
+            from spl.networks import MLP
+
+            model = import_module("spl").SparseClassifier(MLP(depth=2, width=10))
+        else:
+            import_module({"own": own, "other": other}.get(step, step))
+            if step == "spl":
+                import_module("spl.classifier")
+    trainer = import_module(other).Trainer(enable_checkpointing=False, **QUIET)
+    compiled = import_module("torch").compile(model)
+    message = f"^The Trainer is one of {other}, but spl works with {own}, .* write `import {other}` above all other "
+    for run in (trainer.fit, trainer.validate, trainer.test, trainer.predict):
+        for given in (model, compiled):
+            with pytest.raises(TypeError, match=message):
+                run(given)
+    with pytest.raises(TypeError, match="single import style"):  # Lightning speaks of modules that are not of spl
+        trainer.fit(boring(own))
+    trainer.test(boring(other), verbose=False)
     print("refused")
 
 

@@ -15,6 +15,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from spl.lightning_api.other_trainer import refuse_models
+
 if TYPE_CHECKING:  # the types are the same in both packages
     from lightning_fabric.plugins import ClusterEnvironment as ClusterEnvironment
     from lightning_fabric.plugins import TorchCheckpointIO as TorchCheckpointIO
@@ -69,19 +71,10 @@ _NAMES = {  # what each module of Lightning has of the names above
     "fabric.utilities.exceptions": ("MisconfigurationException",),
     "pytorch": ("Callback", "LightningDataModule", "LightningModule", "Trainer"),
     "pytorch.callbacks": (
-        "Checkpoint",
-        "ModelCheckpoint",
-        "ModelPruning",
-        "ModelSummary",
-        "ProgressBar",
-        "TQDMProgressBar",
+        "Checkpoint", "ModelCheckpoint", "ModelPruning", "ModelSummary", "ProgressBar", "TQDMProgressBar",
     ),
     "pytorch.cli": (
-        "LRSchedulerCallable",
-        "LightningArgumentParser",
-        "LightningCLI",
-        "OptimizerCallable",
-        "SaveConfigCallback",
+        "LRSchedulerCallable", "LightningArgumentParser", "LightningCLI", "OptimizerCallable", "SaveConfigCallback",
         "instantiate_class",
     ),
     "pytorch.core": ("saving",),
@@ -100,7 +93,7 @@ _NAMES = {  # what each module of Lightning has of the names above
     "pytorch.utilities.model_helpers": ("is_overridden",),
     "pytorch.utilities.seed": ("isolate_rng",),
     "pytorch.utilities.signature_utils": ("is_param_in_hook_signature",),
-}
+}  # fmt: skip
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 _CLASS_PATH = re.compile(r"(\w+\.)+[A-Z]\w*")  # not a path such as lightning.pytorch.ckpt
@@ -130,6 +123,8 @@ def package() -> str:
     if _chosen is None:
         _by_default = not _loaded()
         _chosen = _choice()
+        (other,) = _PARTS.keys() - {_chosen}
+        refuse_models(_PARTS[other]["pytorch"], _refusal("Trainer", other))
     return _chosen
 
 
@@ -187,9 +182,13 @@ def mismatch(thing: object) -> str:
         ''
     """
     other = other_package(type(thing))
-    return other and (
-        f"The {type(thing).__name__} is one of {other}, but spl works with {package()}, because the first import of "
-        f"Lightning in a program decides: write `import {other}` above all other imports, and use that package alone."
+    return other and _refusal(type(thing).__name__, other)
+
+
+def _refusal(kind: str, other: str) -> str:
+    return (
+        f"The {kind} is one of {other}, but spl works with {package()}, because the first import of Lightning in a "
+        f"program decides: write `import {other}` above all other imports, and use that package alone."
     )
 
 
