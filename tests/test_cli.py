@@ -180,6 +180,46 @@ def test_scope_pattern_and_schedule_go_by_short_names(spl):
     assert yaml.safe_load(Path("lightning_logs/quickstart/version_1/pruning.yaml").read_text()) == record
 
 
+UNNAMED = ["--model.network", "MLP", "--model.network.depth", 2, "--model.network.width", 10, "--data", "MNISTSample"]
+UNNAMED += [
+    "--trainer.accelerator",
+    "cpu",
+    "--seed_everything",
+    0,
+    "--trainer.max_epochs",
+    1,
+    "--trainer.enable_progress_bar",
+    "false",
+]
+UNNAMED += ["--trainer.limit_train_batches", 2, "--pruning.batches", 1, "--spectrum.examples", 4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ([], "MLP-ConnectionSensitivity+ApproximateIsometry-0.9"),
+        (["--pruning.criterion", "SNIP", "--pruning.sparsity", 0.95], "MLP-SNIP-0.95"),
+        (["--pruning.criterion", "SNIP", "--pruning.isometry", "OperatorIsometry"], "MLP-SNIP+OperatorIsometry-0.9"),
+        (["--pruning.sparsity", 0], "MLP-dense"),
+        (["--name", "mine"], "mine"),
+        (["--config", "{name: mine/too}"], "mine/too"),
+    ],
+)
+def test_a_run_is_named_by_network_method_and_sparsity_unless_it_has_a_name(flags, name, spl):
+    spl("fit", *flags, *UNNAMED)
+    (record,) = Path("lightning_logs").rglob("pruning.yaml")
+    assert record.parent == Path("lightning_logs", name, "version_0")
+    spl("fit", "--config", record.parent / "config.yaml")
+    assert record.parent.with_name("version_1").is_dir()
+
+
+def test_a_run_of_a_module_is_named_by_the_module(spl):
+    module = "pytorch_lightning.demos.boring_classes.BoringModel"
+    trainer = UNNAMED[UNNAMED.index("--trainer.accelerator") : UNNAMED.index("--pruning.batches")]
+    spl("fit", "--model", module, *trainer, "--pruning.criterion", "Magnitude")
+    assert Path("lightning_logs/BoringModel-Magnitude-0.9/version_0/pruning.yaml").is_file()
+
+
 def test_densities_are_given_by_name_in_yaml(spl):
     scope = {"class_path": "GivenDensities", "init_args": {"densities": {"fc1.*": 0.01, "fc7.*": 0.5}}}
     Path("scope.yaml").write_text(yaml.safe_dump({"pruning": {"scope": scope}}))

@@ -15,11 +15,13 @@ from spl.callbacks import (
     FiniteLoss,
     JacobianSpectrum,
     LastCheckpoint,
+    PruneAtInit,
     Requeue,
     SafeInterrupt,
     Summary,
 )
 from spl.callbacks.lightning_private import ignore_stray_checkpoints
+from spl.callbacks.reporting.run_names import network_name, run_name
 from spl.callbacks.safety.requeue import is_requeued, requeued_checkpoint
 from spl.callbacks.trainer import run_folder, runs_folder
 from spl.classifier import SparseClassifier
@@ -96,7 +98,7 @@ class SplCLI(FitFlags):
         """Make the Trainer, which logs to lightning_logs/NAME unless another logger is given."""
         config = self.config_init[str(self.subcommand)].trainer
         if config["logger"] in (None, True):
-            name = self.config_init[str(self.subcommand)].name
+            name = self.config_init[str(self.subcommand)].name or self._default_name()
             kwargs["logger"] = RunLogger(runs_folder(config["default_root_dir"]), name=name, default_hp_metric=False)
         if config["enable_progress_bar"] is not False:
             bars = [c for c in config["callbacks"] or [] if isinstance(c, ProgressBar)]
@@ -104,6 +106,13 @@ class SplCLI(FitFlags):
         trainer = super().instantiate_trainer(**kwargs)
         ignore_stray_checkpoints(trainer)
         return trainer
+
+    def _default_name(self) -> str:
+        """Return the name of a run that has been given none."""
+        pruning: PruneAtInit = self.config_init[str(self.subcommand)].pruning
+        criterion = type(pruning.choices.criterion).__name__
+        correction = "none" if pruning.isometry is None else type(pruning.isometry).__name__
+        return run_name(network_name(self.model), criterion, correction, pruning.choices.sparsity)
 
     def after_instantiate_classes(self) -> None:
         """Record the network's configuration for checkpoints, and skip pretrained weights if a checkpoint is loaded."""

@@ -78,7 +78,11 @@ class FitFlags(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the flags, the groups and their defaults."""
         parser.add_argument(
-            "--name", type=str, default="default", help="Name of the run: its logs go to lightning_logs/NAME."
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the run: its logs go to lightning_logs/NAME. By default, it is made of network, method and "
+            "sparsity, such as MLP-SNIP-0.9.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -126,7 +130,8 @@ class FitFlags(LightningCLI):
             _announce_dropped(args, changes)
         config = self.config[self.config.subcommand]
         check_numbers(config.as_dict())
-        check_name(config.name)
+        if config.name is not None:
+            check_name(config.name)
         if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
             raise InputError(f"seed_everything must lie in [0, 2³²), got {config.seed_everything}.")
 

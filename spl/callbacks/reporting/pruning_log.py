@@ -9,6 +9,7 @@ import yaml
 
 from spl.callbacks.reporting import tensorboard
 from spl.callbacks.reporting.record import coverage_text
+from spl.callbacks.reporting.run_names import method_name, network_name
 from spl.callbacks.trainer import datamodule_of, run_folder
 from spl.classifier import SparseClassifier
 from spl.criteria import Scores
@@ -52,7 +53,7 @@ def log_pruning(
         tensorboard.add_saliency(writer, scores)
         tensorboard.add_layout(writer, isinstance(trainer.lightning_module, SparseClassifier))
         choices, metrics = _hyperparameters(trainer, record), [tensorboard.START, "accuracy/test"]
-        method = record["criterion"] + ("" if record["isometry"] == "none" else f" + {record['isometry']}")
+        method = method_name(record["criterion"], record["isometry"])
         run = "/".join(Path(writer.log_dir).parts[-2:])
         trial = f"{method}, {record['sparsity']:g}, seed {choices['seed']} ({run})"
         tensorboard.add_hyperparameters(writer, choices, metrics, trial)
@@ -63,7 +64,7 @@ def _hyperparameters(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, s
     data = type(datamodule_of(trainer)).__name__ if datamodule_of(trainer) else record.get("data", "")
     rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return {
-        "network": type(MaskedWeights.of(trainer.lightning_module).network).__name__,
+        "network": network_name(trainer.lightning_module),
         "data": data,
         **{key: record[key] for key in ("criterion", "pattern", "scope", "sparsity", "isometry")},
         **({"learning rate": float(rates[0])} if rates else {}),
