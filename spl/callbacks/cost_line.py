@@ -1,4 +1,4 @@
-"""A callback that prints in one line, when fit ends, what the pruned network costs."""
+"""A callback that prints, when fit ends, what the pruned network costs."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from spl.masks.masked_weights import MaskedWeights
 class CostLine(SplCallback):
     """A callback that prints after training: weights kept, parameters, multiply-accumulates (MACs), bytes.
 
-    These are the numbers of `spl summary`. MACs are counted for one input: the module's `example_input_array`, or the
-    first input of the first batch. They are left out if the network's forward takes something else. The whole line is
-    left out if the weights are sharded over processes.
+    These are the numbers of `spl summary`, each kind in a line of its own. MACs are counted for one input: the module's
+    `example_input_array`, or the first input of the first batch. They are left out if the network's forward takes
+    something else. Nothing is printed if the weights are sharded over processes.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -41,12 +41,13 @@ class CostLine(SplCallback):
             self._example = _first_input(batch if given is None else given)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line on the first process."""
+        """Print the costs on the first process."""
         trained, self._trains = self._trains, False
         weights, sharded = MaskedWeights.of(pl_module), trainer.strategy.restore_checkpoint_after_setup
         if trained and weights.masks is not None and trainer.is_global_zero and not sharded:
             example = None if self._example is None else self._example.to(pl_module.device)
-            rank_zero_info(f"The pruned network: {cost_line(weights.network, weights.masks, example)}")
+            costs = cost_line(weights.network, weights.masks, example).replace("; ", ";\n  ")  # within 80 columns
+            rank_zero_info(f"The pruned network: {costs}")
 
 
 def _first_input(batch: Any) -> Tensor | None:
