@@ -25,7 +25,10 @@ _HELP = {"-h", "--help"}
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used."""
+    """Run the command line `args`, by default that of the process; exit with status 2 on input that cannot be used.
+
+    After Ctrl-C the status is 130, and after SIGTERM 143.
+    """
     try:
         from spl.cli.output import outlive_readers
 
@@ -33,6 +36,10 @@ def main(args: list[str] | None = None) -> None:
         _run(sys.argv[1:] if args is None else args)
     except InputError as error:  # needs no advice, which imports Lightning
         _end_with(str(error))
+    except SystemExit as ended:
+        if ended.code == 1 and isinstance(ended.__context__, KeyboardInterrupt):  # how a Trainer ends on Ctrl-C
+            sys.exit(130)
+        raise
     except KeyboardInterrupt:  # before a command handles it, for instance while Python imports
         print("\nInterrupted.", file=sys.stderr)
         sys.exit(130)

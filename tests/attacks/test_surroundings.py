@@ -62,7 +62,7 @@ def test_a_fit_whose_output_nobody_reads_goes_on_until_it_is_stopped_and_leaves_
         process.stdout.close()  # as `| head -1` does
         wait_for(FIRST / "checkpoints/best.ckpt", process)
         process.send_signal(number)
-        process.wait(60)
+        assert process.wait(60) == 128 + number
     step = torch.load(FIRST / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert step > 0
 

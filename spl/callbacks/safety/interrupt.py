@@ -21,7 +21,8 @@ class SafeInterrupt(SplCallback):
 
     The checkpoint is in the run's folder. A step is one of the optimizer, because no checkpoint contains gradients that
     wait for more batches. Several processes all stop after the same step, whichever of them receives the signal, and
-    whenever; they exchange what they have received about once a second. A second Ctrl-C stops at once.
+    whenever; they exchange what they have received about once a second. A second Ctrl-C stops at once. The exit status
+    of the first process is 143 after SIGTERM and 129 after SIGHUP, as a shell expects; Lightning's is 1 after Ctrl-C.
 
     Lightning alone would stop wherever it is on Ctrl-C, even in the middle of an optimizer step. On SIGTERM, it
     broadcasts inside the signal handler, while other processes may be adding up gradients.
@@ -76,7 +77,10 @@ class SafeInterrupt(SplCallback):
             path = save_last(trainer)
             if trainer.is_global_zero and (folder := run_folder(trainer)):
                 _say(f"Interrupted. To go on: spl fit --config {folder / 'config.yaml'} --ckpt_path {path}")
-            raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            # Lightning kills all processes of a run if one that it has started ends with another status than 0
+            raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
 
     def _signal(self, trainer: Trainer) -> int:
         """Return the signal that ends the fit here, or 0 for none."""
