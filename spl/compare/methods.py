@@ -4,12 +4,12 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 from spl import criteria, isometry
 from spl.cli.own_classes import find_in_current_folder
+from spl.cli.suggestions import did_you_mean
 from spl.criteria import Criterion
 from spl.errors import InputError, first_line
 from spl.isometry import ApproximateIsometry, Correction, DefaultIsometry
@@ -117,9 +117,8 @@ def _class_path(name: str, base: type) -> str:
     known = _classes(module, base)
     if (wanted := _SHORT.get(name, name)) not in known:
         names = [*known, *(short for short, full in _SHORT.items() if full in known)]
-        by_lower = {other.lower(): other for other in names}
-        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-        hint = f"Did you mean {by_lower[near[0]]}?" if near else f"There are {', '.join(names)}."
+        hint = did_you_mean(name, names)
+        hint = f"D{hint[1:]}" if hint else f"There are {', '.join(names)}."
         raise InputError(
             f"There is no {kind} {name}. {hint} A method is {_SYNTAX}, or {DENSE}; an own class is given by its path "
             "(own.Mine)."
