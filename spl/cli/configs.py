@@ -9,7 +9,7 @@ from pathlib import Path
 from spl.cli.suggestions import did_you_mean
 from spl.errors import InputError
 
-_FLAGS = ("--config", "-c")
+FLAGS = ("--config", "-c")  # the flag that takes a configuration
 _PARTS = {  # by folder, the flag that takes a configuration of one part
     "data/": "--data",
     "isometry/": "--pruning.isometry",
@@ -102,7 +102,7 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         if flag == "--config" and equals:
             words[i] = flag + equals + _file(value)
-        elif i and words[i - 1] in _FLAGS:
+        elif i and words[i - 1] in FLAGS:
             words[i] = _file(word)
         elif word.startswith(tuple(_PARTS)) and word in names() and not os.path.lexists(word):
             words[i] = str(folder() / f"{word}.yaml")

@@ -12,6 +12,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from spl.cli.configs import FLAGS
 from spl.cli.own_classes import check_complete, find_in_current_folder
 from spl.errors import InputError
 from spl.files.text import check_yaml, read_text
@@ -89,7 +90,7 @@ def names_module(args: Sequence[str]) -> bool:
         value = value if equals else following
         if flag == "--model.class_path" or (flag == "--model" and _is_class(value)):
             return True
-        if flag in ("--config", "-c") and _is_class(_model(value)):
+        if flag in FLAGS and _is_class(_model(value)):
             return True
     return False
 
