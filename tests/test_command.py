@@ -2,11 +2,13 @@
 
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import own_modules
 import pytest
 import yaml
 from commands import SMALL, command
@@ -379,65 +381,24 @@ def test_configurations_are_listed_with_a_line_each():
 # A module of one's own
 
 
-OWN = """
-import torch
-from pytorch_lightning import LightningModule
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
-
-class Net(LightningModule):
-    def __init__(self, width: int = 20):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class WithData(LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(8, 8)
-
-    def training_step(self, batch):
-        return (self.net(batch[0]) - batch[0]).square().mean()
-
-    def test_step(self, batch):
-        self.log("error", self.training_step(batch))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def train_dataloader(self):
-        return DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=4)
-
-    test_dataloader = train_dataloader
-"""
 pytestmark = pytest.mark.filterwarnings("ignore:You passed in a .val_dataloader. but have no")
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """Put the module `own` in the current folder."""
-    Path("own.py").write_text(OWN)
+    shutil.copy(own_modules.__file__, "own.py")
     monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.usefixtures("own")
 def test_a_module_of_ones_own_is_pruned_and_trained_and_its_run_repeated():
-    ended = command("fit", *QUICK, "--model", "own.Net", "--model.width", 30)
+    ended = command("fit", *QUICK, "--model", "own.Module", "--model.width", 30)
     assert ended.code == 0, ended
-    assert "net.1.weight" in ended.output
+    assert "network.1.weight" in ended.output
     run = Path("lightning_logs/quickstart/version_0")
     assert yaml.safe_load((run / "config.yaml").read_text())["model"] == {
-        "class_path": "own.Net",
+        "class_path": "own.Module",
         "init_args": {"width": 30},
     }
     record = yaml.safe_load((run / "pruning.yaml").read_text())
@@ -457,13 +418,13 @@ def test_a_module_with_data_and_without_forward():
 
 @pytest.mark.usefixtures("own")
 def test_what_a_module_of_ones_own_predicts_is_its_own():
-    ended = command("predict", *QUICK, "--model", "own.Net")
+    ended = command("predict", *QUICK, "--model", "own.Module")
     assert ended.code == 2
     assert "call trainer.predict(model, data) in Python" in ended.errors
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize("name", ["Net", "WithData"])
+@pytest.mark.parametrize("name", ["Module", "WithData"])
 def test_a_diagnosis_is_of_a_classifier(name):
     ended = command("diagnose", *QUICK, "--model", f"own.{name}")
     assert ended.code == 2
@@ -472,7 +433,7 @@ def test_a_diagnosis_is_of_a_classifier(name):
 
 @pytest.mark.usefixtures("own")
 def test_a_mistake_in_the_name_of_a_module():
-    assert refused("fit", *QUICK, "--model", "own.Nett") == "--model: there is no Nett in own: did you mean Net?"
+    assert refused("fit", *QUICK, "--model", "own.Modul") == "--model: there is no Modul in own: did you mean Module?"
 
 
 # Completion

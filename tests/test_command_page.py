@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import own_modules
 import pytest
 from commands import command
 
@@ -13,26 +15,6 @@ PAGE = (Path(__file__).parents[1] / "docs" / "command.md").read_text()
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
 QUICK = "--trainer.accelerator cpu --trainer.limit_train_batches 3 --trainer.limit_val_batches 1 --pruning.batches 2"
 QUICK += " --trainer.limit_test_batches 1 --spectrum.examples 5 --pruning.isometry null"
-MODULE = """
-import torch
-from pytorch_lightning import LightningModule
-from torch import nn
-
-
-class Module(LightningModule):
-    def __init__(self, width: int = 10):
-        super().__init__()
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
-
-    def forward(self, images):
-        return self.network(images)
-
-    def training_step(self, batch):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-"""
 
 
 def lines():
@@ -59,7 +41,7 @@ def test_each_line_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    Path("own.py").write_text(MODULE)
+    shutil.copy(own_modules.__file__, "own.py")
     for line, shown in lines():
         if not line.startswith("spl "):
             subprocess.run(["bash", "-c", line], check=True)
