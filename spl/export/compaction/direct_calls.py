@@ -22,8 +22,8 @@ def call_directly_(network: fx.GraphModule) -> None:
         >>> 'self._modules["0"](input_1)' in network.code
         True
     """
-    targets = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
-    paths = {f"{path_in_code(target)}(": f"{_table(target)}(" for target in targets}
+    targets = {node.name: str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    paths = {name: (f"{path_in_code(target)}(", f"{_table(target)}(") for name, target in targets.items()}
     network.graph.on_generate_code(lambda _: partial(_with_paths, paths))
     network.recompile()
 
@@ -32,14 +32,17 @@ def _table(target: str) -> str:
     return "self" + "".join(f'._modules["{name}"]' for name in target.split("."))
 
 
-def _with_paths(paths: Mapping[str, str], lines: list[str]) -> list[str]:
-    """Return lines of code in which each layer is called by its other path."""
+def _with_paths(paths: Mapping[str, tuple[str, str]], lines: list[str]) -> list[str]:
+    """Return lines of code in which each layer is called by its other path.
+
+    Args:
+        paths: the path in the code and the other one, by the name of the variable that takes the layer's output.
+        lines: the lines of code.
+    """
     return [_with_path(paths, line) for line in lines]
 
 
-def _with_path(paths: Mapping[str, str], line: str) -> str:
+def _with_path(paths: Mapping[str, tuple[str, str]], line: str) -> str:
     before, equals, call = line.partition(" = ")
-    for path, direct in paths.items():
-        if equals and call.startswith(path):
-            return before + equals + direct + call[len(path) :]
-    return line
+    path, direct = paths.get(before.partition(":")[0].strip(), ("", ""))  # without the annotation of a type
+    return before + equals + direct + call.removeprefix(path) if path and call.startswith(path) else line
