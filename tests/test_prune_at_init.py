@@ -272,7 +272,7 @@ def test_without_a_data_module_the_training_dataloader_is_scored(of_module):
 
 
 def test_the_record_certifies_the_correction_of_every_layer(tmp_path):
-    callback = pruning(isometry=ApproximateIsometry())
+    callback = pruning(isometry=ApproximateIsometry(tolerance=0.0))
     fit(classifier(), [callback], logger=TensorBoardLogger(tmp_path))
     record = yaml.safe_load((tmp_path / "lightning_logs/version_0/pruning.yaml").read_text())
     assert record["isometry"] == "ApproximateIsometry"
