@@ -15,7 +15,7 @@ from spl.isometry.pruned_layer import PrunedLayer
 from spl.isometry.solver import KeptEntries, minimize
 from spl.isometry.structure import heaviest_matching
 
-DEFAULT_TOLERANCE = 0.01
+DEFAULT_TOLERANCE = 0.02
 """The default `tolerance` of `ApproximateIsometry`, in units of σ² √n."""
 
 _FLOOR = 1e-3  # a tolerance below it asks for the floor

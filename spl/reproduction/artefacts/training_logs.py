@@ -123,7 +123,7 @@ def _first(
         gains = {rival: samples[rival] - samples[best] for rival in rivals}
         close = [f"{rival} ({gain:.2g})" for rival, gain in gains.items() if gain.positive is None]
         text += f"; no result of {', '.join(missing)}" if missing else ""
-        text += f"; within two s.e. of {best}: {', '.join(close)}" if close else ""
+        text += f"; cannot be told from {best}: {', '.join(close)}" if close else ""
         return all_positive(gains.values()) if rivals else None, text
 
     statement = f"{measured.network.name}: of the networks pruned at initialization, {best} {verb}"
