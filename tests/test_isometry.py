@@ -20,6 +20,7 @@ from spl.isometry import (
     EdgeOfChaos,
     GradientDescentIsometry,
     OperatorIsometry,
+    PrunedLayer,
     Residuals,
     isometry_residual,
     operator_residual,
@@ -140,6 +141,20 @@ def test_residuals_have_the_gradient_that_finite_differences_find(shape, geometr
     weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: isometry_residual(w, 0.7, geometry.get("groups", 1)), weight)
     assert torch.autograd.gradcheck(lambda w: operator_residual(w, 0.7, **geometry), weight)
+
+
+@pytest.mark.parametrize("geometry", [{}, {"stride": (2, 2)}, {"stride": (1, 1), "dilation": (2, 1)}])
+@pytest.mark.parametrize("shape", [(64, 240, 3, 3), (240, 64, 3, 3), (260, 520)])
+def test_residuals_of_large_weights_count_their_empty_outputs_and_inputs(shape, geometry):
+    """Weights of more than 131,072 entries are measured without them, and their convolutions in float32."""
+    mask = torch.rand(shape) < 0.1
+    mask[:40] = False
+    mask[:, 7:20] = False
+    weight = torch.randn(shape) * 0.1 * mask
+    found = PrunedLayer("w", weight, mask, 1.3, geometry if len(shape) > 2 else {}).residuals()
+    expected = operator_residual(weight.double(), 1.3, **(geometry if len(shape) > 2 else {}))
+    assert found.matrix == pytest.approx(float(isometry_residual(weight.double(), 1.3)), rel=1e-12)
+    assert found.operator == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_orthogonality_score_is_the_mean_over_layers_along_the_outputs():
