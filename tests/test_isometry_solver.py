@@ -5,10 +5,14 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import nn
 
+from spl.criteria import Random
+from spl.isometry import ApproximateIsometry
 from spl.isometry.operator import Frequencies
 from spl.isometry.pruned_layer import PrunedLayer
 from spl.isometry.solver import KeptEntries, _first_minimum, _Memory, minimize
+from spl.pruning import prune
 
 STRIDED = {"stride": [2], "groups": 2}
 NO_FLOOR = torch.zeros(1, dtype=torch.float64)
@@ -101,3 +105,31 @@ def test_a_step_whose_curvature_rounding_has_made_negative_turns_no_direction_up
     memory.direction(torch.tensor([[1.0, 0.0]]))
     memory.add(torch.tensor([[-1.0, 0.0]]))
     assert memory.direction(torch.tensor([[3.0, 0.0]])).tolist() == [[-3.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "lower",
+    [
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    ],
+    ids=["Lightning's advice", "cuda", "mkldnn"],
+)
+def test_what_training_may_round_the_correction_does_not(lower):
+    """The floor is reached, the settings stay, and asking torch for them raises an error where they are mixed."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("settings of torch 2.9")
+    holders = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 64, 3)
+    masks = prune(nn.Sequential(layer), Random(seed=0), sparsity=0.7)
+    lower()
+    try:
+        before = [holder.fp32_precision for holder in holders]
+        changes = ApproximateIsometry(gain=1.0, tolerance=0.0)(nn.Sequential(layer), masks).changes
+        assert [holder.fp32_precision for holder in holders] == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    change = changes["0.weight"]
+    assert change.after.matrix - change.floor < 1e-3

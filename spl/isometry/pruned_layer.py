@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spl.functional.layers import RECURRENT, WEIGHTS, gates, is_transposed, prunable_names
+from spl.functional.precision import full_precision
 from spl.functional.self_attention import SelfAttention
 from spl.functional.torch_private import ConvNd
 from spl.isometry.residuals import isometry_residual, operator_residual
@@ -87,9 +88,9 @@ class PrunedLayer:
         matrix = self._with_lost_part(matrix, live, prod(shape))
         if prod(shape) == 1 and strides == 1:
             return Residuals(matrix, matrix)
-        # users may have allowed products of float32 matrices to be less precise
-        is_precise = is_large and live.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-        operator = float(operator_residual(live if is_precise else live.double(), self.gain, **self.geometry))
+        is_fast = is_large and live.dtype == torch.float32
+        with full_precision():
+            operator = float(operator_residual(live if is_fast else live.double(), self.gain, **self.geometry))
         return Residuals(matrix, self._with_lost_part(operator, live, strides))
 
     def _live_part(self) -> Tensor:

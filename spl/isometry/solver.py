@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spl.functional.precision import full_precision
 from spl.isometry.residuals import gram
 
 _HISTORY = 10  # the steps that L-BFGS remembers
@@ -103,6 +104,7 @@ class KeptEntries(Matrices):
         return KeptEntries(self.masks[chosen], self.slots.shape[1])
 
 
+@full_precision()
 def minimize(
     matrices: Matrices, start: Tensor, floors: Tensor, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor]:
