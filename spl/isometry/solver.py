@@ -18,7 +18,8 @@ from spl.functional.precision import full_precision
 from spl.isometry.residuals import gram
 
 _HISTORY = 10  # the steps that L-BFGS remembers
-_CHUNK = 2**21  # the entries that are multiplied at a time
+_CHUNK = 2**21  # the entries that are multiplied at a time,
+_CHUNK_OF_ACCELERATORS = 2**26  # which have more memory, and take long to begin
 _REFRESH = 10  # V Vᴴ is computed anew after so many iterations, and updated along the lines in between
 _WINDOW = 40  # a problem ends if so many iterations bring it less than a hundredth of its distance to the floor
 
@@ -54,7 +55,8 @@ class Matrices(ABC):
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the sum over matrices and entries of weight · Re(ā b), in float64 [problems]."""
-        rows = max(1, _CHUNK // (len(a) * a.shape[1] * a.shape[3]))  # bounds the memory of the products
+        chunk = _CHUNK if a.device.type == "cpu" else _CHUNK_OF_ACCELERATORS
+        rows = max(1, chunk // (len(a) * a.shape[1] * a.shape[3]))  # bounds the memory of the products
         parts = zip(torch.split(a, rows, 2), torch.split(b, rows, 2), strict=True)
         sums = torch.stack([(x.conj() * y).real.sum((-2, -1), dtype=torch.float64) for x, y in parts]).sum(0)
         return sums @ self.weights.double()
