@@ -17,7 +17,7 @@ from spl.compare.comparison import RUNS, Comparison, Measured
 from spl.compare.methods import method_named
 from spl.compare.report import markdown, write_report
 from spl.errors import InputError
-from spl.reproduction import executors
+from spl.reproduction import executors, page_parts
 from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.results import Results
 from spl.reproduction.run import RUN_FILE, digest_of
@@ -34,6 +34,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page_parts, "_DPI", 50)  # of pictures: fewer pixels take less time
     return tmp_path
 
 

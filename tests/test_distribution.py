@@ -55,6 +55,8 @@ def test_the_wheel_runs_the_first_command_of_the_readme_in_an_empty_folder(wheel
     subprocess.run(install, check=True)
     environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    short += ["--trainer.limit_train_batches", "2", "--pruning.batches", "2", "--spectrum.examples", "5"]
+    short += ["--pruning.isometry.max_iterations", "20"]
     command = [sys.executable, "-m", "spl", "fit", "--config", "quickstart", *short]
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
