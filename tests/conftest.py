@@ -57,6 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     second = [item for item in slow if item not in first]
     fast = [item for item in items if not item.get_closest_marker("slow")]
     half = max(0, len(items) // 2 - len(first))
+    while 0 < half < len(fast) and fast[half].path == fast[half - 1].path:
+        half += 1  # a file in two parts would make the fixtures of its module twice
     items[:] = [*first, *fast[:half], *second, *fast[half:]]
 
 
