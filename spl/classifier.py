@@ -63,7 +63,7 @@ class SparseClassifier(LightningModule):
         channels_last: bool = False,
         compile: bool | CompileMode = False,
     ) -> None:
-        warn_if_imported_late()  # the other Trainer would only say that this is no LightningModule
+        warn_if_imported_late()
         super().__init__()
         self.network = network
         self.channels_last = channels_last

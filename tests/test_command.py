@@ -408,6 +408,16 @@ def test_a_module_of_ones_own_is_pruned_and_trained_and_its_run_repeated():
 
 
 @pytest.mark.usefixtures("own")
+def test_a_classifier_that_makes_its_network_itself():
+    ended = command("fit", *QUICK, "--model", "own.Whole", "--model.width", 12, "--test_after_fit", "true")
+    assert ended.code == 0, ended
+    assert "accuracy/test" in ended.output
+    said = command("summary", "--ckpt_path", "lightning_logs/quickstart/version_0/checkpoints/last.ckpt")
+    assert said.code == 2
+    assert "does not say how to build its network" in said.errors
+
+
+@pytest.mark.usefixtures("own")
 def test_a_module_with_data_and_without_forward():
     ended = command("fit", "--model", "own.WithData", "--trainer.max_epochs", 1, "--trainer.accelerator", "cpu",
                     "--pruning.sparsity", 0.5)  # fmt: skip

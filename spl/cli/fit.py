@@ -120,7 +120,9 @@ class SplCLI(FitFlags):
             return
         if _names_file(self.config[str(self.subcommand)].ckpt_path):
             self.model.pretrained = None
-        self.model.network_config = _without_none(self.config_dump["model"]["network"])
+        model = self.config_dump["model"]
+        network = model.get("init_args", model).get("network")  # a subclass may make a network of its own
+        self.model.network_config = None if network is None else _without_none(network)
 
     def before_diagnose(self) -> None:
         """Refuse a module that is no SparseClassifier."""

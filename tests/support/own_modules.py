@@ -5,6 +5,8 @@ from pytorch_lightning import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from spl import SparseClassifier
+
 
 class Module(LightningModule):
     def __init__(self, width: int = 20):
@@ -39,3 +41,8 @@ class WithData(LightningModule):
         return DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=4)
 
     test_dataloader = train_dataloader
+
+
+class Whole(SparseClassifier):
+    def __init__(self, width: int = 8):
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10)))
