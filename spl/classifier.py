@@ -40,7 +40,7 @@ class SparseClassifier(LightningModule):
         lr_interval: whether the schedule counts optimizer steps or epochs.
         pretrained: a checkpoint of the spl command from whose weights fit starts, to prune after training.
         channels_last: store images and kernels in this memory format, which convolutions in mixed precision prefer.
-        compile: train through `torch.compile`, in its default mode (true) or another; see `CompiledNetwork`.
+        compile: train through `torch.compile`, or in one of its modes; see `spl.functional.compiled`.
 
     Example:
         >>> from spl.networks import MLP
