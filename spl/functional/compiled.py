@@ -49,7 +49,7 @@ class CompiledNetwork:
 
     def __call__(self, inputs: Any) -> Any:
         """Return the outputs of the network."""
-        if not self.uses_graphs or (self.network.training and inputs.shape == self._size):
+        if not self.uses_graphs or (self.network.training and getattr(inputs, "shape", None) == self._size):
             return self.network(inputs)
         with torch.compiler.set_stance("force_eager"):
             return self.network(inputs)
