@@ -82,7 +82,7 @@ def test_the_hparams_tab_is_filled(run):
         assert word in content
     for word in ("sparsity", "isometry", "learning rate", "seed"):
         assert word in content
-    assert "ConnectionSensitivity + ApproximateIsometry, 0.9, seed 0 (x/version_0)" in content
+    assert "ConnectionSensitivity+ApproximateIsometry, 0.9, seed 0 (x/version_0)" in content
     metrics = str(events.summary_metadata["_hparams_/experiment"])
     assert "accuracy/test" in metrics
     assert "jacobian/start/mean" in metrics

@@ -58,7 +58,7 @@ class ApproximateIsometry(Correction):
         >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
         >>> masks, changes = ApproximateIsometry()(network, prune(network, Magnitude(), sparsity=0.5))
         >>> changes["0.weight"].before.matrix, changes["0.weight"].after.matrix, changes["0.weight"].floor
-        (4.27, 0.04, 0.00)
+        (4.27, 0.09, 0.00)
         >>> masks, changes = ApproximateIsometry(tolerance=0.0)(network, masks)
         >>> changes["0.weight"].after.matrix
         0.00

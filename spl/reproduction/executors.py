@@ -108,20 +108,20 @@ class LocalProcesses(Executor):
 
     def _work(self, file: Path) -> None:
         device = self._slots.get()
-        if not _has_time(file):
-            self._slots.put(device)
-            return
-        threads = max(1, (os.cpu_count() or 1) // self.count)
-        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # which may ask for fewer
-        if device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = device
         try:
-            process = start_job(file, environment)
-            self._running.add(process)
-            _wait(process)
-            self._running.discard(process)
+            if _has_time(file):
+                process = start_job(file, self._environment(device))
+                self._running.add(process)
+                _wait(process)
+                self._running.discard(process)
         finally:
             self._slots.put(device)
+
+    def _environment(self, device: str | None) -> dict[str, str]:
+        """Return the environment of a process on a device."""
+        threads = max(1, (os.cpu_count() or 1) // self.count)
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # which may ask for fewer
+        return environment if device is None else environment | {"CUDA_VISIBLE_DEVICES": device}
 
 
 def _visible_device(index: int) -> str:

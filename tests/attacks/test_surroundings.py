@@ -220,16 +220,21 @@ def test_where_no_thread_can_be_started_one_line_names_the_limit():
     assert "Traceback" not in ended.stderr
 
 
+def test_a_job_that_is_gone_does_not_keep_the_others_waiting(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        list(LocalProcesses(1).run([tmp_path / "000.json", tmp_path / "001.json"]))
+
+
 @pytest.mark.parametrize(
     "error", [BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), RuntimeError("can't start new thread")]
 )
-def test_processes_that_cannot_be_started_end_a_reproduction_with_advice(monkeypatch, error):
+def test_processes_that_cannot_be_started_end_a_reproduction_with_advice(monkeypatch, error, tmp_path):
     def fails(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(subprocess, "Popen", fails)
     with pytest.raises(type(error)) as raised:
-        list(LocalProcesses(1).run([Path("000.json"), Path("001.json")]))
+        list(LocalProcesses(1).run([Job(name, []).write(tmp_path) for name in ("000", "001")]))
     assert "ulimit -u" in advice(raised.value)
 
 
