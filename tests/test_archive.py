@@ -235,6 +235,34 @@ def test_the_command_exports_and_imports(there, capsys):
     assert Path("again.tar.xz").read_bytes() == Path("../runs.tar.xz").read_bytes()
 
 
+def test_an_export_replaces_nothing_but_an_archive_of_the_same_runs(there, capsys):
+    words = ["reproduce", "table3", "--budget", "smoke", "--dry-run", "--export"]
+
+    def refused(file):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, file])
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    runs = ARTEFACTS["table3"].runs(SMOKE)
+    for run in runs[:5]:
+        finish(RUNS, run)
+    main([*words, "runs.tar.xz"])
+    finish(RUNS, runs[5])
+    main([*words, "runs.tar.xz"])
+    assert "6 finished runs: runs.tar.xz" in capsys.readouterr().out
+    before = Path("runs.tar.xz").read_bytes()
+    Path("thesis.txt").write_text("all of it")
+    assert "thesis.txt exists and is no archive of runs, so it is not replaced" in refused("thesis.txt")
+    assert "There is no folder nowhere" in refused("nowhere/runs.tar.xz")
+    there("fewer")
+    Path("runs.tar.xz").write_bytes(before)
+    assert "runs.tar.xz exists and has 6 runs that the new archive would not have: --import it" in refused(
+        "runs.tar.xz"
+    )
+    assert Path("runs.tar.xz").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_pages_of_imported_runs_are_those_of_the_runs_themselves(there, monkeypatch, spl_data):
     """Figure 1 reads masks and scores from events."""

@@ -17,12 +17,12 @@ from spl.reproduction.budgets import Budget, budget_named
 from spl.reproduction.deadline import deadline_in
 from spl.reproduction.execution import execute, missing
 from spl.reproduction.executors import LocalProcesses
-from spl.reproduction.importing import import_runs
+from spl.reproduction.importing import check_export, import_runs
 from spl.reproduction.methods import Choice
 from spl.reproduction.own_network import add_network_argument, figures_of, network_choice, own_network, write_page
 from spl.reproduction.page import Page, write_summary
 from spl.reproduction.results import Results
-from spl.reproduction.run import RUNS
+from spl.reproduction.run import RUNS, with_ancestors
 from spl.reproduction.session import alone, chosen_executor, failure_report, forecast, stoppable
 
 
@@ -71,6 +71,8 @@ def reproduce(
             new, known = import_runs(import_from, RUNS)
         print(f"{new} runs imported from {import_from}; {known} of its runs were here already.")
     runs = [run for artefact in chosen for run in artefact.runs(chosen_budget)]
+    if export_to is not None:
+        check_export(export_to, with_ancestors(runs).keys() & Results(RUNS).keys())
     if dry_run:
         processes = LocalProcesses(jobs)
         print(forecast(missing(runs, Results(RUNS)), processes.count, processes.sharing))

@@ -1,6 +1,6 @@
 """The import of runs from an archive, so that they count as finished."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -57,6 +57,35 @@ def import_runs(file: Path, root: Path) -> tuple[int, int]:
             present[run.digest] = _place(run.folder, root / name.parent.name, name.name)
             new += 1
         return new, len({run.digest for run in archived.values()}) - new
+
+
+def check_export(file: Path, runs: Collection[str]) -> None:
+    """Refuse, before anything runs, to write an archive where it cannot be or would replace what a user has made.
+
+    Args:
+        file: the archive that is to be written.
+        runs: the digests of the finished runs that it would have.
+
+    Raises:
+        InputError: its folder does not exist, or there is a file that is no archive or has other runs.
+    """
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {file.parent}: make it, or give another --export.")
+    if not file.exists():
+        return
+    try:
+        with TemporaryDirectory() as temporary:
+            others = [run.folder for run in _checked(file, unpack(file, Path(temporary))).values()
+                      if run.digest not in runs]  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"{file} exists and is no archive of runs, so it is not replaced: give another --export."
+        ) from error
+    if others:
+        raise InputError(
+            f"{file} exists and has {len(others)} runs that the new archive would not have: --import it too, or give "
+            "another --export."
+        )
 
 
 def _checked(file: Path, folders: Mapping[PurePosixPath, Path]) -> dict[PurePosixPath, _Archived]:
