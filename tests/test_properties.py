@@ -36,7 +36,7 @@ from spl.pruning import keep_count, prunable_parameters, prune
 from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
-CASES = 400  # for each network: 2,000 in total
+CASES = 200  # for each network: 1,000 in total
 
 
 class Residual(nn.Module):
