@@ -136,7 +136,6 @@ class TrainLoader(DataLoader[Batch]):
             dataset,
             batch_size=batch_size,
             sampler=self.order,  # a DistributedSampler, which Lightning leaves in place
-            collate_fn=_identity,
         )
         self._position = {"epoch": 0, "batches": 0}
         self._resume_from: dict[str, int] | None = None
