@@ -21,6 +21,7 @@ DEFAULT_TOLERANCE = 0.05
 _FLOOR = 1e-3  # a tolerance below it asks for the floor
 _GAP_AT_FLOOR = 4e-4  # the gap that counts as the floor, in units of σ²: float32 gets that near in all layers
 _PULLS = (0.0, 0.2, 0.3, 0.5, 0.8, 1.0)  # the values of p
+_NEAR = 2  # a descent that has so many gaps left after all of its iterations goes on once, instead of starting again
 _SOLVED_ALONE = 2**17  # a matrix of more entries is solved alone, without its empty rows and columns
 _SOLVED_AT_ONCE = 2**24  # the most entries in a batch of matrices
 _SOLVED_ON_CPU = 2**18  # a batch of no more entries takes longer on an accelerator than on the CPU
@@ -36,7 +37,7 @@ class ApproximateIsometry(Correction):
     all matchings it is the one nearest to W, and W is brought to its norm. If fewer entries are kept than
     V Vᵀ = σ² I has equations, p is 0.3. If twice as many are kept, it is 0, and 0.2 in between. A layer that ends
     farther from its floor than `tolerance` starts again with the next larger p. At p = 1 the matching itself is the
-    answer.
+    answer. A layer that was within twice the tolerance when its iterations ran out goes on from there instead, once.
 
     The last steps to the floor take most of the time, and bring most of the kept weights to 0. So the default ends
     before them; `docs/isometry.md` has measurements.
@@ -113,9 +114,13 @@ class ApproximateIsometry(Correction):
         floors = torch.tensor([block.floor for block in blocks], dtype=torch.float64, device=device)
         gap = self.gap(blocks[0].smaller_side)
         solved, norms = minimize(matrices, start, floors, gap, 0 if pull is None else self.max_iterations)
-        for block, result in zip(blocks, matrices.unpack(solved), strict=True):
+        unsolved = []
+        for block, result, beyond in zip(blocks, matrices.unpack(solved), (norms - floors).tolist(), strict=True):
             block.result = result
-        return [block for block, beyond in zip(blocks, (norms - floors).tolist(), strict=True) if beyond > gap]
+            block.goes_on = pull is not None and not block.goes_on and gap < beyond < _NEAR * gap
+            if beyond > gap:
+                unsolved.append(block)
+        return unsolved
 
 
 class DefaultIsometry(ApproximateIsometry):
@@ -162,6 +167,7 @@ class _Block:
         floor: the least residual of the rows that keep an entry.
         smaller_side: n, with the rows that keep no entry.
         device: the device of the layer.
+        goes_on: whether the next descent starts at the result of the last one.
     """
 
     mask: Tensor
@@ -171,6 +177,7 @@ class _Block:
     floor: float
     smaller_side: int
     device: torch.device
+    goes_on: bool = False
 
     @property
     def first_pull(self) -> float:
@@ -180,7 +187,9 @@ class _Block:
         return 0.3 if kept < equations else 0.2 if kept < 2 * equations else 0.0
 
     def start(self, pull: float) -> Tensor:
-        """Return (1 − p) W + p M, with W brought to the norm of M."""
+        """Return (1 − p) W + p M, with W brought to the norm of M; the result of the last descent if it goes on."""
+        if self.goes_on and pull < 1:
+            return self.result
         norm = self.weight.norm()
         scale = self.matching.norm() / norm if norm > 0 else 1.0
         return (1 - pull) * scale * self.weight + pull * self.matching
