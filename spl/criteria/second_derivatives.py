@@ -26,7 +26,7 @@ _REMEDY = (
 )
 
 
-def differentiable_gradient(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+def differentiable_gradient(loss: Tensor, tensors: Sequence[Tensor], reader: str = "GraSP") -> list[Tensor]:
     """Return the gradient of a loss, which is differentiable itself.
 
     PyTorch raises no error where the gradient of an operator lacks a graph. What lies before the operator is then
@@ -37,6 +37,7 @@ def differentiable_gradient(loss: Tensor, tensors: Sequence[Tensor]) -> list[Ten
     Args:
         loss: the loss, a scalar.
         tensors: the tensors to differentiate by.
+        reader: the name of the criterion, for the message.
 
     Raises:
         InputError: an operator between the tensors and the loss has no second derivative.
@@ -53,22 +54,25 @@ def differentiable_gradient(loss: Tensor, tensors: Sequence[Tensor]) -> list[Ten
     custom = list(_custom_operators(loss, tensors)) if loss.requires_grad else []
     hooks = [node.register_hook(partial(_note_missing_graph, node, failed)) for node in custom]
     try:
-        with named_operators():
+        with named_operators(reader):
             gradient = torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True)
     finally:
         for hook in hooks:
             hook.remove()
     if failed:
         raise InputError(
-            f"GraSP takes second derivatives, and the operator {failed[0]} has none: its backward pass cannot be "
+            f"{reader} takes second derivatives, and the operator {failed[0]} has none: its backward pass cannot be "
             f"differentiated. {_REMEDY}"
         )
     return list(gradient)
 
 
 @contextmanager
-def named_operators() -> Iterator[None]:
+def named_operators(reader: str = "GraSP") -> Iterator[None]:
     """Turn PyTorch's error about an operator without a second derivative into an `InputError` that says what to do.
+
+    Args:
+        reader: the name of the criterion, for the message.
 
     Raises:
         InputError: an operator has no second derivative.
@@ -86,7 +90,7 @@ def named_operators() -> Iterator[None]:
         if _REFUSALS.search(str(error)) is None:
             raise
         raise InputError(
-            f"GraSP takes second derivatives, and an operator has none: {first_line(error)}. {_REMEDY}"
+            f"{reader} takes second derivatives, and an operator has none: {first_line(error)}. {_REMEDY}"
         ) from error
 
 
