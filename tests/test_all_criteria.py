@@ -14,11 +14,13 @@ from spl.criteria import (
     FORCE,
     NTKSAP,
     PHEW,
+    PX,
     ConnectionSensitivity,
     Criterion,
     GraSP,
     IterativeSNIP,
     Magnitude,
+    ProsPr,
     Random,
     RedrawnWeights,
     ShuffledInLayers,
@@ -35,8 +37,10 @@ CRITERIA = [
     PHEW(),
     SynFlow(),
     NTKSAP(draws=1),
+    PX(),
     ConnectionSensitivity(),
     GraSP(),
+    ProsPr(steps=1),
     IterativeSNIP(),
     FORCE(),
     ShuffledInLayers(ConnectionSensitivity()),
@@ -151,8 +155,8 @@ def test_scores_do_not_depend_on_the_modes_in_which_the_network_is_found(criteri
 
 
 @pytest.mark.parametrize(
-    "criterion", [c for c in CRITERIA if not isinstance(c, NTKSAP)], ids=lambda c: type(c).__name__
-)  # NTK-SAP draws inputs in the shape of the first batch
+    "criterion", [c for c in CRITERIA if not isinstance(c, NTKSAP | ProsPr)], ids=lambda c: type(c).__name__
+)  # NTK-SAP draws inputs in the shape of the first batch, and ProsPr takes a step of training on each batch
 def test_scores_do_not_depend_on_how_examples_are_cut_into_batches(criterion):
     network = WithDropout().double()
     parameters = prunable_parameters(network)

@@ -17,10 +17,12 @@ from spl.callbacks import Summary
 from spl.criteria import (
     FORCE,
     NTKSAP,
+    PX,
     ConnectionSensitivity,
     GraSP,
     IterativeSNIP,
     Magnitude,
+    ProsPr,
     RedrawnWeights,
     SynFlow,
 )
@@ -140,6 +142,7 @@ def test_a_given_loss_is_taken_instead():
         GraSP(temperature=1),
         SynFlow(),
         NTKSAP(draws=1),
+        ProsPr(),
         Magnitude(),
         RedrawnWeights(ConnectionSensitivity(), HeNormal()),
     ],
@@ -268,7 +271,7 @@ class Tokens(Plain):
 TOKENS = DataLoader([(torch.tensor([i, 1, 2]), i % 4) for i in range(8)], batch_size=4)
 
 
-@pytest.mark.parametrize("criterion", [SynFlow(), NTKSAP()])
+@pytest.mark.parametrize("criterion", [SynFlow(), NTKSAP(), PX()])
 def test_criteria_that_make_inputs_refuse_tokens(criterion):
     refused(
         "needs floating-point inputs, and the first tensor of a batch is torch.int64",

@@ -16,11 +16,13 @@ from spl.criteria import (
     FORCE,
     NTKSAP,
     PHEW,
+    PX,
     SNIP,
     ConnectionSensitivity,
     GraSP,
     IterativeSNIP,
     Magnitude,
+    ProsPr,
     Random,
     RedrawnWeights,
     ShuffledInLayers,
@@ -118,11 +120,12 @@ def test_one_batch_is_enough_where_all_weights_are_used(layers):
 
 def test_what_reads_is_known_of_every_criterion():
     reads = {
-        "loss": [SNIP(), GraSP(), FORCE(), IterativeSNIP(), ShuffledInLayers(GraSP())],
+        "loss": [SNIP(), GraSP(), ProsPr(), FORCE(), IterativeSNIP(), ShuffledInLayers(GraSP())],
+        "inputs": [PX()],
         "shape": [SynFlow(), NTKSAP(), RedrawnWeights(SynFlow(), HeNormal())],
     }
     assert {key: {criterion.reads for criterion in some} for key, some in reads.items()} == {
-        "loss": {"loss"}, "shape": {"shape"}
+        "loss": {"loss"}, "inputs": {"inputs"}, "shape": {"shape"}
     }  # fmt: skip
     assert not any(criterion.needs_data for criterion in (Magnitude(), Random(), PHEW()))
 
@@ -196,7 +199,9 @@ def test_the_warning_of_collapse_says_that_all_scores_are_0():
         Trained(ZeroHead, data(), sparsity=0.5)
 
 
-@pytest.mark.parametrize("criterion", [Magnitude(), Random(), SynFlow(), NTKSAP()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "criterion", [Magnitude(), Random(), SynFlow(), NTKSAP(), PX()], ids=lambda c: type(c).__name__
+)
 def test_criteria_without_a_loss_leave_copies_out_too(criterion):
     with pytest.warns(UserWarning, match=NO_GRADIENT):
         trained = Trained(Averaging, data(), epochs=1, criterion=criterion, sparsity=0.5, schedule=Exponential(2))

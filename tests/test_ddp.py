@@ -60,8 +60,8 @@ def reports(tmp_path_factory):
     "case",
     [
         *("all the data", "GraSP", "rounds, fewer batches than processes", "one batch", "statistics of batches"),
-        *("the shape alone", "inputs of its own", "no data", "draws"),
-        *("random data, random loss", "the same by workers", "endless"),
+        *("the shape alone", "inputs of its own", "the inputs alone", "no data", "draws"),
+        *("random data, random loss", "the same by workers", "endless", "training steps, random loss"),
     ],
 )
 def test_several_processes_have_the_masks_the_start_and_the_record_of_one(reports, case):

@@ -1,7 +1,11 @@
-"""Masks equal to those of the code that was published with SynFlow (Tanaka et al. 2020), weight for weight.
+"""Masks equal to those of the code that was published with the papers, weight for weight.
 
-`KEPT` was made by that code (commit 9dfa57a, in evaluation mode, scope global, bias and BatchNorm not pruned) on the
-network, weights and batches below: the places of the 47 of 470 weights that are left at 90 %, counted row by row.
+`KEPT` holds the places, counted row by row, of the 47 of 470 weights that this code leaves at 90 % on the network,
+weights and batches below. Those of SNIP, GraSP, Magnitude and SynFlow are by the code of SynFlow (Tanaka et al. 2020,
+commit 9dfa57a, in evaluation mode, scope global, bias and BatchNorm not pruned). Those of ProsPr are by its own code
+(Alizadeh et al. 2022, commit a921779), with its defaults and for the first order, with the statistics of each batch.
+Those of PX are by its own code (Iurada et al. 2024, commit ed6c40e) on the network without BatchNorm and biases, and
+with a last layer that is not called fc.
 """
 
 import math
@@ -11,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spl.criteria import SNIP, GraSP, Magnitude, SynFlow
+from spl.criteria import PX, SNIP, GraSP, Magnitude, ProsPr, SynFlow
 from spl.criteria.schedules import Exponential
 from spl.pruning import prune
 
@@ -42,15 +46,37 @@ KEPT = {
         "conv2.weight": [90, 94, 95, 109, 114, 115, 118, 119, 120, 123, 124, 128, 129, 130, 133, 134],
         "fc.weight": [8, 9, 28, 29, 48, 71, 90, 91, 109, 110, 128, 129, 148, 149, 168, 171, 191],
     },
+    "ProsPr": {
+        "conv1.weight": [3, 4, 7, 9, 13, 23, 24, 34, 38, 42, 43],
+        "conv2.weight": [
+            0, 4, 14, 18, 19, 23, 27, 28, 46, 47, 57, 61, 65, 67, 76, 81, 86, 124, 129, 143, 148, 152, 163, 167,
+            181, 195, 196, 204, 223,
+        ],
+        "fc.weight": [9, 14, 43, 76, 114, 129, 134],
+    },
+    "ProsPr of the first order": {
+        "conv1.weight": [3, 4, 7, 9, 12, 13, 14, 23, 24, 28, 34, 38, 42, 43],
+        "conv2.weight": [
+            0, 4, 14, 18, 19, 23, 27, 28, 46, 47, 57, 65, 67, 76, 81, 86, 129, 143, 148, 152, 163, 167, 181, 195,
+            196, 204, 223,
+        ],
+        "fc.weight": [9, 14, 76, 114, 129, 134],
+    },
+    "PX": {
+        "conv1.weight": [9, 13, 18, 19, 22, 23, 27, 28, 32, 33, 37, 38, 42, 43],
+        "conv2.weight": [15, 20, 25, 30, 34, 39, 44, 58, 63, 67, 68, 73, 77, 82, 87, 111, 121, 130],
+        "fc.weight": [21, 22, 26, 27, 31, 40, 41, 45, 46, 50, 160, 161, 165, 166, 170],
+    },
 }  # fmt: skip
 
 
 class Network(nn.Module):
-    def __init__(self):
+    def __init__(self, is_bare: bool = False):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(1, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5)
-        self.conv2, self.bn2 = nn.Conv2d(5, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5)
-        self.fc = nn.Linear(20, 10)
+        norm = nn.Identity if is_bare else nn.BatchNorm2d
+        self.conv1, self.bn1 = nn.Conv2d(1, 5, 3, padding=1, bias=False), norm(5)
+        self.conv2, self.bn2 = nn.Conv2d(5, 5, 3, padding=1, bias=False), norm(5)
+        self.fc = nn.Linear(20, 10, bias=not is_bare)
 
     def forward(self, x):
         x = F.avg_pool2d(torch.relu(self.bn1(self.conv1(x))), 2)
@@ -64,8 +90,8 @@ def numbers(*shape: int, step: int = 7919, start: int = 1) -> Tensor:
     return (places * step % 10007).double().div(10007).sub(0.5).float().view(shape)
 
 
-def network() -> Network:
-    made = Network()
+def network(is_bare: bool = False) -> Network:
+    made = Network(is_bare)
     with torch.no_grad():
         for place, (name, parameter) in enumerate(made.named_parameters()):
             if not name.startswith("bn"):
@@ -78,8 +104,8 @@ INPUTS, LABELS = 4 * numbers(20, 1, 8, 8, step=3571), torch.arange(20) % 10
 BATCHES = [(INPUTS[:10], LABELS[:10]), (INPUTS[10:], LABELS[10:])]
 
 
-def kept(criterion, schedule=None) -> dict[str, list[int]]:
-    masks = prune(network(), criterion, sparsity=0.9, batches=BATCHES, schedule=schedule)
+def kept(criterion, is_bare=False, **choices) -> dict[str, list[int]]:
+    masks = prune(network(is_bare), criterion, sparsity=0.9, batches=BATCHES, **choices)
     return {name: mask.flatten().nonzero()[:, 0].tolist() for name, mask in masks.items()}
 
 
@@ -96,7 +122,7 @@ class RoundedUp(Exponential):
 
 
 def test_masks_of_synflow_are_those_of_the_published_code_if_each_round_keeps_as_many_weights():
-    assert kept(SynFlow(), RoundedUp(100)) == KEPT["SynFlow"]
+    assert kept(SynFlow(), schedule=RoundedUp(100)) == KEPT["SynFlow"]
 
 
 def test_the_difference_of_synflow_is_the_rounding_of_the_number_of_weights_in_each_round():
@@ -105,3 +131,12 @@ def test_the_difference_of_synflow_is_the_rounding_of_the_number_of_weights_in_e
     differing = sum(len(set(own[name]) ^ set(published[name])) for name in own)
     assert differing == 2
     assert sum(map(len, own.values())) == sum(map(len, published.values())) == 47
+
+
+def test_masks_of_prospr_are_those_of_the_published_code():
+    assert kept(ProsPr(), batch_norm="batch") == KEPT["ProsPr"]
+    assert kept(ProsPr(first_order=True), batch_norm="batch") == KEPT["ProsPr of the first order"]
+
+
+def test_masks_of_px_are_those_of_the_published_code_without_batch_norm_and_biases():
+    assert kept(PX(), is_bare=True, schedule=RoundedUp(100)) == KEPT["PX"]

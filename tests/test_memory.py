@@ -9,7 +9,18 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import VisionTransformer
 
 from spl import jacobian
-from spl.criteria import FORCE, NTKSAP, PHEW, ConnectionSensitivity, GraSP, IterativeSNIP, Magnitude, SynFlow
+from spl.criteria import (
+    FORCE,
+    NTKSAP,
+    PHEW,
+    PX,
+    ConnectionSensitivity,
+    GraSP,
+    IterativeSNIP,
+    Magnitude,
+    ProsPr,
+    SynFlow,
+)
 from spl.criteria.schedules import Exponential
 from spl.diagnosis.trial import trial_loss
 from spl.errors import InputError
@@ -91,7 +102,17 @@ BATCHES = [(torch.randn(1000, 32, generator=torch.Generator().manual_seed(k)), t
 
 @pytest.mark.parametrize(
     "criterion",
-    [ConnectionSensitivity(), IterativeSNIP(), FORCE(), GraSP(), SynFlow(), NTKSAP(draws=2), PHEW()],
+    [
+        ConnectionSensitivity(),
+        IterativeSNIP(),
+        FORCE(),
+        GraSP(),
+        SynFlow(),
+        NTKSAP(draws=2),
+        PHEW(),
+        PX(),
+        ProsPr(steps=1),
+    ],
     ids=lambda criterion: type(criterion).__name__,
 )
 def test_activations_that_are_checkpointed_change_no_mask(criterion):

@@ -14,10 +14,12 @@ from spl.criteria import (
     FORCE,
     NTKSAP,
     PHEW,
+    PX,
     ConnectionSensitivity,
     GraSP,
     IterativeSNIP,
     Magnitude,
+    ProsPr,
     Random,
     RedrawnWeights,
     ShuffledInLayers,
@@ -92,7 +94,8 @@ NETWORKS = {
     "attention": (Attention, (5, 4)),
 }
 CRITERIA = st.one_of(
-    st.sampled_from([Magnitude(), PHEW(), SynFlow(), NTKSAP(draws=1), ConnectionSensitivity(), GraSP(), FORCE()]),
+    st.sampled_from([Magnitude(), PHEW(), SynFlow(), NTKSAP(draws=1), PX(), ConnectionSensitivity(), GraSP(), FORCE()]),
+    st.builds(ProsPr, steps=st.integers(1, 3), momentum=st.sampled_from([0.0, 0.9]), first_order=st.booleans()),
     st.builds(Random, seed=st.integers(0, 2**31)),
     st.sampled_from([IterativeSNIP(), ShuffledInLayers(Magnitude()), RedrawnWeights(Magnitude(), HeNormal())]),
 )

@@ -5,8 +5,10 @@ What each reads, and in how many rounds it prunes:
 - `Magnitude`, `Random`, `PHEW`: nothing, 1 round
 - `SynFlow`: the shape of a batch, 100 rounds
 - `NTKSAP`: the shape of a batch, 20 rounds
+- `PX`: inputs, in each of 100 rounds
 - `ConnectionSensitivity`, `SNIP`: inputs, and labels unless `targets` is without, 1 round
 - `GraSP`: the same, twice, 1 round
+- `ProsPr`: the same, of 4 batches, 1 round
 - `IterativeSNIP`, `FORCE`: the same, in each of 60 rounds
 - `ShuffledInLayers`, `RedrawnWeights`: what the criterion that they wrap does
 """
@@ -19,18 +21,22 @@ from spl.criteria.grasp import GraSP
 from spl.criteria.losses import Targets, scoring_loss
 from spl.criteria.ntk_sap import NTKSAP
 from spl.criteria.phew import PHEW
+from spl.criteria.prospr import ProsPr
+from spl.criteria.px import PX
 from spl.criteria.synflow import SynFlow
 
 __all__ = [
     "FORCE",
     "NTKSAP",
     "PHEW",
+    "PX",
     "SNIP",
     "ConnectionSensitivity",
     "Criterion",
     "GraSP",
     "IterativeSNIP",
     "Magnitude",
+    "ProsPr",
     "Random",
     "RedrawnWeights",
     "Scores",

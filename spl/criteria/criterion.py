@@ -16,7 +16,7 @@ from spl.masks.masks import Masks
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
-Reads = Literal["loss", "shape"]
+Reads = Literal["loss", "inputs", "shape"]
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Criterion(Seeded, ABC):
     Attributes:
         needs_data: whether it reads the batches of its subject, if only for the shape of the inputs. If it says no,
             none are prepared for it.
-        reads: what a criterion that needs data reads of it: the `loss` of batches, or only the `shape` of the inputs of
-            one batch.
+        reads: what a criterion that needs data reads of it: the `loss` of batches, only their `inputs`, or only the
+            `shape` of the inputs of one batch.
         passes: how often it reads them in a round.
         revives: whether a weight that an earlier round pruned may come back. If so, such weights are scored too.
         schedule: the rounds that it takes unless others are asked for.

@@ -99,7 +99,7 @@ def find_masks(
     objective = choices.loss if loss is None else objective_of(loss)
     _check_readable(criterion, batches, rounds=len(_keeps(choices, parameters)))
     with undisturbed(network, choices.batch_norm, objective.as_trained):
-        shown = SumOfOutputs() if criterion.needs_data and criterion.reads == "shape" else objective
+        shown = SumOfOutputs() if criterion.needs_data and criterion.reads != "loss" else objective
         seen = observe(network, parameters, () if batches is None else batches, shown, processes, follow)
         if seen.is_hidden and criterion.needs_data:
             raise InputError(

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Partial
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from spl import JacobianSpectrum, PruneAtInit, SparseClassifier
-from spl.criteria import FORCE, NTKSAP, GraSP, Magnitude, Random, ShuffledInLayers, SynFlow
+from spl.criteria import FORCE, NTKSAP, PX, GraSP, Magnitude, ProsPr, Random, ShuffledInLayers, SynFlow
 from spl.criteria.schedules import Exponential
 from spl.data import MNISTSample
 from spl.errors import InputError
@@ -233,6 +233,8 @@ CASES = {
     "statistics of batches": Case(convolutional, few_digits, {"batches": 3, "batch_norm": "batch"}),
     "the shape alone": Case(classifier, mnist, {"criterion": SynFlow(), "schedule": Exponential(3)}),
     "inputs of its own": Case(classifier, mnist, {"criterion": NTKSAP(), "schedule": Exponential(2)}),
+    "the inputs alone": Case(classifier, mnist, {"criterion": PX(), "schedule": Exponential(2), "batches": 5}),
+    "training steps, random loss": Case(Denoiser, noisy, {"criterion": ProsPr(momentum=0.9)}),
     "no data": Case(classifier, mnist, {"criterion": Random()}),
     "draws": Case(classifier, mnist, {"criterion": ShuffledInLayers(Magnitude()), "isometry": EOI()}),
     "random data, random loss": Case(Denoiser, noisy),

@@ -38,12 +38,19 @@ def data_record(
 ) -> dict[str, Any]:
     """Return the record of the data and the loss by which the weights were scored.
 
-    A criterion that reads only the shape of one batch has neither.
+    A criterion that reads only inputs has no loss, and one that reads only the shape of one batch has no data either.
     """
     if choices.criterion.reads == "shape":
         read = {"data": batches.source, "read": "the shape of one batch", "shape": list(batches.shape)}
         return read | {"batch_norm": choices.batch_norm}
     number, examples = batches.counted(processes)
+    if choices.criterion.reads == "inputs":
+        counts = {"batches": number, "examples": examples}
+        return (
+            {"data": batches.source, "read": "inputs"}
+            | counts
+            | {"seed": batches.seed, "batch_norm": choices.batch_norm}
+        )
     return ({} if isinstance(loss, LossOfLogits) else described("loss", loss)) | {
         "data": batches.source,
         "batches": number,
