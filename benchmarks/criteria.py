@@ -1,8 +1,9 @@
 """Compare the time that each criterion takes on one batch with that of one plain forward and backward pass.
 
 The networks are MLP-7 at batch 100, and ResNet-20 and ResNet-32 at batch 64. Each criterion runs one round, on the same
-path as in `spl.pruning.score`, without loading batches and without selection. SynFlow and PHEW need no batch: a round
-of SynFlow is one example in float64, and PHEW walks until a tenth of the weights is kept. All on one thread.
+path as in `spl.pruning.score`, without loading batches and without selection. ProsPr takes its three steps and the
+final loss on that batch. SynFlow and PHEW need no batch: a round of SynFlow is one example in float64, and PHEW walks
+until a tenth of the weights is kept. All on one thread.
 
 Claim: ConnectionSensitivity / forward and backward <= 1.1, GraSP <= 4.
 
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from spl.criteria import (
     NTKSAP,
     PHEW,
+    PX,
     ConnectionSensitivity,
     Criterion,
     GraSP,
     Magnitude,
+    ProsPr,
     Subject,
     SynFlow,
     scoring_loss,
@@ -30,6 +33,17 @@ from spl.criteria import (
 from spl.criteria.objective import LossOfLogits
 from spl.networks import MLP, ResNet
 from spl.pruning import prunable_parameters
+
+CRITERIA = (
+    ConnectionSensitivity(),
+    GraSP(),
+    ProsPr(),
+    NTKSAP(draws=1),
+    SynFlow(),
+    PX(),
+    PHEW(),
+    Magnitude(),
+)
 
 
 def plain(network: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], None]:
@@ -63,7 +77,7 @@ def main() -> None:
         network.eval()
         labels = torch.arange(len(inputs)) % 10
         candidates = {"forward and backward": plain(network, inputs, labels)}
-        for criterion in (ConnectionSensitivity(), GraSP(), NTKSAP(draws=1), SynFlow(), PHEW(), Magnitude()):
+        for criterion in CRITERIA:
             candidates[type(criterion).__name__] = scoring(network, criterion, inputs, labels)
         compare(title, candidates, repeats)
 
