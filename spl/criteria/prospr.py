@@ -23,15 +23,19 @@ class ProsPr(Criterion):
     Alizadeh et al. 2022 (arXiv:2202.08132): these meta-gradients see how the weights will train, and not only the loss
     at initialization. The steps are `v_{k+1} = μ v_k + ∂L_k(θ_k)/∂θ` and `θ_{k+1} = θ_k − η v_{k+1}`, with the learning
     rate η and the momentum μ. They train all parameters of the network, also those that are not pruned. The gradient
-    is exact: it flows back through every step, by K products with the Hessian. Step k trains on batch k, and the final
-    loss is that of the batch after the last step. So K + 1 batches are read, and further ones are not. Where there are
-    fewer, they are used again in turn, as the authors do; with one batch, all steps train on it. The size of the
-    batches matters, unlike for other criteria. The defaults are those of the authors' program.
+    is exact: it flows back through every step, by K products with the Hessian. The defaults are those of the authors'
+    program. The authors let BatchNorm normalize by the statistics of each batch, which is `batch_norm: batch`. Their
+    code holds the first momentum constant, so that with μ > 0 it differentiates the update only in part. Here the whole
+    update is differentiated.
 
-    The authors' code holds the first momentum constant, so that with μ > 0 it differentiates its update only in part.
-    Here the whole update is differentiated. With several processes, the first one trains and scores, and all of them
-    get its scores. The memory beyond one step of GraSP is that of one copy of all parameters for each step. Networks
-    and losses with an operator that has no second derivative are refused, unless `first_order` is set.
+    Step k trains on batch k, and the final loss is that of the batch after the last step. So K + 1 batches are read,
+    and further ones are not. Where there are fewer, they are used again in turn, as the authors do. With one batch, all
+    steps train on it. Unlike for other criteria, the size of the batches matters.
+
+    With several processes, the first one trains as if it were alone, and all of them get its scores. Of a loader that
+    was split by a DistributedSampler before, it has only its own share, so the masks then depend on the number of
+    processes. The memory beyond one step of GraSP is that of one copy of all parameters for each step. Networks and
+    losses with an operator that has no second derivative are refused, unless `first_order` is set.
 
     Args:
         steps: K, the number of training steps.
