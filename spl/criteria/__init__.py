@@ -3,6 +3,7 @@
 What each reads, and in how many rounds it prunes:
 
 - `Magnitude`, `Random`, `PHEW`: nothing, 1 round
+- `NPB`: the shape of a batch, 1 round
 - `SynFlow`: the shape of a batch, 100 rounds
 - `NTKSAP`: the shape of a batch, 20 rounds
 - `PX`: inputs, in each of 100 rounds
@@ -19,6 +20,7 @@ from spl.criteria.criterion import Criterion, Scores, Subject
 from spl.criteria.data_free import Magnitude, Random
 from spl.criteria.grasp import GraSP
 from spl.criteria.losses import Targets, scoring_loss
+from spl.criteria.npb import NPB
 from spl.criteria.ntk_sap import NTKSAP
 from spl.criteria.phew import PHEW
 from spl.criteria.prospr import ProsPr
@@ -27,6 +29,7 @@ from spl.criteria.synflow import SynFlow
 
 __all__ = [
     "FORCE",
+    "NPB",
     "NTKSAP",
     "PHEW",
     "PX",
