@@ -2,7 +2,7 @@
 
 What each reads, and in how many rounds it prunes:
 
-- `Magnitude`, `Random`, `PHEW`: nothing, 1 round
+- `Magnitude`, `Random`, `PHEW`, `SAO`: nothing, 1 round
 - `NPB`: the shape of a batch, 1 round
 - `SynFlow`: the shape of a batch, 100 rounds
 - `NTKSAP`: the shape of a batch, 20 rounds
@@ -25,6 +25,7 @@ from spl.criteria.ntk_sap import NTKSAP
 from spl.criteria.phew import PHEW
 from spl.criteria.prospr import ProsPr
 from spl.criteria.px import PX
+from spl.criteria.sao import SAO
 from spl.criteria.synflow import SynFlow
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "NTKSAP",
     "PHEW",
     "PX",
+    "SAO",
     "SNIP",
     "ConnectionSensitivity",
     "Criterion",

@@ -9,6 +9,7 @@ from spl.isometry.gradient_descent import GradientDescentIsometry
 from spl.isometry.operator import OperatorIsometry
 from spl.isometry.pruned_layer import PrunedLayer, Residuals
 from spl.isometry.residuals import isometry_residual, operator_residual, orthogonality_score
+from spl.isometry.sparse_orthogonal import SparseOrthogonal
 from spl.isometry.structure import isometry_floor, structural_rank
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OperatorIsometry",
     "PrunedLayer",
     "Residuals",
+    "SparseOrthogonal",
     "isometry_floor",
     "isometry_residual",
     "operator_residual",

@@ -1,0 +1,145 @@
+"""A correction that draws exactly orthogonal sparse weights under the masks that a criterion has found."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from spl.isometry.correction import Correction, Gain
+from spl.isometry.pruned_layer import PrunedLayer
+from spl.isometry.structure import heaviest_matching
+
+
+class SparseOrthogonal(Correction):
+    """Sparsity-aware orthogonal initialization (SAO), its weights: new ones with V Vᵀ = σ² I under the given masks.
+
+    Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). A mask is cut into blocks of outputs and inputs
+    all of whose pairs it keeps, and each block becomes a random matrix with orthonormal rows or columns, along its
+    smaller side. In a convolution this matrix is the middle tap, so that the convolution itself is an isometry
+    (delta-orthogonal). Entries outside the blocks, and the other taps, are kept and start at 0. The masks of
+    `spl.criteria.SAO` consist of such blocks, and only their surplus weights start at 0. Other masks have few large
+    blocks. Their weights are exactly orthogonal too, but most of them start at 0; `EOI` draws other masks of the same
+    densities for which this is not so. A layer whose middle taps have not the rank of its smaller side, as after much
+    unstructured pruning, has as many singular values σ as they have, and 0 otherwise.
+
+    For ReLU, the authors mirror the weights to [[V, −V], [−V, V]]. Here the gain √2 stands for that, as in the other
+    corrections.
+
+    Args:
+        gain: σ; see `Correction`.
+        seed: the seed of the draws, which are made on the CPU and so are equal on every process and device; null for
+            a number that the seed of the run decides.
+
+    Example:
+        >>> from torch import nn
+        >>> from spl.criteria import SAO
+        >>> from spl.isometry import SparseOrthogonal
+        >>> from spl.pruning import prune
+        >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        >>> masks, changes = SparseOrthogonal(seed=0)(network, prune(network, SAO(seed=0), sparsity=0.5))
+        >>> changes["0.weight"].after.matrix, changes["0.weight"].gain
+        (0.00, 1.41)
+    """
+
+    def __init__(self, gain: Gain = "mean_field", seed: int | None = None) -> None:
+        super().__init__(gain)
+        self.seed = seed
+
+    def singular_value_count(self, layer: PrunedLayer) -> int:
+        """Return how many singular values, σ each, the middle taps of a corrected layer have."""
+        outputs, inputs = layer.weight.shape[:2]
+        return layer.groups * min(outputs // layer.groups, inputs)
+
+    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
+        """Draw the weights of every layer."""
+        generator = torch.Generator().manual_seed(self.start)
+        for layer in layers:
+            taps = ((size - 1) // 2 for size in layer.weight.shape[2:])
+            middle: tuple[slice | int, ...] = (slice(None), slice(None), *taps)
+            layer.weight.zero_()
+            blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
+            for weight, mask in blocks:
+                weight[middle] = (layer.gain * orthogonal_under(mask[middle], generator)).to(weight)
+
+
+def orthogonal_under(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a random matrix under `mask` whose singular values are 1, as many as the mask's structural rank, and 0.
+
+    Args:
+        mask: bool [n, m].
+        generator: a random generator on the CPU.
+
+    Returns:
+        Tensor [n, m] in float64 on the CPU, 0.0 where the mask is False, and outside of the blocks of the mask.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.sparse_orthogonal import orthogonal_under
+        >>> mask = torch.tensor([[True, True, False], [True, True, True]])
+        >>> matrix = orthogonal_under(mask, torch.Generator().manual_seed(0))
+        >>> (matrix @ matrix.mT).tolist()
+        [[1.00, 0.00], [0.00, 1.00]]
+    """
+    if mask.shape[0] > mask.shape[1]:
+        return orthogonal_under(mask.mT, generator).mT
+    mask = mask.cpu()
+    matrix = torch.zeros(mask.shape, dtype=torch.float64)
+    for rows, columns in _complete_blocks(mask):
+        normal = torch.randn(len(columns), len(rows), generator=generator, dtype=torch.float64)
+        q, r = torch.linalg.qr(normal)
+        matrix[rows[:, None], columns] = (q * r.diagonal().sign()).mT  # the signs make the draw uniform
+    return matrix
+
+
+def _complete_blocks(mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows and at least as many columns all of whose pairs the mask keeps; no two blocks share rows or columns.
+
+    A maximum matching gives each row a column of its own. It prefers the entries that lie in the most squares of kept
+    entries, so that it does not leave the blocks of which the mask consists. Rows that keep each other's columns form
+    blocks, and each column that is left joins the block with which it has the most squares.
+    """
+    kept = mask.double()
+    squares = kept @ kept.mT @ kept
+    matching = torch.zeros_like(mask)
+    matching[mask] = heaviest_matching(squares[mask], mask)
+    rows, partners = matching.nonzero(as_tuple=True)
+    if not len(rows):
+        return
+    agree = mask[rows][:, partners]
+    agree = agree & agree.mT
+    blocks = list(_cliques(agree))
+    member = torch.zeros(len(blocks), len(mask), dtype=torch.float64)
+    for i, block in enumerate(blocks):
+        member[i, rows[block]] = 1.0
+    size = member.sum(1, keepdim=True)
+    fit = torch.where(member @ kept == size, member @ squares / size, -1.0)
+    fit[:, partners] = -1.0
+    best = fit.max(0)
+    home = torch.where(best.values > 0, best.indices, -1)
+    for i, block in enumerate(blocks):
+        yield rows[block], torch.cat([partners[block], (home == i).nonzero().flatten()])
+
+
+def _cliques(agree: Tensor) -> Iterator[Tensor]:
+    """Yield groups of rows that agree with each other, each row in one group.
+
+    Args:
+        agree: symmetric bool tensor [n, n], True on the diagonal.
+    """
+    free = torch.ones(len(agree), dtype=torch.bool)
+    while bool(free.any()):
+        row = int(free.nonzero()[0])
+        candidates = (agree[row] & free).nonzero().flatten()
+        common = agree[candidates][:, candidates]
+        # those that agree with the most candidates first
+        order = common.sum(1).argsort(descending=True, stable=True)
+        order = torch.cat([order[candidates[order] == row], order[candidates[order] != row]])
+        chosen, possible = [], torch.ones(len(candidates), dtype=torch.bool)
+        while bool(possible[order].any()):
+            place = int(order[possible[order]][0])
+            chosen.append(place)
+            possible &= common[place]
+            possible[place] = False
+        block = candidates[chosen].sort().values
+        free[block] = False
+        yield block
