@@ -2,8 +2,9 @@
 
 The networks are MLP-7 at batch 100, and ResNet-20 and ResNet-32 at batch 64. Each criterion runs one round, on the same
 path as in `spl.pruning.score`, without loading batches and without selection. ProsPr takes its three steps and the
-final loss on that batch. SynFlow and PHEW need no batch: a round of SynFlow is one example in float64, and PHEW walks
-until a tenth of the weights is kept. All on one thread.
+final loss on that batch. SynFlow, NPB, PHEW and SAO score no batch: a round of SynFlow is one example in float64, NPB
+constructs masks of a tenth of the weights and counts their paths, PHEW walks until a tenth of the weights is kept, and
+SAO constructs such masks. All on one thread.
 
 Claim: ConnectionSensitivity / forward and backward <= 1.1, GraSP <= 4.
 
@@ -18,9 +19,11 @@ from ratios import compare
 from torch import Tensor, nn
 
 from spl.criteria import (
+    NPB,
     NTKSAP,
     PHEW,
     PX,
+    SAO,
     ConnectionSensitivity,
     Criterion,
     GraSP,
@@ -39,6 +42,8 @@ CRITERIA = (
     GraSP(),
     ProsPr(),
     NTKSAP(draws=1),
+    NPB(),
+    SAO(),
     SynFlow(),
     PX(),
     PHEW(),

@@ -12,9 +12,11 @@ from torch import nn
 import spl.criteria
 from spl.criteria import (
     FORCE,
+    NPB,
     NTKSAP,
     PHEW,
     PX,
+    SAO,
     ConnectionSensitivity,
     Criterion,
     GraSP,
@@ -35,7 +37,9 @@ CRITERIA = [
     Magnitude(),
     Random(),
     PHEW(),
+    SAO(),
     SynFlow(),
+    NPB(),
     NTKSAP(draws=1),
     PX(),
     ConnectionSensitivity(),
@@ -137,7 +141,7 @@ def test_scoring_leaves_no_trace_where_it_fails(
     network = nn.Sequential(nn.Linear(48, 2), nn.ReLU(), Failing())
     before = snapshot(network)
     data = [(x.flatten(1), y) for x, y in batches()]
-    if isinstance(criterion, (Magnitude, Random, PHEW)):
+    if isinstance(criterion, (Magnitude, Random, PHEW, SAO)):
         prune(network, criterion, 0.5)
     else:
         with pytest.raises(RuntimeError, match="no output"):

@@ -16,8 +16,10 @@ from spl import InputError, JacobianSpectrum, PruneAtInit, prune
 from spl.callbacks import Summary
 from spl.criteria import (
     FORCE,
+    NPB,
     NTKSAP,
     PX,
+    SAO,
     ConnectionSensitivity,
     GraSP,
     IterativeSNIP,
@@ -141,8 +143,10 @@ def test_a_given_loss_is_taken_instead():
         FORCE(),
         GraSP(temperature=1),
         SynFlow(),
+        NPB(),
         NTKSAP(draws=1),
         ProsPr(),
+        SAO(),
         Magnitude(),
         RedrawnWeights(ConnectionSensitivity(), HeNormal()),
     ],
@@ -271,7 +275,7 @@ class Tokens(Plain):
 TOKENS = DataLoader([(torch.tensor([i, 1, 2]), i % 4) for i in range(8)], batch_size=4)
 
 
-@pytest.mark.parametrize("criterion", [SynFlow(), NTKSAP(), PX()])
+@pytest.mark.parametrize("criterion", [SynFlow(), NTKSAP(), PX(), NPB()])
 def test_criteria_that_make_inputs_refuse_tokens(criterion):
     refused(
         "needs floating-point inputs, and the first tensor of a batch is torch.int64",

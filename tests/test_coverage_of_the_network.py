@@ -14,9 +14,11 @@ from spl import InputError, prune
 from spl.callbacks.reporting.record import coverage_text
 from spl.criteria import (
     FORCE,
+    NPB,
     NTKSAP,
     PHEW,
     PX,
+    SAO,
     SNIP,
     ConnectionSensitivity,
     GraSP,
@@ -122,12 +124,12 @@ def test_what_reads_is_known_of_every_criterion():
     reads = {
         "loss": [SNIP(), GraSP(), ProsPr(), FORCE(), IterativeSNIP(), ShuffledInLayers(GraSP())],
         "inputs": [PX()],
-        "shape": [SynFlow(), NTKSAP(), RedrawnWeights(SynFlow(), HeNormal())],
+        "shape": [SynFlow(), NTKSAP(), NPB(), RedrawnWeights(SynFlow(), HeNormal())],
     }
     assert {key: {criterion.reads for criterion in some} for key, some in reads.items()} == {
         "loss": {"loss"}, "inputs": {"inputs"}, "shape": {"shape"}
     }  # fmt: skip
-    assert not any(criterion.needs_data for criterion in (Magnitude(), Random(), PHEW()))
+    assert not any(criterion.needs_data for criterion in (Magnitude(), Random(), PHEW(), SAO()))
 
 
 def test_dense_weights_are_named_by_their_kind_the_largest_first():
@@ -200,7 +202,7 @@ def test_the_warning_of_collapse_says_that_all_scores_are_0():
 
 
 @pytest.mark.parametrize(
-    "criterion", [Magnitude(), Random(), SynFlow(), NTKSAP(), PX()], ids=lambda c: type(c).__name__
+    "criterion", [Magnitude(), Random(), SAO(), SynFlow(), NTKSAP(), NPB(), PX()], ids=lambda c: type(c).__name__
 )
 def test_criteria_without_a_loss_leave_copies_out_too(criterion):
     with pytest.warns(UserWarning, match=NO_GRADIENT):

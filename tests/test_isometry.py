@@ -22,6 +22,7 @@ from spl.isometry import (
     OperatorIsometry,
     PrunedLayer,
     Residuals,
+    SparseOrthogonal,
     isometry_residual,
     operator_residual,
     orthogonality_score,
@@ -29,7 +30,12 @@ from spl.isometry import (
 from spl.masks.masks import Masks
 
 SHAPES = [(6, 6), (3, 8), (8, 3), (1, 5), (5, 1), (4, 2, 3, 3), (16, 1, 2, 2)]
-CORRECTIONS = [ApproximateIsometry(), OperatorIsometry(), GradientDescentIsometry(iterations=100)]
+CORRECTIONS = [
+    ApproximateIsometry(),
+    OperatorIsometry(),
+    GradientDescentIsometry(iterations=100),
+    SparseOrthogonal(seed=0),
+]
 ToTheFloor = partial(ApproximateIsometry, tolerance=0.0)
 OperatorToTheFloor = partial(OperatorIsometry, tolerance=0.0)
 
@@ -444,7 +450,9 @@ def test_a_layer_that_lost_every_weight_stays_zero(shape, correction):
     assert not weight.any()
 
 
-@pytest.mark.parametrize("correction", [ApproximateIsometry(), OperatorIsometry(), EOI(), EdgeOfChaos()], ids=named)
+@pytest.mark.parametrize(
+    "correction", [ApproximateIsometry(), OperatorIsometry(), EOI(), SparseOrthogonal(), EdgeOfChaos()], ids=named
+)
 def test_a_large_matrix_that_lost_every_weight_stays_zero(correction):
     """Matrices of more than 131,072 weights are solved alone, without their empty rows and columns."""
     network = nn.Sequential(OrderedDict(lost=nn.Linear(400, 400), group=nn.Conv2d(300, 500, 1, groups=2)))

@@ -11,6 +11,7 @@ from torchvision.models import VisionTransformer
 from spl import jacobian
 from spl.criteria import (
     FORCE,
+    NPB,
     NTKSAP,
     PHEW,
     PX,
@@ -109,6 +110,7 @@ BATCHES = [(torch.randn(1000, 32, generator=torch.Generator().manual_seed(k)), t
         GraSP(),
         SynFlow(),
         NTKSAP(draws=2),
+        NPB(),
         PHEW(),
         PX(),
         ProsPr(steps=1),

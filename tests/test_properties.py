@@ -15,6 +15,7 @@ from spl.criteria import (
     NTKSAP,
     PHEW,
     PX,
+    SAO,
     ConnectionSensitivity,
     GraSP,
     IterativeSNIP,
@@ -97,7 +98,7 @@ CRITERIA = st.one_of(
     st.sampled_from([Magnitude(), PHEW(), SynFlow(), NTKSAP(draws=1), PX(), ConnectionSensitivity(), GraSP(), FORCE()]),
     st.builds(ProsPr, steps=st.integers(1, 3), momentum=st.sampled_from([0.0, 0.9]), first_order=st.booleans()),
     st.builds(Random, seed=st.integers(0, 2**31)),
-    st.sampled_from([IterativeSNIP(), ShuffledInLayers(Magnitude()), RedrawnWeights(Magnitude(), HeNormal())]),
+    st.sampled_from([SAO(), IterativeSNIP(), ShuffledInLayers(Magnitude()), RedrawnWeights(Magnitude(), HeNormal())]),
 )
 SCOPES = st.one_of(
     st.sampled_from([Global(), Uniform(), ERK()]),

@@ -10,10 +10,10 @@ from fits import classifier, fit, pruning
 from subjects import subject
 from torch import nn
 
-from spl.criteria import NTKSAP, PHEW, Criterion, Magnitude, Random, RedrawnWeights, ShuffledInLayers
+from spl.criteria import NPB, NTKSAP, PHEW, SAO, Criterion, Magnitude, Random, RedrawnWeights, ShuffledInLayers
 from spl.functional.seeds import derived_seed
 from spl.initializers import HeNormal, LeCunNormal, Orthogonal
-from spl.isometry import EOI
+from spl.isometry import EOI, SparseOrthogonal
 from spl.masks.masks import Masks
 from spl.networks import MLP
 from spl.pruning import prune, score
@@ -21,6 +21,8 @@ from spl.pruning import prune, score
 CRITERIA = {
     "Random": Random,
     "PHEW": PHEW,
+    "SAO": SAO,
+    "NPB": NPB,
     "NTKSAP": partial(NTKSAP, draws=1),
     "shuffled": partial(ShuffledInLayers, Magnitude()),
     "redrawn": partial(RedrawnWeights, Magnitude(), HeNormal()),
@@ -74,6 +76,15 @@ def test_a_number_gives_the_draws_of_eoi_that_it_gave_before(seed, digest):
     masks = Masks({name: torch.rand_like(p) < 0.3 for name, p in net.named_parameters() if p.ndim > 1})
     torch.manual_seed(11)
     assert EOI(seed=seed).seeded(7)(net, masks).masks.digest() == digest
+
+
+def test_a_number_gives_the_weights_of_sparse_orthogonal_whatever_the_seed_of_the_run():
+    drawn = []
+    for run in (7, 8):
+        net = network()
+        SparseOrthogonal(seed=3).seeded(run)(net, prune(net, SAO(seed=0), 0.8))
+        drawn.append(net.get_parameter("fc1.weight").detach())
+    assert torch.equal(*drawn)
 
 
 # The run's seed
@@ -198,6 +209,7 @@ BRIEF = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--test_
 COMMANDS = {
     "Random": ["--pruning.criterion", "Random"],
     "PHEW": ["--pruning.criterion", "PHEW"],
+    "SAO": ["--pruning.criterion", "SAO"],
     "NTKSAP": ["--pruning.criterion", "NTKSAP", "--pruning.criterion.draws", 1, "--pruning.schedule", "OneShot"],
     "shuffled": ["--pruning.criterion", "ShuffledInLayers", "--pruning.criterion.criterion", "Magnitude"],
     "redrawn": [
