@@ -32,11 +32,12 @@ class NPB(Criterion):
     the layer's outputs, relative to the most that so many weights can have. K is the number of kernels [k_h, k_w] that
     are not empty, relative to the number of kept weights. The layers are solved from the input to the output, and the
     path counts P of a layer's inputs follow from the masks of the layers before. The defaults are the authors' for
-    ResNet-20. Under the scope Global the layer densities are those of `ERK`, as in the paper. Other scopes take other
-    numbers from the same order of each layer.
+    ResNet-20. (For a layer that keeps fewer weights than one of its inputs has, their code takes a larger maximum of B.)
+    Under the scope Global the layer densities are those of `ERK`, as in the paper. Other scopes take other numbers from
+    the same order of each layer.
 
-    The authors use an integer solver, and cut large layers into pieces for it. But the gains of a kept weight only
-    fall while a layer fills up, so that taking the largest gain each time is exact. Among equal solutions, all inputs
+    The authors use an integer solver, and divide large layers into pieces for it. But the gains only fall while a layer
+    fills up, so that taking the weight of the largest gain each time is exact. Among equal solutions, all inputs
     prefer the same outputs, which gives the layers behind more paths. What is left is drawn on the CPU from a random
     stream of its own, so it is equal on every rank and device. In the end, kept weights on no path are exchanged for
     weights of the same layer on paths, as far as there are any. The values of the weights, normalization layers and

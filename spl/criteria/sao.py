@@ -1,4 +1,4 @@
-"""SAO: regular masks that admit exactly orthogonal weights, without data."""
+"""SAO: regular masks that allow exactly orthogonal weights, without data."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,16 +14,18 @@ from spl.functional.torch_private import ConvNd
 
 
 class SAO(Criterion):
-    """Sparsity-aware orthogonal initialization, its masks: regular bipartite graphs of inputs and outputs.
+    """The masks of sparsity-aware orthogonal initialization (SAO): regular bipartite graphs of inputs and outputs.
 
-    Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). Let a layer have n inputs or outputs on its
-    smaller side and m on its larger side. Both sides are cut at random into g blocks, and all pairs within a block are
-    connected, so that each unit of the smaller side has m/g connections (the degree), and each of the larger n/g. The
-    weights of a block can be orthogonal, and blocks share neither rows nor columns. So there are exactly orthogonal
-    weights of each density from 1/n, and `spl.isometry.SparseOrthogonal` draws them. g is the smallest number of blocks
-    with no more weights than are kept. If g does not divide n and m, degrees differ by 1 within a side. If that leaves
-    weights over, they connect other pairs, spread evenly. A connection of a convolution is a kernel, of which all taps
-    are kept, unless there are too few weights for the smaller side: then fewer taps, the middle one first.
+    Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). Let a layer have n units on its smaller side
+    and m on its larger side. Both sides are divided at random into g blocks, and all pairs within a block are connected.
+    So each unit of the smaller side has m/g connections (the degree), and each unit of the larger side n/g. The weights
+    of a block can be orthogonal, and blocks share neither rows nor columns. So these masks allow exactly orthogonal
+    weights wherever a layer keeps n weights or more, and `spl.isometry.SparseOrthogonal` draws them.
+
+    g is the smallest number of blocks that have no more weights than are kept. Surplus weights connect other pairs,
+    spread evenly, so that the number of kept weights is exact. If g does not divide n and m, degrees differ by 1. A
+    connection of a convolution is a kernel, of which all taps are kept. If there are too few weights for n kernels,
+    each kernel keeps fewer taps, the middle one first.
 
     Where the degree is a whole number that divides m, these are the masks of the authors' code. It defines no others.
     They call the graphs Ramanujan. But a layer of g blocks is not connected: g singular values of its adjacency matrix

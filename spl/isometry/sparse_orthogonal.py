@@ -11,19 +11,20 @@ from spl.isometry.structure import heaviest_matching
 
 
 class SparseOrthogonal(Correction):
-    """Sparsity-aware orthogonal initialization (SAO), its weights: new ones with V Vᵀ = σ² I under the given masks.
+    """The weights of sparsity-aware orthogonal initialization (SAO): V Vᵀ = σ² I under the given masks.
 
-    Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). A mask is cut into blocks of outputs and inputs
-    all of whose pairs it keeps, and each block becomes a random matrix with orthonormal rows or columns, along its
-    smaller side. In a convolution this matrix is the middle tap, so that the convolution itself is an isometry
-    (delta-orthogonal). Entries outside the blocks, and the other taps, are kept and start at 0. The masks of
-    `spl.criteria.SAO` consist of such blocks, and only their surplus weights start at 0. Other masks have few large
-    blocks. Their weights are exactly orthogonal too, but most of them start at 0; `EOI` draws other masks of the same
-    densities for which this is not so. A layer whose middle taps have not the rank of its smaller side, as after much
-    unstructured pruning, has as many singular values σ as they have, and 0 otherwise.
+    Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). A mask is divided into blocks of outputs and
+    inputs between which it keeps every weight. Each block becomes a random matrix with σ times orthonormal rows or
+    columns, along its smaller side. In a convolution this matrix is the middle tap, so that the convolution itself is
+    an isometry (delta-orthogonal). Kept weights outside the blocks, and those of other taps, start at 0.
 
-    For ReLU, the authors mirror the weights to [[V, −V], [−V, V]]. Here the gain √2 stands for that, as in the other
-    corrections.
+    The masks of `spl.criteria.SAO` consist of such blocks, so that only their surplus weights start at 0. Other masks
+    have only small blocks. Their weights are exactly orthogonal too, but most of them start at 0. `EOI` avoids that by
+    drawing other masks of the same densities. If the mask of the middle taps has a structural rank below the smaller
+    side, as after unstructured pruning of convolutions, the other singular values are 0.
+
+    For ReLU, the authors mirror the weights to [[V, −V], [−V, V]]. Here the gain √2 takes the place of that, as in the
+    other corrections.
 
     Args:
         gain: σ; see `Correction`.
