@@ -32,7 +32,7 @@ class NPB(Criterion):
     the layer's outputs, relative to the most that so many weights can have. K is the number of kernels [k_h, k_w] that
     are not empty, relative to the number of kept weights. The layers are solved from the input to the output, and the
     path counts P of a layer's inputs follow from the masks of the layers before. The defaults are the authors' for
-    ResNet-20. (For a layer that keeps fewer weights than one of its inputs has, their code takes a larger maximum of B.)
+    ResNet-20. (For a layer that keeps fewer weights than one input has, their code takes a larger maximum of B.)
     Under the scope Global the layer densities are those of `ERK`, as in the paper. Other scopes take other numbers from
     the same order of each layer.
 

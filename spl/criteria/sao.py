@@ -17,7 +17,7 @@ class SAO(Criterion):
     """The masks of sparsity-aware orthogonal initialization (SAO): regular bipartite graphs of inputs and outputs.
 
     Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). Let a layer have n units on its smaller side
-    and m on its larger side. Both sides are divided at random into g blocks, and all pairs within a block are connected.
+    and m on its larger side. Both sides are divided at random into g blocks. All pairs within a block are connected.
     So each unit of the smaller side has m/g connections (the degree), and each unit of the larger side n/g. The weights
     of a block can be orthogonal, and blocks share neither rows nor columns. So these masks allow exactly orthogonal
     weights wherever a layer keeps n weights or more, and `spl.isometry.SparseOrthogonal` draws them.
