@@ -197,7 +197,7 @@ class PruneAtInit(SplCallback):
         weights = MaskedWeights.of(pl_module)
         parameters = self.choices.parameters(weights.network)
         check_weights(weights.network, parameters, self.choices.criterion, self.isometry)
-        masks = masks_of_zeros(parameters, self.choices)
+        masks = None if self.choices.criterion.takes_pruned else masks_of_zeros(parameters, self.choices)
         if masks is None:
             return False
         weights.hold(masks)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from spl.compare.configuration import check_config, shortest
-from spl.compare.methods import ComparedMethod
+from spl.compare.lottery import Tickets
+from spl.compare.methods import DENSE, ComparedMethod
 from spl.errors import InputError
 from spl.pruning import PruningChoices, check_sparsity
 from spl.reproduction.results import Result, Results
@@ -96,21 +97,21 @@ class Comparison:
         return [run for cell in self.cells for run in self._runs[cell]]
 
     def _runs_of(self, method: ComparedMethod, sparsity: float) -> list[Run]:
+        return [self._run(method, sparsity, seed) for seed in self.seeds]
+
+    def _run(self, method: ComparedMethod, sparsity: float, seed: int) -> Run:
+        label = re.sub(r"[^\w.+@-]", "-", method.label)
         config = self._configs[method]
-        label = re.sub(r"[^\w.+@-]", "-", f"{method.label}_{100 * sparsity:.6g}")
-        return [
-            Run(
-                f"{self.name}_{label}_seed{seed}",
-                config | {"seed_everything": seed, "pruning": config["pruning"] | {"sparsity": sparsity}},
-                group=RUNS.name,
-            )
-            for seed in self.seeds
-        ]
+        config = config | {"seed_everything": seed, "pruning": config["pruning"] | {"sparsity": sparsity}}
+        if method.rewinding is not None:
+            dense = self._run(ComparedMethod(DENSE), 0.0, seed)
+            return Tickets(method.rewinding, dense, config, f"{self.name}_{label}").run(sparsity)
+        return Run(f"{self.name}_{label}_{100 * sparsity:.6g}_seed{seed}", config, group=RUNS.name)
 
     @cached_property
     def _configs(self) -> dict[ComparedMethod, dict[str, Any]]:
         """The configuration of each method, which the parser of `spl fit` has checked."""
-        return {method: self._config(method) for method in self.methods}
+        return {method: self._config(method) for method in [*self.methods, ComparedMethod(DENSE)]}
 
     def _config(self, method: ComparedMethod) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(json.dumps(self.config))

@@ -10,11 +10,13 @@ from typing import Any
 from spl import criteria, isometry
 from spl.cli.own_classes import find_in_current_folder
 from spl.cli.suggestions import did_you_mean
+from spl.compare.lottery import REWINDING, Rewinding
 from spl.criteria import Criterion
 from spl.errors import InputError, first_line
 from spl.isometry import ApproximateIsometry, Correction, DefaultIsometry
 from spl.pruning import scopes
 from spl.pruning.scopes import Scope
+from spl.reproduction.run import TRAINED_MAGNITUDE
 
 DENSE = "dense"
 _SYNTAX = "NAME[+CORRECTION][@SCOPE], such as SNIP, CS+AI or Random@ERK"
@@ -38,12 +40,14 @@ class ComparedMethod:
         criterion: the class path of the criterion; None for the dense network.
         correction: the class path of the correction; None for none.
         scope: the class path of the scope (sparsity distribution); None for that of the configuration.
+        rewinding: how rounds of iterative magnitude pruning rewind; None for a method that prunes once.
     """
 
     label: str
     criterion: str | None = None
     correction: str | None = None
     scope: str | None = None
+    rewinding: Rewinding | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -71,9 +75,15 @@ class ComparedMethod:
             **own,
             **scope,
             "sparsity": sparsity,
-            "criterion": _choice(self.criterion, own.get("criterion")),
+            "criterion": self._criterion(own),
             "isometry": correction,
         }
+
+    def _criterion(self, own: Mapping[str, Any]) -> Choice:
+        assert self.criterion is not None
+        if self.rewinding is not None:  # each round names its own checkpoint
+            return {"class_path": self.criterion, "init_args": {"checkpoint": "of the round before"}}
+        return _choice(self.criterion, own.get("criterion"))
 
 
 def method_named(text: str) -> ComparedMethod:
@@ -81,7 +91,8 @@ def method_named(text: str) -> ComparedMethod:
 
     Args:
         text: dense, or the name of a criterion with `+` and a correction and with `@` and a scope, both optional. Each
-            is the name of a class of `spl`, CS or AI, or the path of an own class.
+            is the name of a class of `spl`, CS or AI, or the path of an own class. In place of a criterion, LTH,
+            LTH-late, LRR, LTH-shuffled and LTH-reinit are lottery tickets, without a correction.
 
     Raises:
         InputError: there is no such method.
@@ -100,11 +111,13 @@ def method_named(text: str) -> ComparedMethod:
         return ComparedMethod(DENSE)
     if not name or (at and not scope) or (plus and not correction) or name == DENSE:
         raise InputError(f"{text!r} is no method: give {_SYNTAX}, or {DENSE} for the network that is not pruned.")
+    scope_path = _class_path(scope, Scope) if at else None
+    if name in REWINDING:
+        if plus:
+            raise InputError(f"{text!r} is no method: rewound weights are not corrected. Leave +{correction} out.")
+        return ComparedMethod(text, TRAINED_MAGNITUDE, None, scope_path, REWINDING[name])
     return ComparedMethod(
-        text,
-        _class_path(name, Criterion),
-        _class_path(correction, Correction) if plus else None,
-        _class_path(scope, Scope) if at else None,
+        text, _class_path(name, Criterion), _class_path(correction, Correction) if plus else None, scope_path
     )
 
 
@@ -117,6 +130,7 @@ def _class_path(name: str, base: type) -> str:
     known = _classes(module, base)
     if (wanted := _SHORT.get(name, name)) not in known:
         names = [*known, *(short for short, full in _SHORT.items() if full in known)]
+        names += REWINDING if base is Criterion else ()
         hint = did_you_mean(name, names)
         hint = f"D{hint[1:]}" if hint else f"There are {', '.join(names)}."
         raise InputError(

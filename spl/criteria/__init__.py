@@ -4,6 +4,8 @@ What each reads, and in how many rounds it prunes:
 
 - `Magnitude`, `Random`, `PHEW`, `SAO`: nothing, 1 round
 - `NPB`: the shape of a batch, 1 round
+- `Magnitude`, `Random`, `PHEW`: nothing, 1 round
+- `TrainedMagnitude`: a checkpoint, 1 round
 - `SynFlow`: the shape of a batch, 100 rounds
 - `NTKSAP`: the shape of a batch, 20 rounds
 - `PX`: inputs, in each of 100 rounds
@@ -27,6 +29,7 @@ from spl.criteria.prospr import ProsPr
 from spl.criteria.px import PX
 from spl.criteria.sao import SAO
 from spl.criteria.synflow import SynFlow
+from spl.criteria.trained_magnitude import TrainedMagnitude
 
 __all__ = [
     "FORCE",
@@ -49,5 +52,6 @@ __all__ = [
     "Subject",
     "SynFlow",
     "Targets",
+    "TrainedMagnitude",
     "scoring_loss",
 ]

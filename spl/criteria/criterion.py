@@ -114,6 +114,8 @@ class Criterion(Seeded, ABC):
             `shape` of the inputs of one batch.
         passes: how often it reads them in a round.
         revives: whether a weight that an earlier round pruned may come back. If so, such weights are scored too.
+        takes_pruned: whether it may score a network that comes pruned already, to prune more of it. With any other
+            criterion the zeros of such a network are kept as they are; see `PruneAtInit`.
         schedule: the rounds that it takes unless others are asked for.
 
     Example:
@@ -130,6 +132,7 @@ class Criterion(Seeded, ABC):
     reads: Reads = "loss"
     passes: int = 1
     revives: bool = False
+    takes_pruned: bool = False
     schedule: Schedule = OneShot()
 
     @abstractmethod

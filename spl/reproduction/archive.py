@@ -53,7 +53,7 @@ def export_runs(file: Path, artefacts: Iterable[Artefact], budget: Budget, resul
 
 def _is_complete(run: Run, results: Results) -> bool:
     """Return whether a run is finished, and so are the runs that it starts from."""
-    return run.digest in results and (run.pretrained is None or _is_complete(run.pretrained, results))
+    return run.digest in results and all(_is_complete(before, results) for before in run.before)
 
 
 def _archived_names(runs: Mapping[str, Run]) -> dict[str, PurePosixPath]:

@@ -46,8 +46,7 @@ def missing(runs: Iterable[Run], results: Results) -> list[Run]:
     for digest, run in reversed(planned.items()):  # each run comes before those that it starts from
         if digest not in results or (digest in starts and not results.has_weights(digest)):
             unfinished.add(digest)
-            if run.pretrained is not None:
-                starts.add(run.pretrained.digest)
+            starts |= {before.digest for before in run.before}
     return [run for digest, run in planned.items() if digest in unfinished]
 
 
@@ -81,9 +80,9 @@ def execute(
         progress = _Progress(bar, {run.digest: seconds(run, executor.sharing) for run in wanted})
         for wave in waves(wanted):
             results = Results(root)
-            ready = [run for run in wave if run.pretrained is None or results.has_weights(run.pretrained.digest)]
+            ready = [run for run in wave if all(results.has_weights(before.digest) for before in run.before)]
             failed = {failure.run.digest for failure in failures}
-            failures += [Failure(run, None) for run in wave if run.pretrained and run.pretrained.digest in failed]
+            failures += [Failure(run, None) for run in wave if any(b.digest in failed for b in run.before)]
             jobs = [
                 Job(
                     f"{next(numbers):03}",
@@ -125,7 +124,7 @@ def _failures(files: Mapping[Path, Job], runs: Iterable[Run], results: Results) 
         results: the finished runs.
     """
     by_digest = {run.digest: run for run in runs}
-    starts = {run.pretrained.digest for run in by_digest.values() if run.pretrained}
+    starts = {before.digest for run in by_digest.values() for before in run.before}
     return [
         Failure(by_digest[digest], file.with_suffix(".log"))
         for file, job in files.items()

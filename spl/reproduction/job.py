@@ -120,7 +120,7 @@ def waves(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def _depth(run: Run) -> int:
-    return 0 if run.pretrained is None else 1 + _depth(run.pretrained)
+    return max((1 + _depth(before) for before in run.before), default=0)
 
 
 def batches(runs: Iterable[Run], processes: int = 1) -> list[list[Batch]]:
@@ -179,13 +179,14 @@ def plan_run(run: Run, results: Results, data_root: Path | None, sharing: int = 
         data_root: the folder of the data sets; None for what the configuration says.
         sharing: the number of processes that share an accelerator.
     """
-    weights = None
-    if run.pretrained is not None:
-        weights = results[run.pretrained.digest].folder / CHECKPOINT
+    weights = [
+        None if before is None else results[before.digest].folder / CHECKPOINT
+        for before in (run.pretrained, run.scored)
+    ]
     attempts = [str(folder) for folder in results.unfinished.get(run.digest, [])]
     correction = run.config["pruning"].get("isometry")
     kind = correction.get("class_path", "") if isinstance(correction, dict) else str(correction or "")
-    return PlannedRun(run.digest, run.on_machine(data_root, weights), attempts, seconds(run, sharing), kind)
+    return PlannedRun(run.digest, run.on_machine(data_root, *weights), attempts, seconds(run, sharing), kind)
 
 
 def _can_be_stacked(run: Run) -> bool:

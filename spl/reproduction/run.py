@@ -18,7 +18,9 @@ from spl.reproduction.length import training_steps
 RUN_FILE = "run.yaml"
 CHECKPOINT = Path("checkpoints", "last.ckpt")  # of the final weights, in the folder of a run
 RUNS = Path("lightning_logs", "reproduction")  # where `spl fit` puts runs whose names begin with reproduction/
-_LONGEST_CHAIN = 10  # of runs that start from each other's weights
+_LONGEST_CHAIN = 50  # of runs that start from each other's weights
+TRAINED_MAGNITUDE = "spl.criteria.TrainedMagnitude"
+_CHECKPOINT_ARGUMENT = "checkpoint"  # of TrainedMagnitude
 _MACHINE_ARGUMENTS = ("root", "download")  # arguments of data sets that say where data lie
 
 
@@ -30,6 +32,7 @@ class Run:
         name: a readable name, which its folder has too.
         config: the configuration of `spl fit`, without its name and the path of weights.
         pretrained: the run whose final weights this run starts from.
+        scored: the run whose final weights decide the masks of this run; see `TrainedMagnitude`.
         group: the folder in lightning_logs that has the folders of this run and of others like it.
     """
 
@@ -37,11 +40,18 @@ class Run:
     config: Mapping[str, Any]
     pretrained: "Run | None" = None
     group: str = RUNS.name
+    scored: "Run | None" = None
+
+    @property
+    def before(self) -> "list[Run]":
+        """The runs whose final weights this run needs."""
+        return [run for run in (self.pretrained, self.scored) if run is not None]
 
     @property
     def digest(self) -> str:
         """The SHA-256 of everything that decides the result."""
-        return _digest(self.config, self.pretrained.digest if self.pretrained else None)
+        before = [run.digest if run else None for run in (self.pretrained, self.scored)]
+        return _digest(self.config, *before)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -62,12 +72,13 @@ class Run:
         """Build the network on the meta device, with shapes but without values."""
         return build(self.network)
 
-    def on_machine(self, data_root: Path | None, pretrained: Path | None) -> dict[str, Any]:
+    def on_machine(self, data_root: Path | None, pretrained: Path | None, scored: Path | None = None) -> dict[str, Any]:
         """Return the configuration of this run on one machine, complete for `spl fit`.
 
         Args:
             data_root: the folder of the data sets; None for what the configuration says.
             pretrained: the checkpoint to start from, if the run starts from one.
+            scored: the checkpoint whose weights decide the masks, if there is one.
         """
         config: dict[str, Any] = json.loads(json.dumps({"name": f"{self.group}/{self.name}"} | dict(self.config)))
         if data_root is not None:
@@ -75,6 +86,8 @@ class Run:
                 data.setdefault("init_args", {})["root"] = str(data_root)
         if pretrained is not None:
             config["model"]["pretrained"] = str(pretrained)
+        if scored is not None and (criterion := _scoring_by_checkpoint(config)) is not None:
+            criterion["init_args"] = {_CHECKPOINT_ARGUMENT: str(scored)}
         return config
 
 
@@ -89,8 +102,7 @@ def with_ancestors(runs: Iterable[Run]) -> dict[str, Run]:
     """Return the runs and the runs that they start from, each once, by digest."""
     found: dict[str, Run] = {}
     for run in runs:
-        if run.pretrained is not None:
-            found |= with_ancestors([run.pretrained])
+        found |= with_ancestors(run.before)
         found[run.digest] = run
     return found
 
@@ -120,16 +132,20 @@ def _digest_of(file: Path, folder_of: Callable[[str], Path], begun: tuple[Path, 
     config = read_yaml(file)
     try:
         del config["name"]
-        pretrained = config["model"].pop("pretrained", None)
-        before = _digest_of(folder_of(pretrained) / RUN_FILE, folder_of, (*begun, file)) if pretrained else None
-        return _digest(config, before)
+        criterion = _scoring_by_checkpoint(config)
+        scored = criterion.pop("init_args", {}).get(_CHECKPOINT_ARGUMENT) if criterion else None
+        before = [
+            _digest_of(folder_of(checkpoint) / RUN_FILE, folder_of, (*begun, file)) if checkpoint else None
+            for checkpoint in (config["model"].pop("pretrained", None), scored)
+        ]
+        return _digest(config, *before)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} is not the file of a run ({type(error).__name__}: {first_line(error)}).") from error
 
 
-def _digest(config: Mapping[str, Any], pretrained: str | None) -> str:
+def _digest(config: Mapping[str, Any], pretrained: str | None, scored: str | None = None) -> str:
     """Return the SHA-256 of a configuration without the arguments that say where data lie."""
     decisive: dict[str, Any] = json.loads(json.dumps(config))
     for data in _data_sets(decisive):
@@ -138,7 +154,16 @@ def _digest(config: Mapping[str, Any], pretrained: str | None) -> str:
             arguments.pop(argument, None)
         if not arguments:
             data.pop("init_args", None)
-    return hashlib.sha256(json.dumps([decisive, pretrained], sort_keys=True).encode()).hexdigest()
+    before = [pretrained] if scored is None else [pretrained, scored]  # so older digests stay as they are
+    return hashlib.sha256(json.dumps([decisive, *before], sort_keys=True).encode()).hexdigest()
+
+
+def _scoring_by_checkpoint(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the criterion that scores the weights of a checkpoint, also inside of a control; None if there is none."""
+    criterion = config["pruning"].get("criterion")
+    while isinstance(criterion, dict) and criterion.get("class_path") != TRAINED_MAGNITUDE:
+        criterion = criterion.get("init_args", {}).get("criterion")
+    return criterion if isinstance(criterion, dict) else None
 
 
 def _data_sets(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
