@@ -80,7 +80,7 @@ def test_a_method_is_a_criterion_with_a_correction_and_a_scope(name, criterion, 
     ("name", "message"),
     [
         ("Synflow", "There is no criterion Synflow. Did you mean SynFlow?"),
-        ("zzz", "There is no criterion zzz. There are .*NTKSAP, .*CS. A method is NAME"),
+        ("zzz", "There is no criterion zzz. There are .*NTKSAP, .*CS, LTH, .* A method is NAME"),
         ("SNIP+eoi", "There is no correction eoi. Did you mean EOI?"),
         ("SNIP@erk", "There is no scope erk. Did you mean ERK?"),
         ("Criterion", "There is no criterion Criterion"),
