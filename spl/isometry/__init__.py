@@ -6,6 +6,7 @@ from spl.isometry.correction import Corrected, Correction
 from spl.isometry.edge_of_chaos import EdgeOfChaos
 from spl.isometry.givens import EOI
 from spl.isometry.gradient_descent import GradientDescentIsometry
+from spl.isometry.growth import isometric_growth
 from spl.isometry.operator import OperatorIsometry
 from spl.isometry.pruned_layer import PrunedLayer, Residuals
 from spl.isometry.residuals import isometry_residual, operator_residual, orthogonality_score
@@ -25,6 +26,7 @@ __all__ = [
     "PrunedLayer",
     "Residuals",
     "SparseOrthogonal",
+    "isometric_growth",
     "isometry_floor",
     "isometry_residual",
     "operator_residual",
