@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spl.callbacks import JacobianSpectrum, PruneAtInit
+    from spl.callbacks import JacobianSpectrum, MoveMasks, PruneAtInit
     from spl.classifier import SparseClassifier
     from spl.diagnosis import diagnose
     from spl.errors import InputError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spl.masks import MaskedWeights, Masks
     from spl.pruning import prune
     from spl.sparsify import sparsify
+    from spl.updates import MovingMasks
 
     __version__: str
 
@@ -25,6 +26,8 @@ __all__ = [
     "JacobianSpectrum",
     "MaskedWeights",
     "Masks",
+    "MoveMasks",
+    "MovingMasks",
     "PruneAtInit",
     "SparseClassifier",
     "Spectrum",
@@ -40,6 +43,8 @@ _HOMES = {
     "JacobianSpectrum": "spl.callbacks",
     "MaskedWeights": "spl.masks",
     "Masks": "spl.masks",
+    "MoveMasks": "spl.callbacks",
+    "MovingMasks": "spl.updates",
     "PruneAtInit": "spl.callbacks",
     "SparseClassifier": "spl.classifier",
     "Spectrum": "spl.jacobian",

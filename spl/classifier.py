@@ -112,9 +112,9 @@ class SparseClassifier(LightningModule):
             self._compiled.own_gradients_()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Mask the gradients before they are clipped."""
+        """Move the masks if it is time, and mask the gradients before they are clipped."""
         if not self._masked_weights.kept_by_callback:
-            self._masked_weights.mask_gradients_()
+            self._masked_weights.mask_gradients_(optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Set pruned weights back to 0.0 if something other than an optimizer's step has moved them."""

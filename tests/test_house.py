@@ -24,7 +24,7 @@ FLOORS = [  # from the lowest level up
     {"initializers", "jacobian", "masks", "networks"},
     {"classifier", "criteria", "export", "isometry"},
     {"pruning"},
-    {"diagnosis", "sparsify"},
+    {"diagnosis", "sparsify", "updates"},
     {"callbacks"},
     {"cli"},
     {"reproduction"},
@@ -48,7 +48,7 @@ def test_every_room_stands_above_all_that_it_imports():
     floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert rooms - {"__init__"} == floor_of.keys()
-    assert len(rooms) <= 22
+    assert len(rooms) <= 23
     assert len(FLOORS) <= 11
     for file in ROOT.rglob("*.py"):
         room = file.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -75,7 +75,7 @@ def fresh(code, *args):
 
 NO_TORCH = "import sys, time; start = time.process_time(); import spl; spent = time.process_time() - start"
 WAYS = ("import spl.sparsify", "from spl.sparsify import sparsify", "import spl.callbacks", "import spl")
-CORE = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning, sparsify"
+CORE = "criteria, diagnosis, export, isometry, jacobian, masks, networks, pruning, sparsify, updates"
 HEAVY = "'pytorch_lightning', 'lightning_fabric', 'lightning', 'matplotlib', 'torchvision', 'tensorboard'"
 MOVED = "from spl.scopes import Global; from spl.patterns import NM; from spl.schedules import Linear"
 CHECKS = {  # code by what it is about
@@ -140,6 +140,7 @@ def test_sparsify_is_the_function_whichever_way_it_is_imported(printed, way):
 PUBLIC = ["spl", *(f"spl.{room}" for room in ("callbacks", "criteria", "data", "diagnosis", "export", "isometry"))]
 PUBLIC += ["spl.masks", "spl.networks", "spl.pruning", "spl.pruning.patterns", "spl.pruning.scopes", "spl.jacobian"]
 PUBLIC += ["spl.initializers", "spl.classifier", "spl.sparsify", "spl.errors", "spl.files", "spl.criteria.schedules"]
+PUBLIC += ["spl.updates"]
 
 
 @pytest.mark.parametrize("name", PUBLIC)

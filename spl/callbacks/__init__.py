@@ -4,6 +4,7 @@ from spl.callbacks.cost_line import CostLine
 from spl.callbacks.diagnose import Diagnose
 from spl.callbacks.jacobian_spectrum import JacobianSpectrum
 from spl.callbacks.keep_masks import KeepMasks
+from spl.callbacks.move_masks import MoveMasks
 from spl.callbacks.prune_at_init import PruneAtInit
 from spl.callbacks.safety.finite_loss import FiniteLoss
 from spl.callbacks.safety.interrupt import SafeInterrupt
@@ -20,6 +21,7 @@ __all__ = [
     "JacobianSpectrum",
     "KeepMasks",
     "LastCheckpoint",
+    "MoveMasks",
     "PruneAtInit",
     "Requeue",
     "SafeInterrupt",

@@ -38,7 +38,7 @@ class CostLine(SplCallback):
         """Keep one input of the first batch."""
         if self._example is None:
             given = pl_module.example_input_array
-            self._example = _first_input(batch if given is None else given)
+            self._example = first_input(batch if given is None else given)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the costs on the first process."""
@@ -50,8 +50,16 @@ class CostLine(SplCallback):
             rank_zero_info(f"The pruned network: {costs}")
 
 
-def _first_input(batch: Any) -> Tensor | None:
+def first_input(batch: Any) -> Tensor | None:
+    """Return a copy of the first input of a batch, [1, ...]; None if the batch contains no tensor.
+
+    Example:
+        >>> import torch
+        >>> from spl.callbacks.cost_line import first_input
+        >>> first_input((torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1])))
+        tensor([[1.]])
+    """
     try:
         return first_tensor(batch)[:1].detach().clone()
-    except InputError:  # the batch contains no tensor
+    except InputError:
         return None

@@ -25,7 +25,8 @@ _FACTOR = 3
 class JacobianSpectrum(StageListener):
     """A callback that measures the singular values of the input-output Jacobian of the network.
 
-    It measures the dense, the pruned and the corrected network, and the network while it trains. It logs
+    It measures the dense, the pruned and the corrected network, and the network while it trains: every n epochs, and
+    whenever `MoveMasks` moves its masks. It logs
     `jacobian/{dense,pruned,corrected,train}/{mean,std,max,min,condition}`, histograms, and a figure of the first three
     stages, which is also saved as `spectra.png` beside the logs. It warns if the correction has not brought signals
     back: the corrected mean is not finite, more than three times as large as both the dense mean and 1, or less than a
@@ -104,6 +105,11 @@ class JacobianSpectrum(StageListener):
         """Measure the network at `stage`."""
         if trainer.is_global_zero:
             self._values[stage] = self.measure(trainer, pl_module, stage, trainer.global_step)
+
+    def on_masks_moved(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the network in training."""
+        if trainer.is_global_zero:
+            self.measure(trainer, pl_module, "train", trainer.global_step)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the dense network if nothing prunes it."""

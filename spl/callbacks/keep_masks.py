@@ -53,8 +53,8 @@ class KeepMasks(SplCallback):
             MaskedWeights.of(pl_module).mask_gradients_()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Mask the gradients before they are clipped."""
-        MaskedWeights.of(pl_module).mask_gradients_()
+        """Move the masks if it is time, and mask the gradients before they are clipped."""
+        MaskedWeights.of(pl_module).mask_gradients_(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,12 +10,19 @@ from spl.callbacks.cost_line import CostLine
 from spl.callbacks.keep_masks import KeepMasks, restart_averages
 from spl.callbacks.lightning_private import trains_in_copies
 from spl.callbacks.pruned_already import masks_of_zeros
-from spl.callbacks.refusals import COPIES, check_callbacks, check_copies, check_redrawn, without_masks
+from spl.callbacks.refusals import (
+    COPIES,
+    check_callbacks,
+    check_copies,
+    check_moving,
+    check_redrawn,
+    check_restored,
+    without_masks,
+)
 from spl.callbacks.reporting.pruning_log import log_pruning
 from spl.callbacks.reporting.record import (
     choices_record,
     coverage_record,
-    coverage_text,
     data_record,
     restored_state,
     saved_state,
@@ -34,7 +41,7 @@ from spl.isometry.pruned_layer import oriented
 from spl.lightning_api import LightningDataModule, LightningModule, Trainer, TrainerFn, rank_zero_info
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
-from spl.pruning import PruningChoices, keep_count
+from spl.pruning import PruningChoices
 from spl.pruning.weights import check_weights
 from spl.sparsify import Stage, sparsify
 
@@ -147,7 +154,7 @@ class PruneAtInit(SplCallback):
         if shards(trainer):  # pruned before it was sharded; the checkpoint is restored later
             return
         if self.masks is not None:
-            self._check_restored(self.masks)
+            check_restored(trainer, self.choices, self.record, self.masks)
         elif trainer.ckpt_path and self._restored_step != 0:
             raise without_masks(trainer)
         elif not self._keep_zeros(pl_module):
@@ -159,7 +166,7 @@ class PruneAtInit(SplCallback):
             if self._unreported is not None and not trainer.ckpt_path:
                 self._log(trainer, self._unreported)
             elif self.masks is not None:
-                self._check_restored(self.masks)
+                check_restored(trainer, self.choices, self.record, self.masks)
             self._unreported = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -177,20 +184,7 @@ class PruneAtInit(SplCallback):
             self.choices.check(*self.choices.sizes(self.choices.parameters(pl_module.network)))
         check_objective(pl_module, self.loss, self.choices.targets)
         check_redrawn(self.isometry, self.choices.pattern)
-
-    def _check_restored(self, masks: Masks) -> None:
-        """Refuse masks of another sparsity; the record knows it if they keep fewer weights than were asked for."""
-        shapes, keep = self.choices.sizes(masks)
-        if self.record.get("masks_sha256") == masks.digest():
-            same = keep_count(masks.size, self.record["sparsity"]) == keep
-        else:
-            same = self.choices.could_have_made(shapes, keep, masks.kept)
-        if not same:
-            raise InputError(
-                f"The network is pruned already, to sparsity {masks.sparsity:.6g}, but {self.choices.sparsity:.6g} is "
-                "asked for: masks are never computed again. Ask for the sparsity it has, or start a new run."
-            )
-        rank_zero_info(f"Masks kept as they are: {masks}{coverage_text(self.record)}")
+        check_moving(trainer, self.choices.pattern)
 
     def _keep_zeros(self, pl_module: LightningModule) -> bool:
         """Hold the zeros of a network that was pruned before as its masks, and return whether it was."""

@@ -1,10 +1,17 @@
 """Surroundings in which PruneAtInit would do wrong, and which it therefore refuses by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from spl.callbacks.lightning_private import trains_in_copies
+from spl.callbacks.move_masks import MoveMasks
+from spl.callbacks.reporting.record import coverage_text
 from spl.callbacks.trainer import callbacks_of
 from spl.errors import InputError
 from spl.isometry import Correction
-from spl.lightning_api import ModelPruning, Trainer
+from spl.lightning_api import ModelPruning, Trainer, rank_zero_info
+from spl.masks.masks import Masks
+from spl.pruning import PruningChoices, keep_count
 from spl.pruning.pattern import Pattern
 from spl.pruning.patterns import Unstructured
 
@@ -52,6 +59,52 @@ def check_redrawn(isometry: Correction | None, pattern: Pattern) -> None:
             f"{type(isometry).__name__} draws masks of its own, which do not have the pattern "
             f"{type(pattern).__name__}: use pattern: Unstructured, or another isometry."
         )
+
+
+def check_moving(trainer: Trainer, pattern: Pattern) -> None:
+    """Refuse an update of the masks that would destroy their pattern.
+
+    Example:
+        >>> from spl.callbacks.refusals import check_moving
+        >>> from spl.pruning.patterns import NM
+        >>> from spl.updates import SET
+        >>> options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+        >>> check_moving(Trainer(callbacks=[MoveMasks(SET())], **options), NM(2, 4))
+        Traceback (most recent call last):
+        spl.errors.InputError: SET moves single weights, so that the masks would lose the pattern NM: ...
+    """
+    for moving in callbacks_of(trainer, MoveMasks):
+        if moving.update is not None:
+            moving.update.check_pattern(pattern)
+
+
+def check_restored(trainer: Trainer, choices: PruningChoices, record: Mapping[str, Any], masks: Masks) -> None:
+    """Refuse masks of another sparsity than is asked for.
+
+    The record knows the sparsity of masks that keep fewer weights than were asked for. Where masks move while the
+    network trains, those at the beginning of the training count.
+
+    Args:
+        trainer: the Trainer, which may have a callback that moves the masks.
+        choices: what is asked for.
+        record: the record of the pruning.
+        masks: the masks of the network.
+
+    Raises:
+        InputError: the masks have another sparsity.
+    """
+    first = next((moving.first for moving in callbacks_of(trainer, MoveMasks) if moving.first is not None), masks)
+    shapes, keep = choices.sizes(first)
+    if record.get("masks_sha256") == first.digest():
+        same = keep_count(first.size, record["sparsity"]) == keep
+    else:
+        same = choices.could_have_made(shapes, keep, first.kept)
+    if not same:
+        raise InputError(
+            f"The network is pruned already, to sparsity {first.sparsity:.6g}, but {choices.sparsity:.6g} is asked "
+            "for: masks are never computed again. Ask for the sparsity it has, or start a new run."
+        )
+    rank_zero_info(f"Masks kept as they are: {masks}{coverage_text(record)}")
 
 
 def without_masks(trainer: Trainer) -> InputError:

@@ -28,6 +28,9 @@ class StageListener(SplCallback):
     def on_stage(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Act on the network with the weights of `stage`; called on every process."""
 
+    def on_masks_moved(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Act on the network after `MoveMasks` has moved its masks in training; called on every process."""
+
 
 def announce(trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
     """Call `on_stage` of every StageListener among the callbacks of the Trainer.

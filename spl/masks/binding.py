@@ -78,6 +78,13 @@ class Binding:
         self.masks.mask_weights_()
         self.note()
 
+    def move_(self, masks: Masks) -> None:
+        """Take other masks of the same parameters; set weights to 0.0 unless the masks before kept them as well."""
+        self.masks.mask_weights_()
+        self._masks = masks
+        self.masks.move_(masks)
+        self.zero_()
+
 
 def ids_of(parameters: Iterable[Tensor]) -> set[int]:
     """Return the identities of parameters, to compare these as objects; `==` compares the numbers in tensors."""

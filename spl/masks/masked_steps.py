@@ -1,18 +1,30 @@
 """Masking of gradients before, and of weights after, the steps of whichever optimizers train a network."""
 
-import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch.distributed as dist
 from torch.optim import Optimizer
 
 from spl.masks.binding import Binding
 from spl.masks.masks import Masks
 from spl.masks.optimizer_hooks import Arguments, listen
+from spl.masks.remarks import warn
 
 _BEFORE = "before an optimizer's step"
+
+
+class Mover(Protocol):
+    """An object that moves the masks while the network trains; see `spl.updates.MovingMasks`."""
+
+    def before_masking(self, optimizer: Any) -> bool:
+        """Move the masks if it is time, and return whether gradients may be masked now."""
+
+    def begin_step(self, optimizer: Optimizer) -> None:
+        """Take note of a step that begins."""
+
+    def end_step(self, optimizer: Optimizer) -> None:
+        """Count a step that was taken."""
 
 
 class HeldMasks(Protocol):
@@ -20,6 +32,7 @@ class HeldMasks(Protocol):
 
     masks: Masks | None
     gradients_masked: bool
+    mover: Mover | None
 
     def acting(self) -> Binding | None:
         """Return the masks bound to the parameters, or None if they may not act now."""
@@ -27,8 +40,8 @@ class HeldMasks(Protocol):
     def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer trains weights that have masks."""
 
-    def mask_gradients_(self) -> None:
-        """Set the gradients of pruned weights to 0.0."""
+    def mask_gradients_(self, optimizer: Any = None) -> None:
+        """Set the gradients of pruned weights to 0.0, after moving the masks if it is time."""
 
     def check(self, when: str) -> None:
         """Set pruned weights back to 0.0 if there is a trace of a write."""
@@ -65,10 +78,12 @@ class MaskedSteps:
         if held is None or not held.is_trained_by(optimizer):
             return None
         seen = self._seen.setdefault(optimizer, _Seen())
+        if held.mover is not None:
+            held.mover.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             self._look_before(held, seen)
-            held.mask_gradients_()
+            held.mask_gradients_(optimizer)
             return None
         held.check(_BEFORE)
 
@@ -77,10 +92,15 @@ class MaskedSteps:
             result = closure(*given, **named)
             self._look_before(held, seen)
             if not held.gradients_masked:  # Lightning's hook may have masked them, before clipping
-                held.mask_gradients_()
+                held.mask_gradients_(optimizer)
             return result
 
         return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
+
+    def masks_moved(self) -> None:
+        """Look again whether optimizers move pruned weights: they may bring back those that were just dropped."""
+        for seen in self._seen.values():
+            seen.steps = 0
 
     @staticmethod
     def _look_before(held: HeldMasks, seen: _Seen) -> None:
@@ -93,7 +113,11 @@ class MaskedSteps:
     def after_step(self, optimizer: Optimizer) -> None:
         """Mask the weights if the optimizer moves pruned ones, or may because it is not one of PyTorch's own."""
         seen, held = self._seen.get(optimizer), self._held()
-        if seen is None or held is None or held.masks is None or not (binding := held.acting()):
+        if seen is None or held is None:
+            return
+        if held.mover is not None:
+            held.mover.end_step(optimizer)
+        if held.masks is None or not (binding := held.acting()):
             return
         seen.steps += 1
         if is_power_of_two(seen.steps) and not seen.moves and held.masks.revived(binding.parameters):
@@ -108,9 +132,3 @@ class MaskedSteps:
 def is_power_of_two(count: int) -> bool:
     """Return whether a count is 1, 2, 4, 8, …"""
     return count & (count - 1) == 0
-
-
-def warn(message: str) -> None:
-    """Warn, on the first of several processes only."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0):
-        warnings.warn(message, stacklevel=4)

@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 from spl.errors import InputError
 from spl.functional.wrappers import unwrapped
 from spl.masks.binding import Binding, has_any, ids_of
-from spl.masks.masked_steps import MaskedSteps, is_power_of_two, warn
+from spl.masks.masked_steps import MaskedSteps, Mover, is_power_of_two
 from spl.masks.masks import Masks
+from spl.masks.remarks import warn_of_change
 from spl.masks.saved_masks import check_digest, check_zeros, masks_in, save_masks
 from spl.masks.sharding import whole_name
 
@@ -39,6 +40,7 @@ class MaskedWeights:
         masks: the masks of the kept weights, on the CPU; None until the network is pruned.
         kept_by_callback: whether a callback does before, in and after each batch what the LightningModule would do.
         gradients_masked: whether gradients have been masked since this was last set to False.
+        mover: what moves the masks while the network trains, and is asked before gradients are masked; None if nothing.
 
     Example:
         >>> import torch
@@ -103,8 +105,17 @@ class MaskedWeights:
         self._forget()
         self.acting()  # writes are noticed from here on
 
-    def mask_gradients_(self) -> None:
-        """Set the gradients of pruned weights to 0.0."""
+    def move(self, masks: Masks) -> None:
+        """Take other masks of the same parameters in the middle of training; weights that come start at exactly 0.0."""
+        if binding := self.acting():
+            binding.move_(masks)
+            self._steps.masks_moved()
+        self.masks = masks
+
+    def mask_gradients_(self, optimizer: Any = None) -> None:
+        """Set the gradients of pruned weights to 0.0, after moving the masks if it is time for the optimizer's step."""
+        if self.mover is not None and not self.mover.before_masking(optimizer):
+            return  # the mover will need the gradients of pruned weights
         if binding := self.acting():
             binding.masks.mask_gradients_()
             self.gradients_masked = True
@@ -146,8 +157,9 @@ class MaskedWeights:
         self._suspicions += touched
         look = look or is_power_of_two(self._looks) or (touched and is_power_of_two(self._suspicions))
         revived = self.masks.revived(binding.parameters) if look else {}
-        if revived:
-            self._warn_once("replaced" if replaced else "moved", when, revived)
+        if revived and (what := "replaced" if replaced else "moved") not in self._warned:
+            self._warned.add(what)
+            warn_of_change(what, when, revived)
         if look or touched or self._warned or self._looks % binding.stride == 0:
             binding.zero_()
         return bool(revived)
@@ -226,6 +238,7 @@ class MaskedWeights:
     def _begin(self) -> None:
         self.kept_by_callback = False
         self.gradients_masked = False
+        self.mover: Mover | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -234,17 +247,3 @@ class MaskedWeights:
         self._looks, self._suspicions = 0, 0
         self._warned: set[str] = set()
         self._steps = MaskedSteps(self)
-
-    def _warn_once(self, what: str, when: str, revived: Mapping[str, int]) -> None:
-        """Warn, once a fit for each kind, of pruned weights that something other than an optimizer's step changed."""
-        if what in self._warned:
-            return
-        self._warned.add(what)
-        counts = ", ".join(f"{name} ({count})" for name, count in revived.items())
-        how = {
-            "moved": "They were written to by something that is no optimizer's step, such as load_state_dict, "
-            "reset_parameters, `.data`, or an optimizer that wraps another.",
-            "replaced": "Another parameter has taken the place of a pruned one; optimizers that were made before do "
-            "not train it.",
-        }[what]
-        warn(f"Pruned weights were not 0.0 {when}, and are set back to 0.0: {counts}. {how}")

@@ -193,6 +193,12 @@ class BoundMasks:
             self._memory, self._weights = memory, [_bits(shard(p.data)) for p in self.parameters]
         torch._foreach_mul_(self._weights, self.factors)
 
+    def move_(self, masks: Masks) -> None:
+        """Take other masks of the same parameters."""
+        for parameter, factor, mask in zip(self.parameters, self.factors, masks.values(), strict=True):
+            own = shard_like(mask, parameter)
+            factor.copy_(own[..., None] if parameter.is_complex() else own)
+
     def fits(self) -> bool:
         """Return whether the factors still match the devices and element sizes of the parameters."""
         pairs = zip(self.parameters, self.factors, strict=True)

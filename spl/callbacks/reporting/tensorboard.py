@@ -37,7 +37,7 @@ def layer(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def add_masks(writer: SummaryWriter, masks: Masks) -> None:
+def add_masks(writer: SummaryWriter, masks: Masks, step: int = 0) -> None:
     """Log each mask as an image [out, in·k], white for kept and black for pruned, as in Figure 1 of the paper.
 
     The description of each image, which TensorBoard shows at its title, is the key.
@@ -54,7 +54,7 @@ def add_masks(writer: SummaryWriter, masks: Masks) -> None:
                 data_class=DataClass.DATA_CLASS_BLOB_SEQUENCE,
             )
         )
-        events.add_summary(summary, 0)
+        events.add_summary(summary, step)
 
 
 def add_saliency(writer: SummaryWriter, scores: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,79 @@
+"""The update that drops kept weights of each layer and grows as many others in it."""
+
+from spl.errors import InputError
+from spl.masks.masks import Masks
+from spl.masks.top_k import top_k
+from spl.pruning.pattern import Pattern
+from spl.pruning.patterns import Unstructured
+from spl.updates.fractions import Fraction
+from spl.updates.scores import Score
+from spl.updates.update import Snapshot, Update
+
+
+class DropAndGrow(Update):
+    """Drop a fraction of the kept weights of each layer, and grow as many of those that were pruned.
+
+    A layer of κ kept weights drops round(α κ) of them, but never more than it has pruned weights. What is dropped does
+    not grow back in the same update. Of equal scores the weight of the lowest index comes first. A layer that has no
+    gradient in the step rests.
+
+    Args:
+        drop: scores the kept weights; those of the largest scores are dropped.
+        grow: scores the pruned weights; those of the largest scores grow, from 0.
+        schedule: the fraction as a function of `fraction` and the progress in [0, 1].
+        fraction: the first fraction α.
+        every: the number of steps between two updates.
+        until: the share of all steps after which the masks rest.
+
+    Raises:
+        InputError: a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from spl import Masks
+        >>> from spl.updates import DropAndGrow, Snapshot, constant, largest_gradient, smallest_magnitude
+        >>> update = DropAndGrow(smallest_magnitude, largest_gradient, constant, fraction=0.5)
+        >>> masks = Masks({"weight": torch.tensor([True, True, False, False])})
+        >>> weights, gradients = torch.tensor([0.1, 0.9, 0.0, 0.0]), torch.tensor([9.0, 0.0, 1.0, 2.0])
+        >>> update.masks(Snapshot(masks, {"weight": weights}, {"weight": gradients}, masks, 1, 1))["weight"]
+        tensor([False,  True, False,  True])
+    """
+
+    def __init__(
+        self,
+        drop: Score,
+        grow: Score,
+        schedule: Fraction,
+        fraction: float = 0.3,
+        every: int = Update.every,
+        until: float = Update.until,
+    ) -> None:
+        super().__init__(every, until)
+        if not 0.0 < fraction <= 1.0:
+            raise InputError(f"fraction must lie in (0, 1], got {fraction}: it is the share of kept weights that move.")
+        self.drop = drop
+        self.grow = grow
+        self.schedule = schedule
+        self.fraction = fraction
+
+    def masks(self, now: Snapshot) -> Masks:
+        """Return the masks after dropping and growing in each layer."""
+        fraction = self.schedule(self.fraction, now.progress)
+        moved = {}
+        for name in now.gradients:
+            kept = now.masks[name]
+            alive = int(kept.count_nonzero())
+            count = min(round(fraction * alive), kept.numel() - alive)
+            if count:
+                dropped = top_k({name: self.drop(now, name)}, count, Masks({name: kept}))[name]
+                grown = top_k({name: self.grow(now, name)}, count, Masks({name: ~kept}))[name]
+                moved[name] = (kept & ~dropped) | grown
+        return Masks(moved)
+
+    def check_pattern(self, pattern: Pattern) -> None:
+        """Raise an `InputError` for masks of whole groups of weights, because single weights move."""
+        if type(pattern) is not Unstructured:
+            raise InputError(
+                f"{type(self).__name__} moves single weights, so that the masks would lose the pattern "
+                f"{type(pattern).__name__}: use pattern Unstructured, or the update GMP with that pattern."
+            )
