@@ -10,11 +10,12 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, capture_parser
 
-from spl import criteria, data, initializers, isometry, networks  # noqa: F401 (short class names on the command line)
+from spl import criteria, data, initializers, isometry, networks, updates  # noqa: F401 (short class names on the command line)
 from spl.callbacks import (
     FiniteLoss,
     JacobianSpectrum,
     LastCheckpoint,
+    MoveMasks,
     PruneAtInit,
     Requeue,
     SafeInterrupt,
@@ -89,7 +90,8 @@ class SplCLI(FitFlags):
             ) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Make the Trainer, without the spectrum of a module that has no forward."""
+        """Make the Trainer, without callbacks that have nothing to move, or no forward to measure."""
+        callbacks = [c for c in callbacks if not (isinstance(c, MoveMasks) and c.update is None)]
         if not is_overridden("forward", self.model):
             callbacks = [callback for callback in callbacks if not isinstance(callback, JacobianSpectrum)]
         return super()._instantiate_trainer(config, callbacks)

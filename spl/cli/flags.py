@@ -5,7 +5,7 @@ import warnings
 from contextlib import ExitStack
 from typing import Any, ClassVar, NoReturn
 
-from spl.callbacks import JacobianSpectrum, PruneAtInit
+from spl.callbacks import JacobianSpectrum, MoveMasks, PruneAtInit
 from spl.cli.configuration import (
     bound_yaml,
     check_name,
@@ -25,6 +25,7 @@ _TITLES = {  # of the groups of flags
     "model": "Network and training",
     "data": "Data",
     "pruning": "Pruning at initialization",
+    "moving": "Masks that move in training",
     "spectrum": "Singular values of the input-output Jacobian",
     "checkpoint": "Checkpoints: ModelCheckpoint of Lightning",
 }
@@ -44,7 +45,7 @@ class FitParser(OneLineErrors, LightningArgumentParser):
 
 
 class FitFlags(LightningCLI):
-    """A LightningCLI with the groups pruning, spectrum and checkpoint."""
+    """A LightningCLI with the groups pruning, moving, spectrum and checkpoint."""
 
     def __init__(self, *args: Any, command: str | None = None, **options: Any) -> None:
         if command in self.subcommands():  # the parsers of the other commands need not be made
@@ -91,6 +92,7 @@ class FitFlags(LightningCLI):
             help="Evaluate the final weights on the test set after fit.",
         )
         parser.add_lightning_class_args(PruneAtInit, "pruning")
+        parser.add_lightning_class_args(MoveMasks, "moving")
         parser.add_lightning_class_args(JacobianSpectrum, "spectrum")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(

@@ -14,9 +14,9 @@ _PACKAGE = Path(__file__).parents[1]
 _RUN = {
     "config": "a YAML file or the name of one of spl's (see `spl configs`); of several, the last one wins",
     "print_config": "print the whole configuration, and run nothing",
-    "name": "the name of the run: its logs go to lightning_logs/NAME",
-    "seed_everything": "the seed of all random numbers (default: a random one)",
-    "test_after_fit": "evaluate the final weights on the test set (default: true)",
+    "name": "the run's name: logs go to lightning_logs/NAME",
+    "seed_everything": "the seed of all random numbers (default: random)",
+    "test_after_fit": "test the final weights (default: true)",
     "ckpt_path": "the checkpoint to go on from, or to evaluate",
 }
 _TRAINER = {
@@ -35,8 +35,8 @@ _TRAINER = {
     "default_root_dir": "the folder of lightning_logs",
 }
 _CHECKPOINT = {
-    "monitor": "the metric by which best.ckpt is chosen (default: accuracy/val)",
-    "mode": "max or min: which value of it is best (default: max)",
+    "monitor": "the metric of best.ckpt (default: accuracy/val)",
+    "mode": "max or min: which value is best (default: max)",
     "save_top_k": "how many checkpoints to keep (default: 1)",
 }
 _DATA = {
@@ -51,6 +51,7 @@ _CLASSES = {  # what takes a class: the ones of spl by their short names
     "pruning.scope": "the sparsity distribution: Global, Uniform, ERK, SmartRatio or GivenDensities",
     "pruning.pattern": "the sparsity type: Unstructured, NM, TransposableNM, Blocks or Channels",
     "pruning.schedule": "the rounds of pruning: OneShot, Exponential or Linear",
+    "moving.update": "what moves the masks: SET, RigL or GMP",
     "pruning.isometry": "the correction: ApproximateIsometry, OperatorIsometry, EdgeOfChaos, EOI, "
     "SparseOrthogonal, GradientDescentIsometry or null",
 }
@@ -61,11 +62,13 @@ _SOURCES = {  # by group: the files and classes whose arguments are the flags
         ("pruning/choices.py", "PruningChoices"),
         ("pruning/rule.py", "Rule"),
     ],
+    "moving": [("callbacks/move_masks.py", "MoveMasks")],
     "spectrum": [("callbacks/jacobian_spectrum.py", "JacobianSpectrum")],
 }
 _TITLES = {
     "model": "the network and its training; or --model own.Module, a LightningModule",
     "pruning": "pruning at initialization",
+    "moving": "masks that move in training",
     "spectrum": "singular values of the input-output Jacobian",
 }
 
@@ -89,6 +92,7 @@ def page(command: str, purpose: str) -> str:
         (_TITLES["model"], dict(_entries("model"))),
         ("data", _DATA),
         (_TITLES["pruning"], dict(_entries("pruning"))),
+        (_TITLES["moving"], dict(_entries("moving"))),
         (_TITLES["spectrum"], dict(_entries("spectrum"))),
         ("the Trainer of Lightning", {f"trainer.{name}": text for name, text in _TRAINER.items()}),
         ("checkpoints", {f"checkpoint.{name}": text for name, text in _CHECKPOINT.items()}),

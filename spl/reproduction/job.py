@@ -193,6 +193,7 @@ def _can_be_stacked(run: Run) -> bool:
     """Return whether a run trains a network that can be stacked, and asks for nothing that stacked training lacks."""
     config = run.config
     usual = config["trainer"].keys() <= _STACKED_TRAINER and config["model"].keys() <= _STACKED_MODEL
+    usual = usual and config.get("moving", {}).get("update") is None  # masks that are stacked stay as they are
     if not usual or run.steps == 0 or "checkpoint" in config or not config["data"]["class_path"].startswith(_DATA):
         return False
     try:
