@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from forking import python
 from matplotlib.image import imread
 from synthetic_results import finish
@@ -14,9 +15,10 @@ from synthetic_results import finish
 from spl.__main__ import main
 from spl.compare import command
 from spl.compare.comparison import RUNS, Comparison, Measured
-from spl.compare.methods import method_named
+from spl.compare.naming import method_named
 from spl.compare.report import markdown, write_report
 from spl.errors import InputError
+from spl.masks.masks import Masks
 from spl.reproduction import executors, page_parts
 from spl.reproduction.executors import LocalProcesses
 from spl.reproduction.results import Results
@@ -98,6 +100,43 @@ def test_a_method_is_a_criterion_with_a_correction_and_a_scope(name, criterion, 
 def test_a_method_that_does_not_exist_is_refused(name, message):
     with pytest.raises(InputError, match=message):
         method_named(name)
+
+
+def test_masks_that_move_start_at_random_by_erk_or_dense_unless_something_else_is_asked_for():
+    flags = [*TINY, "--moving.update", "RigL", "--moving.update.every", "7"]
+    methods = ("RigL", "SET+AI@Uniform", "GMP", "GMP@ERK", "SNIP", "dense")
+    rigl, sets, gmp, erk, snip, dense = (
+        run.config for run in compared(*methods, flags=flags, sparsities=[0.95], seeds=1).all_runs
+    )
+    for config, scope, isometry in ((rigl, "ERK", None), (sets, "Uniform", "spl.isometry.ApproximateIsometry")):
+        assert config["pruning"]["criterion"]["class_path"] == "spl.criteria.Random"
+        assert config["pruning"]["scope"]["class_path"] == f"spl.pruning.scopes.{scope}"
+        assert config["pruning"]["sparsity"] == 0.95
+        assert (config["pruning"]["isometry"] or {}).get("class_path") == isometry
+    assert rigl["moving"]["update"]["init_args"]["every"] == 7
+    assert sets["moving"]["update"]["class_path"] == "spl.updates.SET"
+    assert sets["moving"]["update"]["init_args"]["every"] == 100  # that of the configuration is for RigL
+    for config, scope in ((gmp, "Global"), (erk, "ERK")):
+        assert config["pruning"]["sparsity"] == 0.0
+        assert config["moving"]["update"]["init_args"]["sparsity"] == 0.95
+        assert config["moving"]["update"]["init_args"]["scope"]["class_path"] == f"spl.pruning.scopes.{scope}"
+    assert "moving" not in snip
+    assert "moving" not in dense
+    with pytest.raises(InputError, match=r"'GMP[+]AI' is no method: GMP begins with the dense network"):
+        method_named("GMP+AI")
+
+
+@pytest.mark.usefixtures("forked")
+def test_masks_that_moved_have_the_sparsity_in_the_end(folder):
+    words = ["--methods", "RigL", "GMP", "--sparsity", "0.9", "--seeds", "1", "--jobs", "1", *TINY]
+    words += ["--trainer.limit_train_batches", "6", "--moving.update", "GMP", "--moving.update.every", "2"]
+    main(["compare", *words])
+    for file in RUNS.glob("tiny_*_90_seed0/version_0/checkpoints/last.ckpt"):
+        checkpoint = torch.load(file, weights_only=True)
+        masks = Masks(checkpoint["masks"])
+        assert masks.kept == round(0.1 * masks.size)
+        assert all(not checkpoint["state_dict"][f"network.{name}"][~mask].any() for name, mask in masks.items())
+    assert len(list(RUNS.glob("tiny_*_90_seed0"))) == 2
 
 
 def test_each_method_has_a_run_for_each_sparsity_and_seed_and_dense_for_each_seed():

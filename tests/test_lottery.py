@@ -10,7 +10,7 @@ from spl import PruneAtInit
 from spl.__main__ import main
 from spl.compare.comparison import RUNS, Comparison
 from spl.compare.lottery import sparsities_before
-from spl.compare.methods import method_named
+from spl.compare.naming import method_named
 from spl.criteria import TrainedMagnitude
 from spl.errors import InputError
 from spl.masks.masks import Masks

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from spl.compare.comparison import RUNS, Comparison, Measured
-from spl.compare.methods import method_named
+from spl.compare.naming import method_named
 from spl.compare.report import write_report
 from spl.errors import InputError
 from spl.reproduction.execution import execute, missing
@@ -23,8 +23,9 @@ data, schedule and all else come from the flags of `spl fit`, --config among the
 _METHODS = """\
 NAME[+CORRECTION][@SCOPE], or dense: SNIP, CS+AI, Random@ERK. NAME is the class of a criterion, or CS for
 ConnectionSensitivity; alone it is the published method without a correction. CORRECTION is AI (ApproximateIsometry),
-EOI or another class of spl.isometry, SCOPE a class of spl.pruning.scopes. Own classes are given by their paths
-(own.Mine). Arguments that the configuration has for one of these classes are kept.
+EOI or another class of spl.isometry, SCOPE a class of spl.pruning.scopes. SET, RigL and GMP move masks in training;
+LTH, LTH-late, LRR, LTH-shuffled and LTH-reinit are lottery tickets. Own classes are given by their paths (own.Mine).
+Arguments that the configuration has for one of these classes are kept.
 """
 _EXAMPLE = """\
 example:

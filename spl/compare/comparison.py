@@ -101,8 +101,7 @@ class Comparison:
 
     def _run(self, method: ComparedMethod, sparsity: float, seed: int) -> Run:
         label = re.sub(r"[^\w.+@-]", "-", method.label)
-        config = self._configs[method]
-        config = config | {"seed_everything": seed, "pruning": config["pruning"] | {"sparsity": sparsity}}
+        config = method.with_sparsity(self._configs[method] | {"seed_everything": seed}, sparsity)
         if method.rewinding is not None:
             dense = self._run(ComparedMethod(DENSE), 0.0, seed)
             return Tickets(method.rewinding, dense, config, f"{self.name}_{label}").run(sparsity)
@@ -115,8 +114,8 @@ class Comparison:
 
     def _config(self, method: ComparedMethod) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(json.dumps(self.config))
-        pruning = method.pruning(config.get("pruning", {}), self.sparsities_of(method)[0])
-        checked = shortest(config | {"pruning": pruning})
+        chosen = method.configure(config, self.sparsities_of(method)[0])
+        checked, pruning = shortest(chosen), chosen["pruning"]
         stated = {key: pruning[key] for key in ("sparsity", "isometry") if pruning[key] is None or key == "sparsity"}
         return checked | {"pruning": checked.get("pruning", {}) | stated, "trainer": config["trainer"]}
 
