@@ -3,9 +3,8 @@
 What each reads, and in how many rounds it prunes:
 
 - `Magnitude`, `Random`, `PHEW`, `SAO`: nothing, 1 round
-- `NPB`: the shape of a batch, 1 round
-- `Magnitude`, `Random`, `PHEW`: nothing, 1 round
 - `TrainedMagnitude`: a checkpoint, 1 round
+- `NPB`: the shape of a batch, 1 round
 - `SynFlow`: the shape of a batch, 100 rounds
 - `NTKSAP`: the shape of a batch, 20 rounds
 - `PX`: inputs, in each of 100 rounds

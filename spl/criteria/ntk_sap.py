@@ -36,6 +36,7 @@ class NTKSAP(Criterion):
         >>> from spl.criteria import NTKSAP
         >>> from spl.criteria.schedules import Exponential
         >>> from spl.pruning import prune
+        >>> _ = torch.manual_seed(0)
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> batch = torch.zeros(16, 4), torch.zeros(16)
         >>> masks = prune(network, NTKSAP(seed=0), sparsity=0.75, batches=[batch], schedule=Exponential(3))
