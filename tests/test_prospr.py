@@ -211,6 +211,11 @@ def test_operators_without_a_second_derivative_are_refused_unless_first_order_is
     ProsPr(first_order=True)(subject(network, batches))
 
 
+def test_steps_that_diverge_are_an_error():
+    with pytest.raises(InputError, match=r"the 9 training steps of ProsPr is NaN or infinite: .* Use a smaller lr"):
+        scores_of_one_weight(ProsPr(steps=9, lr=1e60), 3.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -86,7 +86,11 @@ class ProsPr(Criterion):
         return scores
 
     def _gradients(self, subject: Subject, batches: Iterable[Any]) -> dict[str, Tensor]:
-        """Return ∂L(θ_K)/∂θ_0 of the scored weights, by name."""
+        """Return ∂L(θ_K)/∂θ_0 of the scored weights, by name.
+
+        Raises:
+            InputError: it is not finite.
+        """
         training = _Training(subject)
         steps: list[_Step] = []
         velocity: list[Tensor] = []
@@ -104,6 +108,11 @@ class ProsPr(Criterion):
                 self._backpropagate(training, steps, gradient)
         finally:
             training.set(steps[0].weights if steps else training.weights())
+        if not all(g.isfinite().all() for g in gradient):
+            raise InputError(
+                f"The gradient through the {self.steps} training steps of ProsPr is NaN or infinite: the steps diverge "
+                f"at lr {self.lr:g}, or the loss is not finite. Use a smaller lr, fewer steps or first_order."
+            )
         by_name = dict(zip(training.names, gradient, strict=True))
         return {name: by_name[name] for name in subject.weights}
 
