@@ -96,7 +96,7 @@ class ProsPr(Criterion):
         velocity: list[Tensor] = []
         try:
             for batch in batches:
-                step = _Step(training.weights(), batch, _streams())
+                step = _Step(training.weights(), batch, _streams(training.parameters[0].device))
                 gradient = training.gradient(batch)
                 if len(steps) == self.steps:
                     break
@@ -195,7 +195,7 @@ def _in_turn(batches: Iterable[Any], number: int) -> Iterator[Any]:
         yield read[k % len(read)]
 
 
-def _streams() -> list[Callable[[], object]]:
+def _streams(device: torch.device) -> list[Callable[[], object]]:
     """Return functions that set the random streams back to where they are, for losses that draw numbers."""
     own, numbers, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     streams: list[Callable[[], object]] = [
@@ -203,10 +203,10 @@ def _streams() -> list[Callable[[], object]]:
         lambda: np.random.set_state(numbers),  # noqa: NPY002
         lambda: torch.set_rng_state(torch_state),
     ]
-    if torch.accelerator.is_available():
-        device = torch.get_device_module()
-        state = device.get_rng_state()
-        streams.append(lambda: device.set_rng_state(state))
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        state = module.get_rng_state()
+        streams.append(lambda: module.set_rng_state(state))
     return streams
 
 
