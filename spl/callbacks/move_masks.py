@@ -29,8 +29,9 @@ class MoveMasks(SplCallback):
 
     After each update it logs `masks/sparsity`, `masks/effective_sparsity` (weights on no path from input to output
     count as pruned), `masks/ever_active` (the share of weights that have been kept at any time), `masks/overlap` (the
-    share of the kept weights that were kept by the first masks) and `masks/moved` (the number of weights that moved). A `JacobianSpectrum` among the callbacks measures the network then, as `jacobian/train/*`. TensorBoard has
-    images of the masks of the 1st, 2nd, 4th, 8th, … update.
+    share of the kept weights that were kept by the first masks) and `masks/moved` (the number of weights that moved).
+    A `JacobianSpectrum` among the callbacks measures the network then, as `jacobian/train/*`. TensorBoard has images
+    of the masks of the 1st, 2nd, 4th, 8th, … update.
 
     Args:
         update: what moves the masks; null for masks that stay as they are.
