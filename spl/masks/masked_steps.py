@@ -97,11 +97,6 @@ class MaskedSteps:
 
         return ((args[0], masking, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": masking})
 
-    def masks_moved(self) -> None:
-        """Look again whether optimizers move pruned weights: they may bring back those that were just dropped."""
-        for seen in self._seen.values():
-            seen.steps = 0
-
     @staticmethod
     def _look_before(held: HeldMasks, seen: _Seen) -> None:
         """Set back what moved before a step, and look for it if `after_step` will look for what the optimizer moved."""

@@ -109,7 +109,6 @@ class MaskedWeights:
         """Take other masks of the same parameters in the middle of training; weights that come start at exactly 0.0."""
         if binding := self.acting():
             binding.move_(masks)
-            self._steps.masks_moved()
         self.masks = masks
 
     def mask_gradients_(self, optimizer: Any = None) -> None:
