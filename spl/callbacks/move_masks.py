@@ -11,7 +11,7 @@ from spl.callbacks.cost_line import first_input
 from spl.callbacks.keep_masks import KeepMasks
 from spl.callbacks.reporting.moving_log import log_move
 from spl.callbacks.scoring.ranks import Ranks
-from spl.callbacks.trainer import add_callback, callbacks_of
+from spl.callbacks.trainer import add_callback
 from spl.errors import InputError
 from spl.functional.seeds import derived_seed
 from spl.lightning_api import LightningModule, Trainer, rank_zero_warn
@@ -80,7 +80,7 @@ class MoveMasks(SplCallback):
         """Refuse strategies that shard weights, and let the masks be saved.
 
         Raises:
-            InputError: the strategy shards weights, or the Trainer has another such callback.
+            InputError: the strategy shards weights.
         """
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.update is None:
@@ -90,8 +90,6 @@ class MoveMasks(SplCallback):
                 f"MoveMasks does not support {type(trainer.strategy).__name__}, which shards the weights: use "
                 "trainer.strategy auto, ddp or single_device, or leave MoveMasks out."
             )
-        if len(callbacks_of(trainer, MoveMasks)) > 1:
-            raise InputError("The Trainer has more than one MoveMasks, and masks move by one update: keep one.")
         add_callback(trainer, KeepMasks(), behind=self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
