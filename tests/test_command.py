@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch import nn
 
-from spl import criteria, data, initializers, isometry, networks
+from spl import criteria, data, initializers, isometry, networks, updates
 from spl.cli import configs
 from spl.cli.fit import parsers_of_fit
 from spl.cli.flags import _announce_dropped
@@ -77,7 +77,7 @@ def test_help_is_one_page_of_80_columns(name, parsers):
 
 def test_help_shows_all_flags_of_our_groups_and_their_defaults(parsers):
     shown = dict(re.findall(r"^  --(\S+)\s((?:.*\n {10})*.*)", page("fit", "x"), re.MULTILINE))
-    own = [flag[2:] for flag in flags(parsers["fit"]) if re.match(r"--(model|pruning|spectrum)\.", flag)]
+    own = [flag[2:] for flag in flags(parsers["fit"]) if re.match(r"--(model|pruning|moving|spectrum)\.", flag)]
     assert len(own) > 25
     assert set(own) <= set(shown)
     defaults = parsers["fit"].get_defaults()
@@ -103,6 +103,7 @@ def test_help_shows_all_flags_of_our_groups_and_their_defaults(parsers):
         ("pruning.pattern", [patterns], patterns.Pattern),
         ("pruning.schedule", [schedules], schedules.Schedule),
         ("pruning.isometry", [isometry], isometry.Correction),
+        ("moving.update", [updates], updates.Update),
     ],
 )
 def test_help_names_the_classes_that_there_are(flag, modules, kind):
@@ -112,7 +113,14 @@ def test_help_names_the_classes_that_there_are(flag, modules, kind):
     }
     assert names <= there
     offered = {path.rpartition(".")[2] for path in listed_classes(kind)}
-    assert offered - names <= {"FullyConnected", "DefaultIsometry", "Rectangles", "Elementwise", "LayerDensities"}
+    assert offered - names <= {
+        "FullyConnected",
+        "DefaultIsometry",
+        "Rectangles",
+        "Elementwise",
+        "LayerDensities",
+        "DropAndGrow",
+    }
 
 
 def test_help_names_the_arguments_of_the_trainer():

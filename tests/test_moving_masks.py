@@ -520,3 +520,14 @@ def test_weights_that_are_sharded_are_refused(tmp_path):
             MovingMasks(held, SET(), 10)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "damage", [{"step": "3"}, {"first": None}, {"active": {"0.weight": torch.ones(3)}}, {"seed": None}]
+)
+def test_a_state_that_is_none_is_refused(damage):
+    loop = Loop(SET(every=2)).run(3)
+    with pytest.raises(InputError, match=r"not the state of masks that move|must be a bool tensor"):
+        loop.moving.load_state_dict(loop.moving.state_dict() | damage)
+    with pytest.raises(InputError, match="do not fit the network"):
+        loop.moving.load_state_dict(loop.moving.state_dict() | {"first": {"fc": torch.tensor([True])}})

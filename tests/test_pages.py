@@ -15,7 +15,15 @@ from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.run import RUNS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["anywhere.md", "choosing.md", "differences.md", "lightning_module.md", "smaller.md", "start.md"]
+PAGES = [
+    "anywhere.md",
+    "choosing.md",
+    "differences.md",
+    "lightning_module.md",
+    "moving_masks.md",
+    "smaller.md",
+    "start.md",
+]
 PARTS = ["your_own.md"]  # each of their blocks is the file own.py of the commands that follow it
 SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 5"
 SHORT += " --trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"
@@ -66,7 +74,7 @@ def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path):
     (tmp_path / "own.py").write_text(criterion + network)
     (dense, *_) = ARTEFACTS["fig8"].runs(BUDGETS["short"])
     finish(RUNS, dense)  # to be exported and imported
-    pages = ["start.md", "diagnosis.md", "smaller.md", "compare.md", "reproduce.md"]
+    pages = ["start.md", "diagnosis.md", "smaller.md", "compare.md", "reproduce.md", "moving_masks.md"]
     text = "\n".join((ROOT / "docs" / page).read_text() for page in pages)
     lines = re.findall(r"^    spl (.*)$", text, re.MULTILINE)
     lines.append("compare --config quickstart --methods own.ScaledMagnitude own.ScaledMagnitude+AI SNIP dense")
@@ -74,5 +82,6 @@ def test_the_commands_of_the_other_pages_run(monkeypatch, tmp_path):
     for line in lines:
         words = shlex.split(line.replace("RUN", "lightning_logs/quickstart/version_0"))
         more = {"fit": shlex.split(SHORT), "diagnose": [], "export": []}.get(words[0], ["--dry-run"])
-        ended = command(*words, *more)
+        often = ["--moving.update.every", "2"] if "--moving.update" in words else []
+        ended = command(*words, *more, *often)
         assert ended.code == 0, (line, ended.errors)

@@ -18,6 +18,7 @@ from spl.lightning_api import LightningModule, Trainer, rank_zero_warn
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.updates import MovingMasks, Update
+from spl.updates.moving_masks import check_state
 
 
 class MoveMasks(SplCallback):
@@ -71,9 +72,9 @@ class MoveMasks(SplCallback):
         return self._state if self.moving is None else self.moving.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state from the checkpoint."""
+        """Take the state from the checkpoint, after reading in it what a resumed fit will need."""
         if state_dict:
-            Masks(state_dict["first"])
+            check_state(state_dict)
         self.moving, self._state = None, state_dict
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

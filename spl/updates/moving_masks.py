@@ -179,8 +179,9 @@ class MovingMasks:
         """Go on from what `state_dict` has returned.
 
         Raises:
-            InputError: it is of another network.
+            InputError: it is of another network, or something else.
         """
+        check_state(state)
         first, active = Masks(state["first"]), Masks(state["active"])
         for masks in (first, active):
             masks.check_fits(self.held.parameters)
@@ -231,6 +232,23 @@ class MovingMasks:
         end = self.update.last_step(self.steps)
         with seeded(derived_seed(self.seed, f"update {self.step}")):
             return dict(self.update.masks(Snapshot(masks, weights, gradients, self.first, self.step, end)))
+
+
+def check_state(state: Any) -> None:
+    """Raise an `InputError` unless this is what `MovingMasks.state_dict` has returned.
+
+    Example:
+        >>> from spl.updates.moving_masks import check_state
+        >>> check_state({"step": 3})
+        Traceback (most recent call last):
+        spl.errors.InputError: This is not the state of masks that move: give what MovingMasks.state_dict() has ...
+    """
+    numbers = ("step", "tried", "postponed", "updates", "moved", "seed")
+    is_state = isinstance(state, Mapping) and all(isinstance(state.get(name), int) for name in numbers)
+    if not is_state or not all(isinstance(state.get(name), Mapping) for name in ("first", "active")):
+        raise InputError("This is not the state of masks that move: give what MovingMasks.state_dict() has returned.")
+    for name in ("first", "active"):
+        Masks(state[name])
 
 
 def _is_finite(tensor: Tensor) -> bool:
