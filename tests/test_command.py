@@ -113,14 +113,8 @@ def test_help_names_the_classes_that_there_are(flag, modules, kind):
     }
     assert names <= there
     offered = {path.rpartition(".")[2] for path in listed_classes(kind)}
-    assert offered - names <= {
-        "FullyConnected",
-        "DefaultIsometry",
-        "Rectangles",
-        "Elementwise",
-        "LayerDensities",
-        "DropAndGrow",
-    }
+    bases = {"FullyConnected", "DefaultIsometry", "Rectangles", "Elementwise", "LayerDensities", "DropAndGrow"}
+    assert offered - names <= bases
 
 
 def test_help_names_the_arguments_of_the_trainer():

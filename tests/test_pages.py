@@ -15,15 +15,8 @@ from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.run import RUNS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    "anywhere.md",
-    "choosing.md",
-    "differences.md",
-    "lightning_module.md",
-    "moving_masks.md",
-    "smaller.md",
-    "start.md",
-]
+PAGES = ["anywhere.md", "choosing.md", "differences.md", "lightning_module.md", "moving_masks.md", "smaller.md"]
+PAGES += ["start.md"]
 PARTS = ["your_own.md"]  # each of their blocks is the file own.py of the commands that follow it
 SHORT = "--trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false --spectrum.examples 5"
 SHORT += " --trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"

@@ -18,7 +18,7 @@ from spl.lightning_api import LightningModule, Trainer, rank_zero_warn
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.updates import MovingMasks, Update
-from spl.updates.moving_masks import check_state
+from spl.updates.saved_state import check_state
 
 
 class MoveMasks(SplCallback):

@@ -16,6 +16,7 @@ from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import is_sharded
 from spl.updates.optimizer_state import clear_state
+from spl.updates.saved_state import check_state
 from spl.updates.update import Snapshot, Update
 
 
@@ -232,23 +233,6 @@ class MovingMasks:
         end = self.update.last_step(self.steps)
         with seeded(derived_seed(self.seed, f"update {self.step}")):
             return dict(self.update.masks(Snapshot(masks, weights, gradients, self.first, self.step, end)))
-
-
-def check_state(state: Any) -> None:
-    """Raise an `InputError` unless this is what `MovingMasks.state_dict` has returned.
-
-    Example:
-        >>> from spl.updates.moving_masks import check_state
-        >>> check_state({"step": 3})
-        Traceback (most recent call last):
-        spl.errors.InputError: This is not the state of masks that move: give what MovingMasks.state_dict() has ...
-    """
-    numbers = ("step", "tried", "postponed", "updates", "moved", "seed")
-    is_state = isinstance(state, Mapping) and all(isinstance(state.get(name), int) for name in numbers)
-    if not is_state or not all(isinstance(state.get(name), Mapping) for name in ("first", "active")):
-        raise InputError("This is not the state of masks that move: give what MovingMasks.state_dict() has returned.")
-    for name in ("first", "active"):
-        Masks(state[name])
 
 
 def _is_finite(tensor: Tensor) -> bool:
