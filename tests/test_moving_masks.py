@@ -17,6 +17,7 @@ from torch.distributed.tensor import Replicate, distribute_tensor
 
 from spl import InputError, MaskedWeights, Masks, MovingMasks, prune
 from spl.criteria import Random
+from spl.isometry import isometry_residual
 from spl.pruning.patterns import NM, Blocks, Channels
 from spl.pruning.scopes import ERK, Global, Uniform
 from spl.updates import (
@@ -204,7 +205,7 @@ UPDATES = {"SET": SET(every=3), "RigL": RigL(every=2), "GMP": GMP(0.95, every=3)
 class Loop:
     """A plain loop over its own batches, which can be stopped and resumed at any step."""
 
-    def __init__(self, update, optimizer=SGD, steps=40, state=None, prunes_biases=False):
+    def __init__(self, update, optimizer=SGD, steps=40, state=None, prunes_biases=False, isometric=False):
         torch.manual_seed(0 if state is None else 5)
         self.network = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
         self.held = MaskedWeights(self.network)
@@ -215,7 +216,7 @@ class Loop:
             self.network.load_state_dict(state["network"])
             self.held.load_state_dict(state["masks"])
             self.optimizer.load_state_dict(state["optimizer"])
-        self.moving = MovingMasks(self.held, update, steps)
+        self.moving = MovingMasks(self.held, update, steps, isometric=isometric)
         if state is not None:
             self.moving.load_state_dict(state["moving"])
         generator = torch.Generator().manual_seed(3)
@@ -248,6 +249,42 @@ class Loop:
                 if isinstance(value, torch.Tensor) and value.shape == p.shape:
                     found[name, key] = value
         return found
+
+
+def residuals(loop):
+    """Return the residual of each weight matrix, relative to the size that its singular values have."""
+    weights = {name: p.detach() for name, p in loop.held.parameters.items() if p.ndim > 1}
+    return {
+        n: float(isometry_residual(w, float(w.norm()) / min(w.shape) ** 0.5) / w.norm() ** 2)
+        for n, w in weights.items()
+    }
+
+
+def test_weights_can_start_where_they_keep_their_layer_near_isometry():
+    after = {}
+    for isometric in (False, True):
+        loop = Loop(RigL(every=4, fraction=0.3), steps=12, isometric=isometric).run(4)
+        before = {name: p.detach().clone() for name, p in loop.held.parameters.items()}
+        masks = loop.held.masks
+        loop.backward(4)
+        loop.held.mask_gradients_(loop.optimizer)  # which moves the masks, before the step
+        assert loop.moving.updates == 1
+        for name, mask in loop.held.masks.items():
+            stayed, grown, now = mask & masks[name], mask & ~masks[name], loop.held.parameters[name]
+            assert torch.equal(now[stayed], before[name][stayed])
+            assert bool(now[grown].any()) == isometric
+            assert not now[~mask].any()
+        after[isometric] = residuals(loop)
+    assert all(after[True][name] < after[False][name] for name in after[True])
+
+
+def test_isometric_starts_are_the_same_after_a_resume(tmp_path):
+    whole = Loop(SET(every=3), steps=12, isometric=True).run(5)
+    torch.save(whole.state(), tmp_path / "5.pt")
+    state = torch.load(tmp_path / "5.pt", weights_only=True)
+    again = Loop(SET(every=3), steps=12, state=state, isometric=True)
+    pairs = zip(whole.run(12).network.parameters(), again.run(12).network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["SGD", "Adam"])

@@ -37,6 +37,7 @@ class MoveMasks(SplCallback):
     Args:
         update: what moves the masks; null for masks that stay as they are.
         seed: decides random growth; null to derive it from the seed of the run.
+        isometric: whether weights that grow start at values that keep their layer near isometry, instead of at 0.
 
     Attributes:
         moving: the masks as they move; None before a fit begins.
@@ -52,9 +53,10 @@ class MoveMasks(SplCallback):
         >>> trainer = Trainer(callbacks=callbacks, logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
-    def __init__(self, update: Update | None = None, seed: int | None = None) -> None:
+    def __init__(self, update: Update | None = None, seed: int | None = None, isometric: bool = False) -> None:
         self.update = update
         self.seed = seed
+        self.isometric = isometric
         self.moving: MovingMasks | None = None
         self._state: dict[str, Any] = {}
         self._has_moved = False
@@ -108,7 +110,9 @@ class MoveMasks(SplCallback):
         ranks = Ranks(trainer)
         seed = derived_seed(torch.initial_seed(), "MoveMasks") if self.seed is None else self.seed
         self._has_moved, self._example = False, None
-        self.moving = MovingMasks(held, self.update, _steps(trainer), ranks.from_first(seed), ranks, self._on_move)
+        self.moving = MovingMasks(
+            held, self.update, _steps(trainer), ranks.from_first(seed), ranks, self._on_move, self.isometric
+        )
         if state:
             self.moving.load_state_dict(state)
         steps, last = self.moving.steps, self.update.last_step(self.moving.steps)

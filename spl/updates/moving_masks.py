@@ -15,6 +15,7 @@ from spl.functional.seeds import derived_seed
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import is_sharded
+from spl.updates.isometric_start import isometric_starts
 from spl.updates.optimizer_state import clear_state
 from spl.updates.saved_state import check_state
 from spl.updates.update import Snapshot, Update
@@ -29,10 +30,10 @@ class MovingMasks:
     masking of gradients. So the update sees the gradients of pruned weights too. Then the gradients are masked by the
     new masks, and the step is taken. (The published RigL skips it.)
 
-    Weights that grow start at 0. What the optimizer remembers of weights that come or go is set to 0: all
-    floating-point tensors in the shape of the parameter, but neither factored moments (Adafactor) nor quantized ones.
-    If gradients or weights are not finite, the update waits for the next step. Steps that a GradScaler skips do not
-    count.
+    Weights that grow start at 0, unless `isometric` is set. What the optimizer remembers of weights that come or go is
+    set to 0: all floating-point tensors in the shape of the parameter, but neither factored moments (Adafactor) nor
+    quantized ones. If gradients or weights are not finite, the update waits for the next step. Steps that a GradScaler
+    skips do not count.
 
     Keep the object, or `held`, for as long as the network is trained, and save and load its `state_dict` with that of
     `held`. A run that is resumed is bit for bit the one that was not interrupted.
@@ -45,6 +46,8 @@ class MovingMasks:
         processes: the processes that train together; those after the first take its masks. Without it, equal gradients
             lead to equal masks.
         on_move: is called after the masks have moved.
+        isometric: whether weights that grow start at values that keep their layer near isometry, instead of at 0; see
+            `isometric_starts`.
 
     Attributes:
         step: the number of steps that the optimizer has taken.
@@ -81,6 +84,7 @@ class MovingMasks:
         seed: int = 0,
         processes: Processes = Processes(),
         on_move: Callable[[], None] = lambda: None,
+        isometric: bool = False,
     ) -> None:
         if held.masks is None:
             raise InputError("There are no masks to move: hold masks first, held.hold(masks).")
@@ -96,6 +100,7 @@ class MovingMasks:
         self.update = update
         self.steps = steps
         self.seed = seed
+        self.isometric = isometric
         self.step = 0
         self.first = self.active = held.masks
         self.updates = 0
@@ -217,7 +222,10 @@ class MovingMasks:
             )
         masks.check_fits(parameters)
         changed = {name: mask ^ before[name] for name, mask in masks.items()}
+        starts = isometric_starts(self.held.network, parameters, before, masks) if self.isometric else {}
         self.held.move(masks)
+        for name, weight in starts.items():
+            parameters[name].data.copy_(self._processes.from_first(weight.cpu()))
         clear_state(optimizer, {parameters[name]: mask for name, mask in changed.items() if mask.any()})
         self.active = Masks({name: mask | self.active[name] for name, mask in masks.items()})
         self.moved = sum(int((mask & before[name]).count_nonzero()) for name, mask in changed.items())
