@@ -30,7 +30,7 @@ class PX(Criterion):
 
     Scores are never negative. What flows into a hidden unit flows out of it, as in `SynFlow`. So in a chain of layers,
     with rounds of exponentially falling density, no layer loses its last weight before the others have lost theirs. 100
-    is the number of rounds in the authors' own examples. BatchNorm scales by |γ|/√(σ² + ε) in g and h, with σ² as
+    is the number of rounds in the authors' own examples. BatchNorm scales by `|γ|/√(σ² + ε)` in g and h, with σ² as
     recorded. Pooling acts on the numbers in g and h. Activations other than ReLU have to be modules, as for `SynFlow`.
 
     The authors' code differs from this formula in three points. It lets BatchNorm normalize g and h by the statistics

@@ -40,7 +40,7 @@ def at_random(now: Snapshot, name: str) -> Tensor:
 
 
 def largest_gradient(now: Snapshot, name: str) -> Tensor:
-    """Return |∂L/∂w|, also for weights that are pruned.
+    """Return `|∂L/∂w|`, also for weights that are pruned.
 
     Example:
         >>> import torch
