@@ -196,6 +196,11 @@ def test_help_about_a_class():
             "--model.network: MLP has no argument dpth: did you mean depth?",
         ),
         (
+            ["fit", *QUICK, "--pruning.criterion", "RedrawnWeights"],
+            "--pruning.criterion: RedrawnWeights needs more: give --pruning.criterion.criterion and "
+            "--pruning.criterion.initializer.",
+        ),
+        (
             ["fit", *QUICK, "--pruning.criterion.seed", "3"],
             "--pruning.criterion.seed has no class to belong to: give --pruning.criterion first.",
         ),

@@ -98,6 +98,9 @@ def _of_key(parser: ArgumentParser, key: str, problem: str) -> str:
         return f"{flag}: {found[1] or (value[1] if value else 'this')} is not a subclass of {found[2]}."
     if found := re.search(r"Problem with given class_path '([^']+)':\s*(?:Parser key.*?)?Option '([^']+)'", problem):
         return _unknown_argument(flag, found[1], found[2])
+    if found := re.search(r"class_path '([^']+)':\s*the following arguments are required: (\w+(?:, \w+)*)", problem):
+        wanted = [f"{flag}.{name}" for name in found[2].split(", ")]
+        return f"{flag}: {found[1].rpartition('.')[2]} needs more: give {' and '.join(wanted)}."
     if re.search(r"Value type.*NestedArg|Given value: NestedArg", problem) and "is abstract" in problem:
         name = re.search(r"NestedArg\(key='([^']*)'", problem)
         return f"{flag}.{name[1] if name else ''} has no class to belong to: give {flag} first."
