@@ -37,7 +37,7 @@ class MoveMasks(SplCallback):
     Args:
         update: what moves the masks; null for masks that stay as they are.
         seed: decides random growth; null to derive it from the seed of the run.
-        isometric: whether weights that grow start at values that keep their layer near isometry, instead of at 0.
+        isometric: start grown weights near isometry, not at 0; see `isometric_starts`.
 
     Attributes:
         moving: the masks as they move; None before a fit begins.

@@ -46,8 +46,8 @@ _DATA = {
 _CLASSES = {  # what takes a class: the ones of spl by their short names
     "model.network": "MLP, LeNet300, ResNet, WideResNet, VGG16, or own.Net, an nn.Module of your own",
     "model.initializer": "Orthogonal, DeltaOrthogonal, HeNormal, LeCunNormal, GlorotNormal or Gaussian",
-    "pruning.criterion": "what scores the weights: ConnectionSensitivity, SNIP, IterativeSNIP, FORCE, GraSP, ProsPr, "
-    "SynFlow, PX, NTKSAP, NPB, SAO, PHEW, Magnitude, Random, ShuffledInLayers or RedrawnWeights",
+    "pruning.criterion": "scores the weights: ConnectionSensitivity, SNIP, IterativeSNIP, FORCE, GraSP, ProsPr, "
+    "SynFlow, PX, NTKSAP, NPB, SAO, PHEW, Magnitude, TrainedMagnitude, Random, ShuffledInLayers or RedrawnWeights",
     "pruning.scope": "the sparsity distribution: Global, Uniform, ERK, SmartRatio or GivenDensities",
     "pruning.pattern": "the sparsity type: Unstructured, NM, TransposableNM, Blocks or Channels",
     "pruning.schedule": "the rounds of pruning: OneShot, Exponential or Linear",
