@@ -40,7 +40,7 @@ class JacobianSpectrum(StageListener):
         examples: number of training examples to measure at; null for all.
         every_n_epochs: how often to measure during training; null for never.
         batch_norm: what BatchNorm uses while measuring: running statistics (eval) or those of each batch (batch).
-        chunk: number of examples to measure at a time; lower it when memory runs out.
+        chunk: examples to measure at a time; lower it when memory runs out.
 
     Attributes:
         spectra: the statistics of the singular values that were measured last, by stage.
