@@ -152,6 +152,8 @@ def test_rounds_are_ordinary_runs_that_are_found_again(folder, capsys):
 
     main(words)
     assert sorted((RUNS / "jobs").iterdir()) == jobs  # no run was repeated
+    page = (folder / "comparison" / "tiny" / "README.md").read_text()
+    assert "Trainings for one run at 36 %, counting those of the rounds before it: LTH 3; LTH-late 4; LRR 3;" in page
     assert "comparison/tiny/README.md" in capsys.readouterr().out
 
 

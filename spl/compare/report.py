@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spl.compare.comparison import Measured, accuracy, final_loss, is_diverged, jsv
+from spl.compare.comparison import Comparison, Measured, accuracy, final_loss, is_diverged, jsv
 from spl.compare.figures import figures
 from spl.files import write_whole
 from spl.reproduction.execution import Failure
@@ -13,6 +13,7 @@ from spl.reproduction.length import batch_size, training_examples
 from spl.reproduction.markdown import table
 from spl.reproduction.page_parts import collapsible, csv_text, pictures, provenance
 from spl.reproduction.results import Result
+from spl.reproduction.run import with_ancestors
 
 _TABLES: dict[str, tuple[str, Callable[[Result], float], str]] = {
     "accuracy": ("Test accuracy in %, final weights", accuracy, ".2f"),
@@ -72,12 +73,27 @@ def markdown(measured: Measured, words: Sequence[str], failures: Sequence[Failur
         "Each cell has the mean ± the standard deviation (with n − 1) over n runs of different seeds. A run whose loss "
         "became NaN or infinite has diverged; it counts with the accuracy that its weights have. "
         "The numbers of every run: [runs.csv](runs.csv).",
+        *_trainings(comparison),
     ]
     for name, (title, number, spec) in _TABLES.items():
         picture = f"![{title}]({name}.png)\n\n[as vectors]({name}.svg)"
         sections += [f"## {title}", _table(measured, number, spec), picture]
     sections += ["## Runs", *([provenance(finished)] if finished else []), *_unfinished(measured, failures)]
     return "\n\n".join(sections) + "\n"
+
+
+def _trainings(comparison: Comparison) -> list[str]:
+    """Return a sentence on the methods whose runs need other runs before them, such as lottery tickets."""
+    counts = {
+        method.label: [len(with_ancestors([comparison.runs(method, x)[0]])) for x in comparison.sparsities_of(method)]
+        for method in comparison.methods
+        if method.rewinding is not None
+    }
+    if not counts:
+        return []
+    at = ", ".join(f"{100 * x:.6g} %" for x in comparison.sparsities)
+    each = "; ".join(f"{label} {', '.join(map(str, numbers))}" for label, numbers in counts.items())
+    return [f"Trainings for one run at {at}, counting those of the rounds before it: {each}. Other methods train once."]
 
 
 def _table(measured: Measured, number: Callable[[Result], float], spec: str) -> str:
