@@ -199,17 +199,16 @@ def test_a_fit_that_is_resumed_is_the_one_that_was_not_interrupted(update, optim
     torch.manual_seed(1)
     whole = Small(optimizer)
     moving = trained(whole, update, epochs=12, data=one_batch, callbacks=[Save()]).moving
-    for stop in (3, 7):
-        checkpoint = torch.load(tmp_path / f"{stop}.ckpt", weights_only=True)
-        assert checkpoint["callbacks"]["MoveMasks"]["step"] == stop
-        torch.manual_seed(2)
-        resumed = Small(optimizer)
-        again = trained(resumed, update, 12, tmp_path / f"{stop}.ckpt", data=one_batch).moving
-        assert again.held.masks == moving.held.masks
-        assert again.active == moving.active
-        assert again.first == moving.first
-        assert again.seed == moving.seed
-        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    checkpoint = torch.load(tmp_path / "7.ckpt", weights_only=True)
+    assert checkpoint["callbacks"]["MoveMasks"]["step"] == 7
+    torch.manual_seed(2)
+    resumed = Small(optimizer)
+    again = trained(resumed, update, 12, tmp_path / "7.ckpt", data=one_batch).moving
+    assert again.held.masks == moving.held.masks
+    assert again.active == moving.active
+    assert again.first == moving.first
+    assert again.seed == moving.seed
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")

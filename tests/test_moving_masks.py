@@ -86,7 +86,7 @@ def test_set_grows_at_random_but_the_same_for_the_same_stream():
     assert any(not torch.equal(first, other) for other in others)
     torch.manual_seed(0)
     assert torch.equal(SET(fraction=0.5).masks(now)["w"], first)
-    assert at_random(now, "w").dtype == torch.float64
+    assert at_random(now, "w").shape == (64,)
 
 
 def test_rigl_moves_less_and_less():
@@ -147,7 +147,7 @@ def test_steps_at_which_updates_are_due():
 # Properties
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     kept=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), min_size=1, max_size=4),
     fraction=st.floats(0.01, 1.0),
@@ -173,7 +173,7 @@ def test_layers_keep_their_counts_and_nothing_dropped_grows_back(kept, fraction,
         assert int((mask & ~masks[name]).sum()) == int((masks[name] & ~mask).sum()) == count
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     density=st.floats(0.2, 1.0),
     sparsity=st.floats(0.8, 0.97),

@@ -1,7 +1,6 @@
 """The update that drops kept weights of each layer and grows as many others in it."""
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from spl.updates.fractions import Fraction
 from spl.updates.scores import Score
 from spl.updates.update import Snapshot, Update
 
-_STRIDE = 16  # one in so many numbers is in the sample that bounds the largest
+_STRIDE = 16  # one in so many scores is in the sample that bounds the largest
 
 
 class DropAndGrow(Update):
@@ -89,20 +88,20 @@ class DropAndGrow(Update):
 def _largest(scores: Tensor, count: int, among: Tensor) -> Tensor:
     """Return the flat indices of the `count` largest scores where `among` is True; of equal ones, the lowest indices.
 
-    `spl.masks.top_k` does this for many layers together, in little memory, and takes longer.
+    A sample bounds the largest scores, so that only few have to be compared with each other. `spl.masks.top_k` does
+    this for many layers together, in little memory, and takes longer; so would torch for a layer of usual size.
     """
-    flat = scores.detach().flatten().masked_fill(~among.flatten().to(scores.device), -math.inf)
-    places = _candidates(flat, count)
-    values = flat[places]
-    threshold = values.kthvalue(len(values) - count + 1).values
-    above, ties = values > threshold, values == threshold
-    ties &= ties.cumsum(0) <= count - above.count_nonzero()
-    return places[above | ties].cpu()
-
-
-def _candidates(flat: Tensor, count: int) -> Tensor:
-    """Return the indices of more than the `count` largest numbers, by a bound from a sample; or else all indices."""
-    sample = flat[::_STRIDE]
-    rank = min(len(sample), 5 * count // (4 * _STRIDE) + 8)
-    found = (flat >= sample.kthvalue(len(sample) - rank + 1).values).nonzero().flatten()
-    return found if len(found) >= count else torch.arange(len(flat), device=flat.device)
+    flat = scores.detach().flatten().cpu()
+    places = np.flatnonzero(among.flatten().numpy())
+    values = (flat.float() if flat.element_size() < 4 else flat).numpy()[places]  # numpy has no bfloat16
+    sample = values[::_STRIDE]
+    rank = 5 * count // (4 * _STRIDE) + 8
+    if rank < len(sample):
+        near = np.flatnonzero(values >= np.partition(sample, len(sample) - rank)[len(sample) - rank])
+        if len(near) >= count:
+            places, values = places[near], values[near]
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    chosen = values > threshold
+    ties = np.flatnonzero(values == threshold)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return torch.from_numpy(places[chosen])

@@ -36,7 +36,7 @@ def at_random(now: Snapshot, name: str) -> Tensor:
         >>> at_random(Snapshot(masks, {}, {}, masks, 1, 1), "weight").shape
         torch.Size([2])
     """
-    return torch.rand(now.masks[name].shape, dtype=torch.float64)  # in float32 many would be equal
+    return torch.rand(now.masks[name].shape)
 
 
 def largest_gradient(now: Snapshot, name: str) -> Tensor:
