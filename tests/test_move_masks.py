@@ -79,6 +79,34 @@ def test_counts_hold_and_zeros_hold_in_a_module_that_knows_nothing(update):
     assert moving.held.mover is None  # after the fit
 
 
+class AveragesStay(L.Callback):
+    """A callback that asserts in validation, where averages stand for the weights, that pruned weights are 0."""
+
+    def __init__(self):
+        self.validated = 0
+
+    def on_validation_batch_start(self, trainer, pl_module, *_):
+        held = MaskedWeights.of(pl_module)
+        assert held.masks.revived(dict(pl_module.named_parameters())) == {}
+        self.validated += 1
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_averages_of_weights_lose_what_is_dropped(is_first, tmp_path):
+    average, watch = L.callbacks.EMAWeightAveraging(decay=0.5), AveragesStay()
+    others = [average, watch] if is_first else [watch, average]
+    module, validated = Small(), {"limit_val_batches": 1.0}
+    settings = PLAIN | {"limit_train_batches": 1.0, "max_epochs": 4} | validated
+    callbacks = [random_pruning(), MoveMasks(RigL(every=3))]
+    L.seed_everything(0, verbose=False)
+    trainer = L.Trainer(**settings, callbacks=[*others, *callbacks] if is_first else [*callbacks, *others])
+    trainer.fit(module, DATA, DATA)
+    assert watch.validated > 0
+    trainer.save_checkpoint(tmp_path / "averaged.ckpt")
+    saved = torch.load(tmp_path / "averaged.ckpt", weights_only=True)
+    assert all(not saved["state_dict"][name][~mask].any() for name, mask in saved["masks"].items())
+
+
 def test_gmp_ends_at_its_sparsity():
     moving = trained(Small(), GMP(0.95, every=3)).moving
     assert (moving.held.masks.kept, moving.overlap()) == (round(0.05 * 832), 1.0)

@@ -102,3 +102,18 @@ def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
         if (average := averaged_network(callback)) is not None:
             for own, averaged in zip(pl_module.parameters(), average.parameters(), strict=True):
                 averaged.copy_(own)
+
+
+@torch.no_grad()
+def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Set the weights that the masks prune to 0.0 in averages of weights too, because masks have moved.
+
+    An average of weights that are always pruned is 0 by itself.
+    """
+    held = MaskedWeights.of(pl_module)
+    names = {id(parameter): name for name, parameter in held.parameters.items()}
+    for callback in callbacks_of(trainer, Callback):
+        if held.masks is not None and (average := averaged_network(callback)) is not None:
+            for own, averaged in zip(pl_module.parameters(), average.parameters(), strict=True):
+                if (mask := held.masks.get(names.get(id(own), ""))) is not None:
+                    averaged.masked_fill_(~mask.to(averaged.device), 0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spl.callbacks.base import SplCallback
 from spl.callbacks.cost_line import first_input
-from spl.callbacks.keep_masks import KeepMasks
+from spl.callbacks.keep_masks import KeepMasks, mask_averages
 from spl.callbacks.reporting.moving_log import log_move
 from spl.callbacks.scoring.ranks import Ranks
 from spl.callbacks.trainer import add_callback
@@ -131,9 +131,10 @@ class MoveMasks(SplCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log an update."""
+        """Log an update, and mask averages of the weights as well."""
         if self._has_moved and self.moving is not None:
             self._has_moved = False
+            mask_averages(trainer, pl_module)
             log_move(trainer, pl_module, self.moving, self._example)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
