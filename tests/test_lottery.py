@@ -16,7 +16,9 @@ from spl.errors import InputError
 from spl.masks.masks import Masks
 from spl.pruning import prune
 from spl.reproduction import executors, page_parts
+from spl.reproduction.job import waves
 from spl.reproduction.results import Results
+from spl.reproduction.run import with_ancestors
 
 TINY = [
     "--model.network", "spl.networks.MLP", "--model.network.depth", "3", "--model.network.width", "10",
@@ -155,6 +157,14 @@ def test_rounds_are_ordinary_runs_that_are_found_again(folder, capsys):
     page = (folder / "comparison" / "tiny" / "README.md").read_text()
     assert "Trainings for one run at 36 %, counting those of the rounds before it: LTH 3; LTH-late 4; LRR 3;" in page
     assert "comparison/tiny/README.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["LTH", "LTH-late", "LRR"])
+def test_many_rounds_are_planned_at_once(name):
+    run = Comparison.of(TINY, [method_named(name)], [0.999], 1).all_runs[0]
+    runs = with_ancestors([run])  # LRR needs each round twice, for its weights and for its masks
+    assert len(runs) == 32 + (name == "LTH-late")
+    assert len(waves(runs.values())) == 32
 
 
 def test_rewound_weights_are_not_corrected():

@@ -140,10 +140,10 @@ class Result:
         return np.array(histogram.bucket_limit), np.array(histogram.bucket)
 
 
-def _digest_or_none(file: Path) -> str | None:
+def _digest_or_none(file: Path, known: dict[Path, str]) -> str | None:
     """Return the digest of a run; None if its file is damaged, or the run that it started from is gone."""
     try:
-        return digest_of(file)
+        return digest_of(file, known=known)
     except InputError as error:
         say_unfinished(file.parent, str(error))
         return None
@@ -182,8 +182,9 @@ class Results(Mapping[str, Result]):
     def __init__(self, root: Path) -> None:
         self.folders: dict[str, Path] = {}
         self.unfinished: dict[str, list[Path]] = {}
+        known: dict[Path, str] = {}
         for file in sorted(root.rglob(RUN_FILE), key=_version):
-            digest = _digest_or_none(file)
+            digest = _digest_or_none(file, known)
             if digest is None:
                 continue
             if (file.parent / RESULT_FILE).is_file() and _is_result(file.parent):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ class Run:
 
     @property
     def before(self) -> "list[Run]":
-        """The runs whose final weights this run needs."""
-        return [run for run in (self.pretrained, self.scored) if run is not None]
+        """The runs whose final weights this run needs, each once."""
+        return [run for run in dict.fromkeys((self.pretrained, self.scored)) if run is not None]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The SHA-256 of everything that decides the result."""
         before = [run.digest if run else None for run in (self.pretrained, self.scored)]
@@ -112,21 +113,24 @@ def folder_of(checkpoint: str) -> Path:
     return Path(checkpoint).parent.parent
 
 
-def digest_of(file: Path, folder_of: Callable[[str], Path] = folder_of) -> str:
+def digest_of(file: Path, folder_of: Callable[[str], Path] = folder_of, known: dict[Path, str] | None = None) -> str:
     """Return the digest of the run with this `run.yaml`; it equals the digest of the planned `Run`.
 
     Args:
         file: the `run.yaml`.
         folder_of: returns the folder of the run with a checkpoint from which another run starts.
+        known: the digests that were computed before, by file; new ones are added.
 
     Raises:
         InputError: the file, or that of a run which it starts from, is damaged or gone.
     """
-    return _digest_of(file, folder_of, ())
+    return _digest_of(file, folder_of, (), {} if known is None else known)
 
 
-def _digest_of(file: Path, folder_of: Callable[[str], Path], begun: tuple[Path, ...]) -> str:
+def _digest_of(file: Path, folder_of: Callable[[str], Path], begun: tuple[Path, ...], known: dict[Path, str]) -> str:
     """Return the digest of a run from which the runs in the files `begun` start."""
+    if file in known:
+        return known[file]
     if len(begun) > _LONGEST_CHAIN:
         raise InputError(f"{begun[0]} starts from itself, or from a chain of more than {_LONGEST_CHAIN} runs.")
     config = read_yaml(file)
@@ -135,10 +139,11 @@ def _digest_of(file: Path, folder_of: Callable[[str], Path], begun: tuple[Path, 
         criterion = _scoring_by_checkpoint(config)
         scored = criterion.pop("init_args", {}).get(_CHECKPOINT_ARGUMENT) if criterion else None
         before = [
-            _digest_of(folder_of(checkpoint) / RUN_FILE, folder_of, (*begun, file)) if checkpoint else None
+            _digest_of(folder_of(checkpoint) / RUN_FILE, folder_of, (*begun, file), known) if checkpoint else None
             for checkpoint in (config["model"].pop("pretrained", None), scored)
         ]
-        return _digest(config, *before)
+        known[file] = _digest(config, *before)
+        return known[file]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
