@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from spl.errors import InputError
 from spl.isometry.correction import Correction, Gain
-from spl.isometry.pruned_layer import PrunedLayer
+from spl.isometry.pruned_layer import PrunedLayer, wide_matrix
 from spl.isometry.solver import KeptEntries, minimize
 from spl.isometry.structure import heaviest_matching
 
@@ -198,25 +198,20 @@ class _Block:
 def _blocks(layer: PrunedLayer) -> Iterator[_Block]:
     whole, whole_mask = layer.weight.cpu(), layer.mask.cpu()  # the search for a matching runs on the CPU
     for part, part_mask in zip(whole.chunk(layer.groups), whole_mask.chunk(layer.groups), strict=True):
-        mask = _wide(part_mask)
+        mask = wide_matrix(part_mask)
         smaller_side = len(mask)
         rows, columns = mask.any(1), mask.any(0)
         live = int(rows.sum())
         if mask.numel() <= _SOLVED_ALONE:
             rows, columns = torch.ones_like(rows), torch.ones_like(columns)
         precise = torch.promote_types(part.dtype, torch.float32)
-        weight = _wide(part)[mask].to(precise) / layer.gain  # rows and columns that are left out keep no entry
+        weight = wide_matrix(part)[mask].to(precise) / layer.gain  # rows and columns that are left out keep no entry
         if not (rows.all() and columns.all()):
             mask = mask[rows][:, columns]
         matched = heaviest_matching(weight, mask)
         signs = torch.where(weight < 0, -1.0, 1.0).to(precise)
         floor = sqrt(live - int(matched.sum()))
         yield _Block(mask, weight, signs * matched, weight, floor, smaller_side, layer.weight.device)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    matrix = tensor.flatten(1)
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def _batches(blocks: list[_Block]) -> Iterator[list[_Block]]:
@@ -244,6 +239,6 @@ def _write(layer: PrunedLayer, blocks: list[_Block]) -> None:
         blocks, layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True
     ):
         matrix, mask = part.flatten(1), part_mask.flatten(1)
-        ordered = torch.zeros_like(_wide(matrix))
-        ordered[_wide(mask)] = (layer.gain * block.result).to(part)
+        ordered = torch.zeros_like(wide_matrix(matrix))
+        ordered[wide_matrix(mask)] = (layer.gain * block.result).to(part)
         part.copy_((ordered if ordered.shape == matrix.shape else ordered.mT).reshape(part.shape))

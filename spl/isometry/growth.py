@@ -5,6 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from spl.isometry.pruned_layer import wide_matrix
 from spl.isometry.solver import KeptEntries, minimize
 
 _GAP = 0.05  # to isometry at which the search may end, in units of σ² √n, as in ApproximateIsometry
@@ -51,8 +52,8 @@ def isometric_growth(weight: Tensor, kept: Tensor, grown: Tensor, gain: float, g
 
 def _grown(weight: Tensor, kept: Tensor, grown: Tensor, gain: float) -> Tensor:
     """Return one matrix with values at the entries that have grown, in the shape of `weight`."""
-    mask, new = _wide(kept), _wide(grown)
-    values = _wide(weight)[mask].to(torch.promote_types(weight.dtype, torch.float32)) / gain
+    mask, new = wide_matrix(kept), wide_matrix(grown)
+    values = wide_matrix(weight)[mask].to(torch.promote_types(weight.dtype, torch.float32)) / gain
     movable = new[mask]
     signs = 1 - 2 * (torch.arange(len(values), device=values.device) % 2)
     rms = values[~movable].square().mean().sqrt() if not bool(movable.all()) else values.new_ones(())
@@ -61,11 +62,6 @@ def _grown(weight: Tensor, kept: Tensor, grown: Tensor, gain: float) -> Tensor:
     matrices.movable = movable[None].to(values)
     floor = torch.zeros(1, dtype=torch.float64, device=values.device)
     solved, _ = minimize(matrices, values[None], floor, _GAP * sqrt(len(mask)), _ITERATIONS)
-    result = torch.zeros_like(_wide(weight)).masked_scatter_(mask, (gain * solved[0]).to(weight.dtype))
-    wide = torch.where(new, result, _wide(weight))
+    result = torch.zeros_like(wide_matrix(weight)).masked_scatter_(mask, (gain * solved[0]).to(weight.dtype))
+    wide = torch.where(new, result, wide_matrix(weight))
     return (wide if wide.shape == weight.flatten(1).shape else wide.mT).reshape(weight.shape)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    matrix = tensor.flatten(1)
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT

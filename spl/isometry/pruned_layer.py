@@ -143,6 +143,19 @@ def oriented(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
     return tensor.mT if is_transposed(network.get_submodule(name.rpartition(".")[0])) else tensor
 
 
+def wide_matrix(tensor: Tensor) -> Tensor:
+    """Return a weight or a mask [out, in, ...] as a matrix, transposed if it has more rows than columns.
+
+    Example:
+        >>> import torch
+        >>> from spl.isometry.pruned_layer import wide_matrix
+        >>> wide_matrix(torch.ones(8, 2, 3)).shape
+        torch.Size([6, 8])
+    """
+    matrix = tensor.flatten(1)
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
 def convolution_geometry(network: nn.Module, name: str) -> dict[str, Any]:
     """Return the stride, dilation and groups of the layer whose weight is called `name`, if it is a convolution.
 
