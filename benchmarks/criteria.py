@@ -6,7 +6,7 @@ final loss on that batch. SynFlow, NPB, PHEW and SAO score no batch: a round of 
 constructs masks of a tenth of the weights and counts their paths, PHEW walks until a tenth of the weights is kept, and
 SAO constructs such masks. All on one thread.
 
-Claim: ConnectionSensitivity / forward and backward <= 1.1, GraSP <= 4.
+Claim: on the ResNets, ConnectionSensitivity / forward and backward <= 1.1, GraSP <= 4.
 
     python benchmarks/criteria.py
 """
