@@ -18,6 +18,8 @@ _DPI = 200
 
 def pictures(figure: Figure, stamp: str) -> dict[str, bytes]:
     """Return a PNG and an SVG, with `stamp` below everything that is drawn, by file extension."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # which would place everything again for each file
     text = figure.text(1, 0, stamp, ha="right", va="top", fontsize=6, color="#555555")
     contents = {}
     # letters as outlines look the same where fonts are missing; the salt gives the same names every time
