@@ -39,7 +39,7 @@ from spl.pruning import keep_count, prunable_parameters, prune
 from spl.pruning.patterns import NM, Blocks, Channels, Unstructured
 from spl.pruning.scopes import ERK, GivenDensities, Global, SmartRatio, Uniform
 
-CASES = 200  # for each network: 1,000 in total
+CASES = 150  # for each network: 750 in total
 
 
 class Residual(nn.Module):
