@@ -4,7 +4,7 @@ from bisect import bisect_left
 
 from spl.errors import InputError
 from spl.masks.masks import Masks
-from spl.masks.top_k import lowered
+from spl.masks.top_k import lowered, top_k
 from spl.pruning import Rule, check_sparsity, keep_count
 from spl.pruning.pattern import Pattern
 from spl.pruning.patterns import Unstructured
@@ -129,9 +129,12 @@ class GMP(Update):
 
     def _largest(self, now: Snapshot, keep: int) -> Masks:
         """Return masks of `keep` weights, or of as many as whole units allow, all of them kept now."""
+        magnitudes = {name: now.weights[name].abs() for name in now.masks}
+        if type(self.scope) is Global and type(self.pattern) is Unstructured and not self.minimum:
+            return top_k(magnitudes, keep, now.masks)
         rule = Rule(self.scope, self.pattern, self.minimum)
         shapes = {name: tuple(mask.shape) for name, mask in now.masks.items()}
-        units = rule.pooled({name: now.weights[name].abs() for name in now.masks})
+        units = rule.pooled(magnitudes)
         scores = lowered(units, rule.alive(now.masks))  # below all others, but there where a layer is granted more
 
         def kept(masks: Masks) -> Masks:
