@@ -88,11 +88,11 @@ CHECKS = {  # code by what it is about
 }
 
 
-@pytest.fixture(scope="module")
 def printed():
     """Return what each of the checks prints, in a process of its own that has imported nothing of spl before.
 
-    They are forked from one interpreter, which between them imports torch, then Lightning and what else takes seconds.
+    It takes many seconds, so one test asks for all. The processes are forked from one interpreter, which between them
+    imports torch, then Lightning and what else takes seconds.
     """
     torch, lightning = (
         "import torch",
@@ -120,21 +120,21 @@ def printed():
     return found
 
 
-def test_the_core_loads_neither_lightning_nor_what_draws_and_reads(printed):
-    assert printed["core"] == "[]"
+@pytest.mark.slow
+def test_imports_load_what_they_need_and_find_every_name_also_where_it_has_moved_to():
+    found = printed()
+    assert found["spl alone"] == "False True"
+    assert found["core"] == "[]"
+    assert found["every name"] == f"{len(spl.__all__)} PruneAtInit"
+    assert {found[way] for way in WAYS} == {"sparsify function"}
+    homes = ["spl.pruning.scopes", "spl.pruning.patterns", "spl.criteria.schedules", "spl.functional.optimizer"]
+    assert found["moved"].split() == homes
 
 
-def test_names_are_imported_when_they_are_asked_for(printed):
-    assert printed["spl alone"] == "False True"
-    assert printed["every name"] == f"{len(spl.__all__)} PruneAtInit"
+def test_names_are_listed_and_others_are_refused():
     assert set(spl.__all__) <= set(dir(spl))
     with pytest.raises(AttributeError, match="module 'spl' has no attribute 'nonsense'"):
         spl.nonsense  # noqa: B018
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_sparsify_is_the_function_whichever_way_it_is_imported(printed, way):
-    assert printed[way] == "sparsify function"
 
 
 PUBLIC = ["spl", *(f"spl.{room}" for room in ("callbacks", "criteria", "data", "diagnosis", "export", "isometry"))]
@@ -171,8 +171,3 @@ def test_help_and_version_wait_for_nothing():
     out, seconds = fresh("", "-m", "spl", "--help")
     assert seconds < 1.5
     assert all(f"\n  {name} " in out for name in ("fit", "diagnose", "summary", "export", "reproduce"))
-
-
-def test_what_saved_configurations_name_is_found_where_it_has_moved_to(printed):
-    homes = ["spl.pruning.scopes", "spl.pruning.patterns", "spl.criteria.schedules", "spl.functional.optimizer"]
-    assert printed["moved"].split() == homes

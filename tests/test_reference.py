@@ -112,7 +112,7 @@ def test_table_2_orthogonality_scores(name, spl_data):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     assert orthogonality_score(layers) == pytest.approx(pruned, abs=0.3)
-    ApproximateIsometry(gain=1.0, tolerance=0.003 if name == "ResNet-32" else 0.01)(network, masks)
+    ApproximateIsometry(gain=1.0, tolerance=0.003 if name == "ResNet-32" else 0.05)(network, masks)
     ours = orthogonality_score(layers)
     assert ours == pytest.approx(corrected, abs=0.45)
     if name == "ResNet-32":  # steps of the reference take much longer on VGG16
