@@ -138,6 +138,22 @@ def test_gmp_leaves_to_other_layers_what_the_scope_grants_to_pruned_weights():
     assert torch.equal(found["a"], masks["a"])
 
 
+class OwnGlobal(Global):
+    """A scope of which GMP knows nothing."""
+
+
+def test_gmp_finds_by_any_scope_what_it_finds_faster_by_global_magnitudes():
+    torch.manual_seed(0)
+    weights = {"a": torch.randn(30, 20).round(decimals=1), "b": torch.randn(20, 30).round(decimals=1)}  # with ties
+    masks = Masks({name: torch.rand(w.shape) < 0.4 for name, w in weights.items()})
+    weights = {name: w * masks[name] for name, w in weights.items()}
+    now = Snapshot(masks, weights, {}, masks, 10, 10)
+    for sparsity in (0.61, 0.8, 0.99):
+        found = GMP(sparsity, every=1).masks(now)
+        assert found == GMP(sparsity, every=1, scope=OwnGlobal()).masks(now)
+        assert found.kept == round(1200 * (1 - sparsity))
+
+
 def test_steps_at_which_updates_are_due():
     assert [t for t in range(20) if RigL(every=4, until=0.75).is_due(t, 20)] == [4, 8, 12]
     assert [t for t in range(20) if SET(every=5).is_due(t, 20)] == [5, 10, 15]
