@@ -215,3 +215,32 @@ def test_too_many_paths_for_a_number_are_an_error():
 def test_arguments_out_of_range_are_errors(wrong, message):
     with pytest.raises(InputError, match=message):
         NPB(**wrong)
+
+
+def test_a_max_pooling_with_a_forward_of_its_own_is_left_as_it_is():
+    from timm.layers import create_pool2d
+
+    torch.manual_seed(0)
+    same = create_pool2d("max", 3, 2, padding="same")  # an nn.MaxPool2d that pads
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), same, nn.Flatten(), nn.Linear(36, 3))
+    masks = prune(network, NPB(), 0.5, [(torch.zeros(2, 1, 8, 8), torch.zeros(2).long())])
+    assert masks.kept == 72
+
+
+class Unpooled(nn.Module):
+    """A network whose max pooling returns indices too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.unpool = nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        pooled, indices = self.pool(self.first(x)[:, None])
+        return self.last(self.unpool(pooled, indices)[:, 0])
+
+
+def test_paths_through_a_max_pooling_that_returns_indices_are_found():
+    network = Unpooled()
+    found = find_paths(network, prune(network, Magnitude(), 0.0), torch.ones(2, 4))
+    assert found.weights["last.weight"].any()

@@ -2,25 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spl.errors import InputError
 from spl.functional.linearized import absolute_state, forwards, linear_forwards, one_example
+from spl.functional.pooling import averaging
 from spl.functional.substitution import substituted
-from spl.functional.torch_private import MaxPoolNd
-
-_POOLINGS = {nn.MaxPool1d: F.avg_pool1d, nn.MaxPool2d: F.avg_pool2d, nn.MaxPool3d: F.avg_pool3d}
 
 
 class Paths:
     """The paths from the inputs of a network to its outputs, counted while the masks of its layers are decided.
 
     Every weight that is not masked counts as 1. Activations, normalization layers and biases are left out. Max pooling
-    passes on one of its inputs, but counts as an average over all of them (unless it is dilated).
+    passes on one of its inputs, but counts as an average over all of them (unless it is dilated or returns indices).
 
     Args:
         network: the network, which is left as it was found.
@@ -43,7 +39,7 @@ class Paths:
         self.ones = one_example(inputs)
         self.names = {id(parameters[name]): name for name in names}
         self.linear: dict[nn.Module, Callable[..., Tensor]] = dict.fromkeys(linear_forwards(network), _unchanged)
-        self.linear |= {m: partial(_average, m) for m in network.modules() if isinstance(m, MaxPoolNd)}
+        self.linear |= {m: average for m in network.modules() if (average := averaging(m)) is not None}
         weights = {n: torch.ones_like(p, dtype=torch.float64) for n, p in parameters.items() if not n.endswith("bias")}
         self.state = absolute_state(network) | weights
 
@@ -92,15 +88,6 @@ class Paths:
 
 def _unchanged(x: Tensor, *_: object) -> Tensor:
     return x
-
-
-def _average(pooling: Any, x: Tensor) -> Tensor:
-    """Return the average over each window of a max pooling."""
-    pool: Callable[..., Tensor] = next(function for kind, function in _POOLINGS.items() if isinstance(pooling, kind))
-    if pooling.return_indices or pooling.dilation not in (1, (1,), (1, 1), (1, 1, 1)):
-        output: Tensor = type(pooling).forward(pooling, x)
-        return output
-    return pool(x, pooling.kernel_size, pooling.stride, pooling.padding, pooling.ceil_mode)
 
 
 def _weight(module: nn.Module) -> Tensor | None:

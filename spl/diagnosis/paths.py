@@ -6,22 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spl.functional.linearized import path_gradients
+from spl.functional.pooling import averaging
 from spl.functional.undisturbed import undisturbed
-
-_POOLINGS: dict[type[nn.Module], Any] = {
-    nn.MaxPool1d: F.avg_pool1d,
-    nn.MaxPool2d: F.avg_pool2d,
-    nn.MaxPool3d: F.avg_pool3d,
-}
-_ADAPTIVE_POOLINGS: dict[type[nn.Module], Any] = {
-    nn.AdaptiveMaxPool1d: F.adaptive_avg_pool1d,
-    nn.AdaptiveMaxPool2d: F.adaptive_avg_pool2d,
-    nn.AdaptiveMaxPool3d: F.adaptive_avg_pool3d,
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ def find_paths(network: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor) 
     ∂R/∂w > 0; see `path_gradients`. The output of every layer, and every gradient that comes back to it, is replaced
     by 1 if it is positive and 0 otherwise, so that networks of any depth neither over- nor underflow. Biases carry no
     paths, and activations cut none. Max pooling passes on one of its inputs, but counts as an average over all of them
-    (unless it is dilated).
+    (unless it is dilated or returns indices).
 
     Args:
         network: a network that maps [N, ...] to [N, C]. It is left as it was found.
@@ -120,24 +109,12 @@ def _counting_paths(network: nn.Module, layers: set[nn.Module]) -> Iterator[None
     """Let the outputs and gradients of `layers` be 1 or 0, and replace max pooling by average pooling."""
     hooks = [layer.register_forward_hook(lambda _, __, output: _IsPositive.apply(output)) for layer in layers]
     hooks += [
-        module.register_forward_hook(_average)
+        module.register_forward_hook(lambda _, inputs, __, average=average: average(inputs[0]))
         for module in network.modules()
-        if type(module) in _POOLINGS or type(module) in _ADAPTIVE_POOLINGS
+        if (average := averaging(module)) is not None
     ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _average(pooling: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    averaged: Tensor
-    if type(pooling) in _ADAPTIVE_POOLINGS:
-        averaged = _ADAPTIVE_POOLINGS[type(pooling)](inputs[0], pooling.output_size)
-    elif pooling.dilation in (1, (1, 1), (1, 1, 1)):
-        window = (pooling.kernel_size, pooling.stride, pooling.padding, pooling.ceil_mode)
-        averaged = _POOLINGS[type(pooling)](inputs[0], *window)
-    else:
-        return output
-    return averaged
