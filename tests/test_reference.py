@@ -28,7 +28,7 @@ MEAN_JSV = {
     "tanh": {"dense": 0.351, "cs": 0.027, "cs_ai": 0.346, "random": 2.5e-4},
 }
 # orthogonality scores at 90 %, LDI and corrected, and the number of batches of 128 for scoring: five are enough for
-# ResNet-32's masks; VGG16's corrected score is 6.01 with 8 batches, 6.12 with 16, 6.18 with 35 and 6.34 with 50
+# ResNet-32's masks; VGG16's corrected score is 6.19 with 8 batches and the default tolerance, 6.24 with 12
 TABLE_2 = {
     "ResNet-32": (lambda: ResNet(blocks_per_stage=5), 4.43, 2.62, 5),
     "VGG16": (VGG16, 13.33, 6.43, 8),
@@ -114,7 +114,7 @@ def test_table_2_orthogonality_scores(name, spl_data):
     assert orthogonality_score(layers) == pytest.approx(pruned, abs=0.3)
     ApproximateIsometry(gain=1.0, tolerance=0.003 if name == "ResNet-32" else 0.05)(network, masks)
     ours = orthogonality_score(layers)
-    assert ours == pytest.approx(corrected, abs=0.45)
+    assert ours == pytest.approx(corrected, abs=0.35)
     if name == "ResNet-32":  # steps of the reference take much longer on VGG16
         network.load_state_dict(before)
         GradientDescentIsometry(iterations=2000)(network, masks)  # the score is 2.685, and 2.687 after 10,000
