@@ -5,8 +5,8 @@ and on ResNet-20 at batch 64. "between updates" is a step in which nothing is du
 the masks move by RigL, SET or GMP, with all that a training does then. All on one thread, because the threads of
 neighbouring processes stall each other.
 
-Claims: between updates / resting <= 1.02, and an update adds about two steps to a step of MLP-7 (ratio 3), and
-hardly anything to one of ResNet-20.
+Claims: between updates / resting <= 1.02, and an update adds about two steps to a step of MLP-7 (ratio 3), and hardly
+anything to one of ResNet-20.
 
     python benchmarks/moving_masks.py
 """

@@ -131,7 +131,7 @@ class GMP(Update):
         """Return masks of `keep` weights, or of as many as whole units allow, all of them kept now."""
         magnitudes = {name: now.weights[name].abs() for name in now.masks}
         if type(self.scope) is Global and type(self.pattern) is Unstructured and not self.minimum:
-            return top_k(magnitudes, keep, now.masks)
+            return top_k(magnitudes, keep, now.masks)  # what the rule would find, without a look at pruned weights
         rule = Rule(self.scope, self.pattern, self.minimum)
         shapes = {name: tuple(mask.shape) for name, mask in now.masks.items()}
         units = rule.pooled(magnitudes)
