@@ -10,6 +10,7 @@ from spl.pruning.pattern import Pattern
 from spl.pruning.patterns import Unstructured
 from spl.updates.fractions import Fraction
 from spl.updates.scores import Score
+from spl.updates.structure import structure_of
 from spl.updates.update import Snapshot, Update
 
 _STRIDE = 16  # one in so many scores is in the sample that bounds the largest
@@ -76,13 +77,21 @@ class DropAndGrow(Update):
                 moved[name] = mask.view(kept.shape)
         return Masks(moved)
 
+    def check(self, masks: Masks) -> None:
+        """Raise an `InputError` for masks of whole groups of weights, wherever they come from."""
+        if structure := structure_of(masks):
+            raise self._refusal(f"their structure, {structure}")
+
     def check_pattern(self, pattern: Pattern) -> None:
         """Raise an `InputError` for masks of whole groups of weights, because single weights move."""
         if type(pattern) is not Unstructured:
-            raise InputError(
-                f"{type(self).__name__} moves single weights, so that the masks would lose the pattern "
-                f"{type(pattern).__name__}: use pattern Unstructured, or the update GMP with that pattern."
-            )
+            raise self._refusal(f"the pattern {type(pattern).__name__}")
+
+    def _refusal(self, what: str) -> InputError:
+        return InputError(
+            f"{type(self).__name__} moves single weights, so that the masks would lose {what}: use pattern "
+            "Unstructured, or the update GMP with that pattern."
+        )
 
 
 def _largest(scores: Tensor, count: int, among: Tensor) -> Tensor:
