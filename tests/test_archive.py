@@ -116,6 +116,18 @@ def test_the_same_runs_make_the_same_bytes_wherever_and_whenever_they_were_made(
     assert {(member.mtime, member.uid, member.uname, member.mode) for member in members} == {(0, 0, "", 0o644)}
 
 
+def test_events_of_interrupted_attempts_travel_too(there):
+    place(HEIR)
+    (attempt := place(CS)).joinpath("result.json").unlink()
+    attempt.joinpath("events.out.tfevents.1.host").rename(attempt / "events.out.tfevents.0.host")
+    place(CS, version=1)
+    assert export(artefact=FewWithEvents()) == 3
+    there("other")
+    assert import_runs(Path("../runs.tar.xz"), RUNS) == (3, 0)
+    events = sorted(path.name for path in Results(RUNS).folders[CS.digest].glob("events*"))
+    assert events == ["events.out.tfevents.0.host", "events.out.tfevents.1.host"]
+
+
 def test_events_travel_where_a_figure_reads_them(there):
     place(CS)
     assert export(artefact=FewWithEvents()) == 1

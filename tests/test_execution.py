@@ -107,6 +107,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(folder, spl_data, monkeypat
     assert result.folder.name == "version_1"
     steps, _ = result.series("loss/train")
     assert steps.tolist() == list(range(99, 1200, 100))
+    assert {name: mask.shape for name, mask in result.masks().items()}["fc1"] == (100, 784)  # logged before training
+    assert "fc1" in result.saliency()
     if together:
         assert not any(RUNS.glob(state))
 

@@ -75,9 +75,10 @@ def _files(run: Run, results: Results, names: Mapping[str, PurePosixPath], event
     if (folder / PRUNING_FILE).is_file():
         yield PRUNING_FILE, (folder / PRUNING_FILE).read_bytes()
     if events:
-        for file in sorted(folder.glob(f"{EVENTS}*")):
-            if file.is_file():
-                yield file.name, file.read_bytes()
+        for attempt in (*results.unfinished.get(run.digest, ()), folder):
+            for file in sorted(attempt.glob(f"{EVENTS}*")):
+                if file.is_file():
+                    yield file.name, file.read_bytes()
 
 
 def start_from(run_yaml: Path, folder: PurePosixPath | Path | None) -> bytes:

@@ -1,26 +1,20 @@
 """The results of finished runs, found again by the digests of their configurations."""
 
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.image import imread
-from tensorboard.backend.event_processing.event_accumulator import (
-    HISTOGRAMS,
-    IMAGES,
-    SCALARS,
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spl.errors import InputError, first_line
 from spl.files import write_whole
+from spl.reproduction.events import events_in, last_histogram, last_mask
 from spl.reproduction.run import CHECKPOINT, RUN_FILE, Run, digest_of
-from spl.reproduction.saved_results import check_events, read_result, say_unfinished, say_unreadable
+from spl.reproduction.saved_results import read_result, say_unfinished, say_unreadable
 
 RESULT_FILE = "result.json"
 _STAGES = ("corrected", "pruned", "dense")  # training starts at the first of these that a run has
@@ -38,6 +32,7 @@ class Result:
         scalars: [step, value] of everything that was logged, by tag.
         record: where and how the run was made: device, threads, versions, seconds, and under "population" the number
             of runs that were trained together.
+        attempts: the folders of attempts that were interrupted, which have what was logged before training.
     """
 
     folder: Path
@@ -45,20 +40,20 @@ class Result:
     test: dict[str, dict[str, float]]
     scalars: dict[str, list[list[float]]]
     record: dict[str, Any]
+    attempts: Sequence[Path] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> "Result":
+    def read(cls, folder: Path, attempts: Sequence[Path] = ()) -> "Result":
         """Read the result in a folder.
 
         Raises:
             InputError: it is damaged.
         """
-        return cls(folder=folder, **read_result(folder / RESULT_FILE))
+        return cls(folder=folder, attempts=attempts, **read_result(folder / RESULT_FILE))
 
     def write(self) -> None:
         """Write the result into its folder, whole or not at all."""
-        content = asdict(self)
-        del content["folder"]
+        content = {key: value for key, value in asdict(self).items() if key not in ("folder", "attempts")}
         write_whole(self.folder / RESULT_FILE, json.dumps(content).encode())
 
     def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,40 +99,28 @@ class Result:
                 return score
         return float("nan")
 
-    @cached_property
-    def _events(self) -> EventAccumulator:
-        check_events(self.folder)
-        events = EventAccumulator(str(self.folder), size_guidance={IMAGES: 0, HISTOGRAMS: 0, SCALARS: 1})
-        events.Reload()
-        return events
-
     def masks(self) -> dict[str, np.ndarray]:
         """Return bool masks [out, in] of the weights, by layer, from the images in the run's events.
 
         There are none if the events are damaged, which a line on stderr says; so it is with `saliency`.
         """
-        return self._from_events("images", "masks/", lambda tag: _grey(self._last_image(tag)) > 0.5)
+        return self._from_events("images", "masks/", last_mask)
 
     def saliency(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return a histogram of log10 of the scores, by layer: the upper limits [k] of the bins, and counts [k]."""
-        return self._from_events("histograms", "saliency_log10/", self._last_histogram)
+        return self._from_events("histograms", "saliency_log10/", last_histogram)
 
-    def _from_events(self, kind: str, prefix: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    def _from_events(self, kind: str, prefix: str, read: Callable[[EventAccumulator, str], Any]) -> dict[str, Any]:
         """Return what was logged of weights, by layer; nothing if it cannot be read."""
-        try:
-            tags = [t for t in self._events.Tags()[kind] if t.startswith(prefix) and not t.endswith(".bias")]
-            return {tag.removeprefix(prefix): read(tag) for tag in tags}
-        except Exception as error:  # protocol buffers, PNG and their readers have errors of their own
-            say_unreadable(self.folder, f"{type(error).__name__}: {first_line(error)}")
-            return {}
-
-    def _last_image(self, tag: str) -> bytes:
-        png: bytes = self._events.Images(tag)[-1].encoded_image_string
-        return png
-
-    def _last_histogram(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        histogram = self._events.Histograms(tag)[-1].histogram_value
-        return np.array(histogram.bucket_limit), np.array(histogram.bucket)
+        for folder in (self.folder, *self.attempts):
+            try:
+                events = events_in(folder)
+                tags = [t for t in events.Tags()[kind] if t.startswith(prefix) and not t.endswith(".bias")]
+                if tags:
+                    return {tag.removeprefix(prefix): read(events, tag) for tag in tags}
+            except Exception as error:  # protocol buffers, PNG and their readers have errors of their own
+                say_unreadable(folder, f"{type(error).__name__}: {first_line(error)}")
+        return {}
 
 
 def _digest_or_none(file: Path, known: dict[Path, str]) -> str | None:
@@ -147,23 +130,6 @@ def _digest_or_none(file: Path, known: dict[Path, str]) -> str | None:
     except InputError as error:
         say_unfinished(file.parent, str(error))
         return None
-
-
-def _grey(png: bytes) -> np.ndarray:
-    image = imread(io.BytesIO(png), format="png")
-    return image if image.ndim == 2 else image[..., 0]
-
-
-def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
-    """Return all scalars that were logged in the folders of one run, of which the later ones resumed the earlier."""
-    steps: dict[str, dict[int, float]] = {}
-    for folder in folders:
-        check_events(folder)
-        events = EventAccumulator(str(folder), size_guidance={IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
-        events.Reload()
-        for tag in events.Tags()["scalars"]:
-            steps.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
-    return {tag: [[step, values[step]] for step in sorted(values)] for tag, values in steps.items()}
 
 
 class Results(Mapping[str, Result]):
@@ -196,7 +162,7 @@ class Results(Mapping[str, Result]):
 
     def __getitem__(self, digest: str) -> Result:
         if digest not in self._read:
-            self._read[digest] = Result.read(self.folders[digest])
+            self._read[digest] = Result.read(self.folders[digest], self.unfinished.get(digest, ()))
         return self._read[digest]
 
     def __iter__(self) -> Iterator[str]:

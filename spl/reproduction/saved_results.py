@@ -34,13 +34,6 @@ def read_result(file: Path) -> dict[str, Any]:
     return content
 
 
-def check_events(folder: Path) -> None:
-    """Raise an `InputError` if a file of events is something else, such as a pipe, of which reading may never end."""
-    for file in folder.glob("*tfevents*"):
-        if not file.is_file():
-            raise InputError(f"{file} is no regular file")
-
-
 @cache
 def say_unfinished(folder: Path, error: str) -> None:
     """Print once in a process that a run counts as unfinished, and why."""

@@ -29,11 +29,11 @@ from spl.errors import InputError
 from spl.lightning_api import LightningDataModule, Trainer
 from spl.networks.loading.plain import class_paths
 from spl.reproduction.deadline import note_pace, note_skipped
+from spl.reproduction.events import check_events, scalars_of
 from spl.reproduction.executors import UNTIL_STDIN_ENDS
 from spl.reproduction.job import Job, PlannedRun
-from spl.reproduction.results import Result, scalars_of
+from spl.reproduction.results import Result
 from spl.reproduction.run import RUN_FILE
-from spl.reproduction.saved_results import check_events
 from spl.reproduction.stacked import prepare, train
 
 _QUIET: dict[str, Any] = dict.fromkeys(
