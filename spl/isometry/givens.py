@@ -1,17 +1,14 @@
 """A correction that draws exactly orthogonal sparse weights, as products of Givens rotations."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from spl.isometry.correction import Correction, Gain
-from spl.isometry.pruned_layer import PrunedLayer
+from spl.isometry.drawn import Drawn, middle_tap
 
 _PATIENCE = 8  # the search ends after so many rounds in a row in which no rotation fits
 
 
-class EOI(Correction):
+class EOI(Drawn):
     """Exact orthogonal initialization (EOI): new masks of the same densities, and sparse weights with V Vᵀ = σ² I.
 
     Nowak et al. 2024 (Sparser, Better, Deeper, Stronger). A random partial permutation is rotated in random planes of
@@ -39,24 +36,21 @@ class EOI(Correction):
 
     redraws = True
 
-    def __init__(self, gain: Gain = "mean_field", seed: int | None = None) -> None:
-        super().__init__(gain)
-        self.seed = seed
-
-    def singular_value_count(self, layer: PrunedLayer) -> int:
-        """Return how many singular values, σ each, the middle taps of a corrected layer have."""
-        outputs, inputs = layer.weight.shape[:2]
-        return layer.groups * min(outputs // layer.groups, inputs)
-
-    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Draw the masks and weights of every layer."""
-        generator = torch.Generator().manual_seed(self.start)
-        for layer in layers:
-            blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
-            for weight, mask in blocks:
-                values, kept = _draw_kernel(mask.shape, int(mask.sum()), generator)
-                weight.copy_(layer.gain * values)
-                mask.copy_(kept)
+    def draw(self, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw weights whose middle tap is a sparse orthogonal matrix, and a mask of as many entries as `mask` has."""
+        entries = int(mask.sum())
+        n, m = sorted(mask.shape[:2])
+        matrix = sparse_orthogonal(n, m, entries, generator)
+        weight = torch.zeros(mask.shape, dtype=torch.float64)
+        middle = middle_tap(mask.shape)
+        weight[middle] = matrix if len(mask) == n else matrix.mT
+        kept = weight != 0
+        inside = torch.zeros_like(kept)
+        inside[middle] = True
+        # entries that are left over go to random places, those of the middle tap first
+        order = torch.rand(kept.shape, generator=generator) + inside.float() + 2 * kept.float()
+        kept.view(-1)[order.flatten().argsort(descending=True)[:entries]] = True
+        return weight, kept
 
 
 def sparse_orthogonal(n: int, m: int, entries: int, generator: torch.Generator) -> Tensor:
@@ -112,19 +106,3 @@ def _rotate_(matrix: Tensor, filled: Tensor, left: int, generator: torch.Generat
     matrix[a], matrix[b] = cosine * first - sine * second, sine * first + cosine * second
     filled[a] = filled[b] = union
     return int(cost[fits].sum())
-
-
-def _draw_kernel(shape: Sequence[int], entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw weights [out, in, ...] whose middle tap is a sparse orthogonal matrix, and a mask of `entries` of them."""
-    n, m = sorted(shape[:2])
-    matrix = sparse_orthogonal(n, m, entries, generator)
-    weight = torch.zeros(*shape, dtype=torch.float64)
-    middle: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in shape[2:]))
-    weight[middle] = matrix if shape[0] <= shape[1] else matrix.mT
-    mask = weight != 0
-    inside = torch.zeros_like(mask)
-    inside[middle] = True
-    # entries that are left over go to random places, those of the middle tap first
-    order = torch.rand(mask.shape, generator=generator) + inside.float() + 2 * mask.float()
-    mask.view(-1)[order.flatten().argsort(descending=True)[:entries]] = True
-    return weight, mask

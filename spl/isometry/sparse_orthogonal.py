@@ -1,16 +1,15 @@
 """A correction that draws exactly orthogonal sparse weights under the masks that a criterion has found."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from spl.isometry.correction import Correction, Gain
-from spl.isometry.pruned_layer import PrunedLayer
+from spl.isometry.drawn import Drawn, middle_tap
 from spl.isometry.structure import heaviest_matching
 
 
-class SparseOrthogonal(Correction):
+class SparseOrthogonal(Drawn):
     """The weights of sparsity-aware orthogonal initialization (SAO): V Vᵀ = σ² I under the given masks.
 
     Esguerra et al. 2023 (IEEE Access, doi:10.1109/ACCESS.2023.3295344). A mask is divided into blocks of outputs and
@@ -42,25 +41,12 @@ class SparseOrthogonal(Correction):
         (0.00, 1.41)
     """
 
-    def __init__(self, gain: Gain = "mean_field", seed: int | None = None) -> None:
-        super().__init__(gain)
-        self.seed = seed
-
-    def singular_value_count(self, layer: PrunedLayer) -> int:
-        """Return how many singular values, σ each, the middle taps of a corrected layer have."""
-        outputs, inputs = layer.weight.shape[:2]
-        return layer.groups * min(outputs // layer.groups, inputs)
-
-    def correct_(self, layers: Sequence[PrunedLayer]) -> None:
-        """Draw the weights of every layer."""
-        generator = torch.Generator().manual_seed(self.start)
-        for layer in layers:
-            taps = ((size - 1) // 2 for size in layer.weight.shape[2:])
-            middle: tuple[slice | int, ...] = (slice(None), slice(None), *taps)
-            layer.weight.zero_()
-            blocks = zip(layer.weight.chunk(layer.groups), layer.mask.chunk(layer.groups), strict=True)
-            for weight, mask in blocks:
-                weight[middle] = (layer.gain * orthogonal_under(mask[middle], generator)).to(weight)
+    def draw(self, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw weights that are orthogonal in each block of the middle tap, and leave the mask as it is."""
+        middle = middle_tap(mask.shape)
+        weight = torch.zeros(mask.shape, dtype=torch.float64)
+        weight[middle] = orthogonal_under(mask[middle], generator)
+        return weight, mask
 
 
 def orthogonal_under(mask: Tensor, generator: torch.Generator) -> Tensor:
