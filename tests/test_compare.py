@@ -115,7 +115,8 @@ def test_masks_that_move_start_at_random_by_erk_or_dense_unless_something_else_i
         assert (config["pruning"]["isometry"] or {}).get("class_path") == isometry
     assert rigl["moving"]["update"]["init_args"]["every"] == 7
     assert sets["moving"]["update"]["class_path"] == "spl.updates.SET"
-    assert sets["moving"]["update"]["init_args"]["every"] == 100  # that of the configuration is for RigL
+    assert sets["moving"]["update"]["init_args"] == {"every": 7, "fraction": 0.3, "until": 1.0}
+    assert gmp["moving"]["update"]["init_args"]["every"] == 7  # when masks move is the same for all of them
     for config, scope in ((gmp, "Global"), (erk, "ERK")):
         assert config["pruning"]["sparsity"] == 0.0
         assert config["moving"]["update"]["init_args"]["sparsity"] == 0.95
@@ -124,6 +125,17 @@ def test_masks_that_move_start_at_random_by_erk_or_dense_unless_something_else_i
     assert "moving" not in dense
     with pytest.raises(InputError, match=r"'GMP[+]AI' is no method: GMP begins with the dense network"):
         method_named("GMP+AI")
+
+
+def test_an_update_shares_with_others_when_masks_move_and_nothing_else():
+    flags = [*TINY, "--moving.update", "SET", "--moving.update.fraction", "0.5", "--moving.update.until", "0.6"]
+    rigl, sets = (run.config["moving"]["update"] for run in compared("RigL", "SET", flags=flags, seeds=1).all_runs)
+    assert rigl["init_args"] == {"every": 100, "fraction": 0.3, "until": 0.6}
+    assert sets["init_args"] == {"every": 100, "fraction": 0.5, "until": 0.6}
+    plain, same = (compared("RigL", flags=[*TINY, *words], seeds=1) for words in ([], ["--moving.update", "SET"]))
+    assert (
+        plain.all_runs[0].digest == same.all_runs[0].digest
+    )  # SET's own `until` is not RigL's
 
 
 @pytest.mark.usefixtures("forked")

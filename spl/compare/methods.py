@@ -15,6 +15,8 @@ DENSE = "dense"
 _DENSE_PRUNING = {"sparsity": 0.0, "criterion": {"class_path": "spl.criteria.Magnitude"}, "isometry": None}
 """Magnitudes cost nothing to score, and at sparsity 0 nothing is removed."""
 
+_WHEN = ("every", "until")  # the arguments of `Update`, which all updates of a comparison share
+
 Choice = dict[str, Any]
 """The class_path and init_args of an object."""
 
@@ -47,8 +49,8 @@ class ComparedMethod:
     def configure(self, config: Mapping[str, Any], sparsity: float) -> dict[str, Any]:
         """Return the configuration of `spl fit` with this method.
 
-        Arguments that the configuration gives for a class that this method has are kept. The dense network depends on
-        none of the options of `pruning`.
+        Arguments that the configuration gives for a class that this method has are kept. `every` and `until` of an
+        update hold for all updates. The dense network depends on none of the options of `pruning`.
 
         Args:
             config: the configuration without a method.
@@ -58,7 +60,9 @@ class ComparedMethod:
         pruning = config.get("pruning", {})
         chosen["pruning"] = dict(_DENSE_PRUNING) if self.criterion is None else pruning | self._pruning(pruning)
         if self.update is not None:
-            update = choice_of(self.update, config.get("moving", {}).get("update"))
+            own = config.get("moving", {}).get("update")
+            update = choice_of(self.update, own)
+            update["init_args"] = _shared(self.update, own) | update.get("init_args", {})
             if self.criterion is None and self.scope is not None:
                 update["init_args"] = update.get("init_args", {}) | {"scope": {"class_path": self.scope}}
             chosen["moving"] = {"update": update}
@@ -92,6 +96,15 @@ class ComparedMethod:
 def starts_dense(update: str) -> bool:
     """Return whether the update with this class path prunes a dense network while it trains, as GMP does."""
     return issubclass(pkgutil.resolve_name(update), GMP)
+
+
+def _shared(update: str, own: Any) -> dict[str, Any]:
+    """Return when masks move, as the configuration says it for some update, for another one that has such arguments."""
+    if not isinstance(own, dict) or "class_path" not in own:
+        return {}
+    given, wanted = (inspect.signature(pkgutil.resolve_name(path)).parameters for path in (own["class_path"], update))
+    asked = {name: own.get("init_args", {}).get(name) for name in _WHEN if name in given and name in wanted}
+    return {name: value for name, value in asked.items() if value not in (None, given[name].default)}
 
 
 def choice_of(path: str, own: Any) -> Choice:
