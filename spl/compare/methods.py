@@ -64,7 +64,7 @@ class ComparedMethod:
             update = choice_of(self.update, own)
             update["init_args"] = _shared(self.update, own) | update.get("init_args", {})
             if self.criterion is None and self.scope is not None:
-                update["init_args"] = update.get("init_args", {}) | {"scope": {"class_path": self.scope}}
+                update["init_args"]["scope"] = {"class_path": self.scope}
             chosen["moving"] = {"update": update}
         return self.with_sparsity(chosen, sparsity)
 

@@ -29,22 +29,25 @@ def events_in(folder: Path) -> EventAccumulator:
     Raises:
         InputError: a file of events is something else.
     """
-    check_events(folder)
-    events = EventAccumulator(str(folder), size_guidance={IMAGES: 0, HISTOGRAMS: 0, SCALARS: 1})
-    events.Reload()
-    return events
+    return _read(folder, {IMAGES: 0, HISTOGRAMS: 0, SCALARS: 1})
 
 
 def scalars_of(folders: Iterable[Path]) -> dict[str, list[list[float]]]:
     """Return all scalars that were logged in the folders of one run, of which the later ones resumed the earlier."""
     steps: dict[str, dict[int, float]] = {}
     for folder in folders:
-        check_events(folder)
-        events = EventAccumulator(str(folder), size_guidance={IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
-        events.Reload()
+        events = _read(folder, {IMAGES: 1, HISTOGRAMS: 1, SCALARS: 0})
         for tag in events.Tags()["scalars"]:
             steps.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
     return {tag: [[step, values[step]] for step in sorted(values)] for tag, values in steps.items()}
+
+
+def _read(folder: Path, numbers: dict[str, int]) -> EventAccumulator:
+    """Read the events in a folder, of each kind as many of a tag as `numbers` says, or all for 0."""
+    check_events(folder)
+    events = EventAccumulator(str(folder), size_guidance=numbers)
+    events.Reload()
+    return events
 
 
 def last_mask(events: EventAccumulator, tag: str) -> np.ndarray:
