@@ -269,6 +269,18 @@ def test_a_short_name_that_others_have_too_is_ours():
     assert configuration("--model.network", "MLP")["model"]["network"]["class_path"] == "spl.networks.MLP"
 
 
+def test_a_package_that_cannot_be_imported_is_left_alone(tmp_path, monkeypatch):
+    package = tmp_path / "half_imported"
+    package.mkdir()
+    (package / "__init__.py").write_text("import half_imported.layers\nraise RuntimeError('no driver')")
+    (package / "layers.py").write_text("from torch import nn\nclass Layer(nn.Module): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="no driver"):
+        import half_imported  # noqa: F401 (leaves its module half_imported.layers behind)
+    assert configuration("--model.network", "MLP")["model"]["network"]["class_path"] == "spl.networks.MLP"
+    assert "there is no class MLQ" in refused("fit", "--config", "quickstart", "--model.network", "MLQ")
+
+
 def defaults(kind):
     signature = inspect.signature(kind).parameters.values()
     return {p.name: p.default for p in signature if p.default is not p.empty}

@@ -1,12 +1,13 @@
 """The private functions of jsonargparse that spl uses or replaces."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from jsonargparse import ArgumentParser, _typehints
-from jsonargparse._util import import_object
+from jsonargparse._util import get_import_path, import_object
 
 _OURS = "spl."
 _CHOICES = {f"spl.{name}" for name in ("criteria", "data", "initializers", "isometry", "networks")}
@@ -23,7 +24,8 @@ def known_classes(hint: Any) -> list[str]:
         >>> "spl.criteria.SynFlow" in known_classes(criteria.Criterion)
         True
     """
-    return list(_typehints.get_all_subclass_paths(hint))
+    with _replaced(_typehints, "get_import_path", _import_path):
+        return list(_typehints.get_all_subclass_paths(hint))
 
 
 def listed_classes(hint: Any) -> list[str]:
@@ -84,11 +86,11 @@ def subparsers(parser: ArgumentParser) -> dict[str, ArgumentParser]:
 
 @contextmanager
 def spl_parsing_rules() -> Iterator[list[tuple[str, str]]]:
-    """Parse by two rules of spl, and yield a list to which each change of a class is added, as the old and new paths.
+    """Parse by three rules of spl, and yield a list to which each change of a class is added, as the old and new paths.
 
-    A short name that several packages have, such as ResNet, is that of spl's class. And an argument that names another
-    class than before starts from the defaults of that class; jsonargparse keeps those arguments of the old class that
-    the new one has too.
+    No package is imported to list the classes that an argument may name. A short name that several packages have, such
+    as ResNet, is that of spl's class. And an argument that names another class than before starts from the defaults of
+    that class; jsonargparse keeps those arguments of the old class that the new one has too.
     """
     changes: list[tuple[str, str]] = []
     resolve = _typehints.resolve_class_path_by_name
@@ -107,6 +109,7 @@ def spl_parsing_rules() -> Iterator[list[tuple[str, str]]]:
                 before["init_args"].pop(name, None)
 
     with (
+        _replaced(_typehints, "get_import_path", _import_path),
         _replaced(_typehints, "resolve_class_path_by_name", ours_first),
         _replaced(_typehints, "discard_init_args_on_class_path_change", start_from_defaults),
     ):
@@ -135,6 +138,20 @@ def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+
+
+def _import_path(value: Any) -> str | None:
+    """Return the shortest path of a class, or that of its module if a package around it is not imported.
+
+    jsonargparse imports the packages around each class that it lists. One that failed before would fail again here,
+    with an error about a class that nobody named.
+    """
+    packages = str(getattr(value, "__module__", "")).split(".")
+    around = [".".join(packages[: i + 1]) for i in range(len(packages))]
+    if isinstance(value, type) and not all(name in sys.modules for name in around):
+        return f"{value.__module__}.{value.__qualname__}"
+    path: str | None = get_import_path(value)
+    return path
 
 
 def _is_same(one: str | None, other: str | None) -> bool:
