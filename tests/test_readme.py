@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spl import criteria
 from spl.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,15 @@ def test_readme_is_short_and_names_what_is_there():
     for path in re.findall(r"(?:configs|docs|benchmarks|lightning_logs)/[\w/.]*\w", README):
         if not re.search("NAME|METHOD", path):  # a placeholder
             assert (ROOT / path).exists(), path
+
+
+def test_readme_lists_the_criteria():
+    ((number, listed),) = re.findall(r"compare (\w+) criteria \((.*?)\)", README, re.DOTALL)
+    names = {"".join(name.split()).lower() for name in listed.split(",")}
+    classes = [value for value in vars(criteria).values() if isinstance(value, type)]
+    others = {"criterion", "snip", "shuffledinlayers", "redrawnweights", "trainedmagnitude"}  # SNIP is of the first
+    assert names == {c.__name__.lower() for c in classes if issubclass(c, criteria.Criterion)} - others
+    assert (number, len(names)) == ("thirteen", 13)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
