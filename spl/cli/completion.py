@@ -1,5 +1,6 @@
 """The flag `spl --print_completion SHELL`, which prints a script by which a shell completes commands and flags."""
 
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -48,6 +49,7 @@ def script(shell: str, commands: Mapping[str, str], others: Mapping[str, Callabl
     from spl.cli.parsers import OneLineErrors
 
     found = {**parsers_of_fit(), **parsers(), **{name: parser() for name, parser in others.items()}}
+    found = copy.deepcopy(found)  # they are not of use afterwards, and those of fit are kept in the process
     whole = OneLineErrors(prog="spl")
     subcommands = whole.add_subcommands()
     for name, purpose in commands.items():
