@@ -269,6 +269,13 @@ def test_a_short_name_that_others_have_too_is_ours():
     assert configuration("--model.network", "MLP")["model"]["network"]["class_path"] == "spl.networks.MLP"
 
 
+def test_a_short_name_that_others_have_too_is_that_of_torch():
+    pytest.importorskip("bitsandbytes")  # it has an SGD
+
+    assert configuration("--model.optimizer", "SGD")["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert configuration("--model.optimizer", "Lion")["model"]["optimizer"]["class_path"] == "bitsandbytes.optim.Lion"
+
+
 def test_a_package_that_cannot_be_imported_is_left_alone(tmp_path, monkeypatch):
     package = tmp_path / "half_imported"
     package.mkdir()
@@ -497,6 +504,7 @@ def test_bash_completes_commands_flags_and_classes():
     found = subprocess.run(["bash", "-c", tried], capture_output=True, text=True, check=True).stdout.splitlines()
     words = [line for line in found if line]
     assert words[1:] == ["reproduce", "configs", "--pruning.sparsity", "SynFlow", "VGG16", "onnx"]
+    assert parsers_of_fit()["fit"].get_defaults().trainer.accelerator == "auto"  # parsers that are kept are as before
 
 
 # Log files

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, _typehints
 from jsonargparse._util import get_import_path, import_object
 
-_OURS = "spl."
+_FIRST = ("spl.", "torch.", "pytorch_lightning.", "lightning.")  # whose classes a short name means before others
 _CHOICES = {f"spl.{name}" for name in ("criteria", "data", "initializers", "isometry", "networks")}
 _CHOICES |= {"spl.criteria.schedules", "spl.pruning.patterns", "spl.pruning.scopes"}
 _MOST = 60  # classes of other packages that are listed
@@ -89,17 +89,20 @@ def spl_parsing_rules() -> Iterator[list[tuple[str, str]]]:
     """Parse by three rules of spl, and yield a list to which each change of a class is added, as the old and new paths.
 
     No package is imported to list the classes that an argument may name. A short name that several packages have, such
-    as ResNet, is that of spl's class. And an argument that names another class than before starts from the defaults of
-    that class; jsonargparse keeps those arguments of the old class that the new one has too.
+    as ResNet or SGD, is that of spl's class, or else of torch's or Lightning's. And an argument that names another
+    class than before starts from the defaults of that class; jsonargparse keeps those arguments of the old class that
+    the new one has too.
     """
     changes: list[tuple[str, str]] = []
     resolve = _typehints.resolve_class_path_by_name
 
-    def ours_first(kind: Any, name: str) -> str:
+    def known_first(kind: Any, name: str) -> str:
         if "." not in name:
-            ours = [path for path in known_classes(kind) if path.startswith(_OURS) and path.endswith(f".{name}")]
-            if len(ours) == 1:
-                return ours[0]
+            paths = [path for path in known_classes(kind) if path.endswith(f".{name}")]
+            for package in _FIRST:
+                found = [path for path in paths if path.startswith(package)]
+                if len(found) == 1:
+                    return found[0]
         return str(resolve(kind, name))
 
     def start_from_defaults(_: Any, before: Any, value: Any) -> None:
@@ -110,7 +113,7 @@ def spl_parsing_rules() -> Iterator[list[tuple[str, str]]]:
 
     with (
         _replaced(_typehints, "get_import_path", _import_path),
-        _replaced(_typehints, "resolve_class_path_by_name", ours_first),
+        _replaced(_typehints, "resolve_class_path_by_name", known_first),
         _replaced(_typehints, "discard_init_args_on_class_path_change", start_from_defaults),
     ):
         yield changes
