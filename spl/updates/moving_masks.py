@@ -31,9 +31,8 @@ class MovingMasks:
     new masks, and the step is taken. (The published RigL skips it.)
 
     Weights that grow start at 0, unless `isometric` is set. What the optimizer remembers of weights that come or go is
-    set to 0: all floating-point tensors in the shape of the parameter, but neither factored moments (Adafactor) nor
-    quantized ones. If gradients or weights are not finite, the update waits for the next step. Steps that a GradScaler
-    skips do not count.
+    set to 0; a warning names what cannot be, such as factored moments (Adafactor). If gradients or weights are not
+    finite, the update waits for the next step. Steps that a GradScaler skips do not count.
 
     Keep the object, or `held`, for as long as the network is trained, and save and load its `state_dict` with that of
     `held`. A run that is resumed is bit for bit the one that was not interrupted.
