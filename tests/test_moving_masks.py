@@ -497,6 +497,20 @@ def test_an_optimizer_of_other_weights_neither_counts_nor_spends_the_gradients()
     assert loop.moving.active.kept > loop.held.masks.kept
 
 
+@pytest.mark.parametrize("update", [SET(every=2), RigL(every=2)])
+@pytest.mark.parametrize("frozen_by", ["requires_grad", "the optimizer"])
+def test_layers_that_nothing_trains_rest(update, frozen_by):
+    loop = Loop(update, lambda p: torch.optim.SGD([*p][2 if frozen_by == "the optimizer" else 0 :], lr=0.1))
+    weight, masks = loop.network[0].weight.detach().clone(), loop.held.masks
+    loop.backward(0)
+    loop.network[0].requires_grad_(frozen_by == "the optimizer")  # its gradients are left over in either case
+    loop.run(6)
+    assert loop.moving.updates == 2
+    assert torch.equal(loop.network[0].weight, weight)
+    assert torch.equal(loop.held.masks["0.weight"], masks["0.weight"])
+    assert not torch.equal(loop.held.masks["2.weight"], masks["2.weight"])
+
+
 class Reverse(Update):
     def masks(self, now):
         return Masks({"2.weight": now.masks["2.weight"].flip(1)})

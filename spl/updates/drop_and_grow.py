@@ -20,8 +20,8 @@ class DropAndGrow(Update):
     """Drop a fraction of the kept weights of each layer, and grow as many of those that were pruned.
 
     A layer of κ kept weights drops round(α κ) of them, but never more than it has pruned weights. What is dropped does
-    not grow back in the same update. Of equal scores the weight of the lowest index comes first. A layer that has no
-    gradient in the step rests.
+    not grow back in the same update. Of equal scores the weight of the lowest index comes first. A layer rests if it
+    has no gradient in the step, or if the optimizer does not train it.
 
     Args:
         drop: scores the kept weights; those of the largest scores are dropped.

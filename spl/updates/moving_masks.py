@@ -12,6 +12,7 @@ from spl.criteria.processes import Processes
 from spl.errors import InputError
 from spl.functional.seeded import seeded
 from spl.functional.seeds import derived_seed
+from spl.masks.binding import ids_of
 from spl.masks.masked_weights import MaskedWeights
 from spl.masks.masks import Masks
 from spl.masks.sharding import is_sharded
@@ -206,7 +207,7 @@ class MovingMasks:
             return
         before, parameters = self._masks, binding.parameters
         with torch.no_grad():
-            found = self._processes.from_first(self._found(before, parameters))
+            found = self._processes.from_first(self._found(before, parameters, optimizer))
         self._postponed = found is None
         self._waiting = found is None and self._running is None
         if not self._waiting:
@@ -231,10 +232,11 @@ class MovingMasks:
         self.updates += 1
         self._on_move()
 
-    def _found(self, masks: Masks, parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def _found(self, masks: Masks, parameters: Mapping[str, Tensor], optimizer: Any) -> dict[str, Tensor] | None:
         """Return the masks that the update finds, or None if there are numbers that are not finite."""
         weights = {name: p.detach() for name, p in parameters.items()}
-        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        trained = ids_of(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None and id(p) in trained}
         if not all(map(_is_finite, (*weights.values(), *gradients.values()))):
             return None
         end = self.update.last_step(self.steps)

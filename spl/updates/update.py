@@ -19,8 +19,8 @@ class Snapshot:
     Attributes:
         masks: the masks, on the CPU.
         weights: the weights by the names of the masks, on their device.
-        gradients: the gradients of all weights, also of pruned ones, by the same names. Layers without a gradient are
-            left out.
+        gradients: the gradients of all weights, also of pruned ones, by the same names. Layers without a gradient, and
+            those that the optimizer does not train, are left out.
         first: the masks at the beginning of the training.
         step: the number t of steps that the optimizer has taken before.
         end: the last step at which an update is due.
