@@ -54,8 +54,8 @@ def top_k(scores: Mapping[str, Tensor], keep: int, among: Masks | None = None) -
     sizes = [score.numel() for score in scores.values()]
     if len(scores) == 1 or sum(sizes) > _FEW:
         return Masks(_largest(scores, keep, size, among))
-    # joined, many small layers take no longer than one large layer
-    flat = {"": torch.cat([score.detach().flatten() for score in scores.values()])}
+    # joined, many small layers take no longer than one large layer; they may lie on several devices
+    flat = {"": torch.cat([score.detach().flatten().cpu() for score in scores.values()])}
     alive = None if among is None else Masks({"": torch.cat([among[name].flatten() for name in scores])})
     parts = torch.split(_largest(flat, keep, size, alive)[""], sizes)
     return Masks({name: part.view(s.shape).clone() for (name, s), part in zip(scores.items(), parts, strict=True)})
