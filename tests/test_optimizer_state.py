@@ -11,6 +11,7 @@ from torch import nn
 from spl import MaskedWeights, MovingMasks, prune
 from spl.criteria import Random
 from spl.updates import RigL
+from spl.updates.optimizer_state import clear_state
 
 
 class Run:
@@ -76,3 +77,13 @@ def test_bitsandbytes(name):
 def test_what_cannot_be_cleared_is_named(name, keys):
     with pytest.warns(UserWarning, match=f"{name} keeps {keys} in another form"):
         Run(partial(getattr(pytorch_optimizer, name), lr=0.01))
+
+
+def test_a_single_weight_is_forgotten_and_its_steps_are_not():
+    weight = nn.Parameter(torch.ones(1, 1))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    clear_state(optimizer, {weight: torch.tensor([[True]])})
+    state = optimizer.state[weight]
+    assert [float(state[key]) for key in ("exp_avg", "exp_avg_sq", "step")] == [0.0, 0.0, 1.0]

@@ -56,7 +56,7 @@ def _clear_all(state: Mapping[str, Any], mask: Tensor) -> list[str]:
     left = []
     for key in state.keys() - tables:
         values = state[key] if isinstance(state[key], list | tuple) else [state[key]]
-        tensors = [value for value in values if isinstance(value, Tensor) and value.numel() > 1]
+        tensors = [v for v in values if isinstance(v, Tensor) and (v.numel() > 1 or v.shape == mask.shape)]
         zero = _code_of_zero(state, key)
         cleared = [_clear(tensor, mask.to(tensor.device), zero) for tensor in tensors]
         if not all(cleared):
