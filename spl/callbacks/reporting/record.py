@@ -55,7 +55,6 @@ def data_record(
         "data": batches.source,
         "batches": number,
         "examples": examples,
-        "sum": "signed, over examples",
         "seed": batches.seed,
         "targets": choices.targets,
         "batch_norm": choices.batch_norm,
