@@ -273,7 +273,20 @@ def test_a_short_name_that_others_have_too_is_that_of_torch():
     pytest.importorskip("bitsandbytes")  # it has an SGD
 
     assert configuration("--model.optimizer", "SGD")["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
-    assert configuration("--model.optimizer", "Lion")["model"]["optimizer"]["class_path"] == "bitsandbytes.optim.Lion"
+    assert (
+        configuration("--model.optimizer", "Lion8bit")["model"]["optimizer"]["class_path"]
+        == "bitsandbytes.optim.Lion8bit"
+    )
+
+
+def test_a_short_name_that_only_others_have_needs_its_path():
+    pytest.importorskip("bitsandbytes")
+    import pytorch_optimizer  # noqa: F401 (both have a Lion)
+
+    told = refused("fit", "--config", "quickstart", "--model.optimizer", "Lion")
+    assert re.match(r"--model.optimizer: several packages have a class Lion: give its path, [\w. ]+\.$", told)
+    assert "pytorch_optimizer.Lion" in told
+    assert "bitsandbytes.optim.Lion" in told
 
 
 def test_a_package_that_cannot_be_imported_is_left_alone(tmp_path, monkeypatch):

@@ -104,6 +104,9 @@ def _of_key(parser: ArgumentParser, key: str, problem: str) -> str:
     if re.search(r"Value type.*NestedArg|Given value: NestedArg", problem) and "is abstract" in problem:
         name = re.search(r"NestedArg\(key='([^']*)'", problem)
         return f"{flag}.{name[1] if name else ''} has no class to belong to: give {flag} first."
+    if found := re.search(r"subclasses with name (\w+)\. Give the full class path .*?: ([\w., ]+)\.", problem):
+        paths = " or ".join(found[2].split(", "))
+        return f"{flag}: several packages have a class {found[1]}: give its path, {paths}."
     if found := re.search(r"Expected a dot import path string: (\S+)", problem):
         return _unknown_class(parser, key, found[1])
     if found := re.search(r"class_path '([\w.]+)':\s*(No module named|module '[^']+' has no attribute)", problem):
