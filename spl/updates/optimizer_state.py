@@ -37,31 +37,32 @@ def clear_state(optimizer: Any, changed: Mapping[Tensor, Tensor]) -> None:
     """
     for each in _with_wrapped(optimizer):
         state = getattr(each, "state", {})
-        left: dict[str, None] = {}  # in order
+        left: set[str] = set()
         for parameter, mask in changed.items():
-            left |= dict.fromkeys(_clear_all(dict(state.get(parameter) or {}), mask))
+            left |= _clear_all(dict(state.get(parameter) or {}), mask)
         if isinstance(each, torch.optim.LBFGS):
             for entry in each.state.values():
                 entry["n_iter"] = 0
         elif left:
             warn(
-                f"{type(each).__name__} keeps {', '.join(left)} in another form than one number for each weight, so "
-                "what it remembers there of weights that come or go is not set to 0. SGD and Adam forget all of it."
+                f"{type(each).__name__} keeps {', '.join(sorted(left))} in another form than one number for each "
+                "weight, so what it remembers there of weights that come or go is not set to 0. SGD and Adam forget "
+                "all of it."
             )
 
 
-def _clear_all(state: Mapping[str, Any], mask: Tensor) -> list[str]:
+def _clear_all(state: Mapping[str, Any], mask: Tensor) -> set[str]:
     """Clear the state of one parameter where the mask is True, and return the names of what could not be cleared."""
     tables = {key for key in state if key.startswith(("qmap", "absmax"))}  # of bitsandbytes
-    left = []
+    left = set()
     for key in state.keys() - tables:
         values = state[key] if isinstance(state[key], list | tuple) else [state[key]]
         tensors = [v for v in values if isinstance(v, Tensor) and (v.numel() > 1 or v.shape == mask.shape)]
         zero = _code_of_zero(state, key)
         cleared = [_clear(tensor, mask.to(tensor.device), zero) for tensor in tensors]
         if not all(cleared):
-            left.append(key)
-    return sorted(left)
+            left.add(key)
+    return left
 
 
 def _clear(value: Tensor, mask: Tensor, zero: Tensor | None) -> bool:
@@ -71,10 +72,8 @@ def _clear(value: Tensor, mask: Tensor, zero: Tensor | None) -> bool:
         return False
     if type(value).dequantize is not Tensor.dequantize:  # a quantized tensor of torchao
         value.copy_(value.dequantize().masked_fill(mask, 0))
-    elif zero is not None:
-        value.masked_fill_(mask, zero)
-    elif value.is_floating_point() or value.is_complex():
-        value.masked_fill_(mask, 0)
+    elif zero is not None or value.is_floating_point() or value.is_complex():
+        value.masked_fill_(mask, 0 if zero is None else zero)
     else:
         return value.dtype == torch.bool  # integers may be codes
     return True
